@@ -1,0 +1,41 @@
+/* sightline report */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli.h"
+
+static int run(const cli_args *args) {
+  json_t *written = json_array();
+  int code = EXIT_DONE;
+  if (args->n_rest == 0) {
+    cli_error("`report` needs a run directory; see `sightline report --help`");
+    code = EXIT_USAGE;
+  }
+  for (int i = 0; i < args->n_rest && code == EXIT_DONE; i++) {
+    const char *dir = args->rest[i];
+    code = cli_fail(sl_report_build(dir));
+    if (code != EXIT_DONE) break;
+    json_array_append_new(written, json_sprintf("%s%sreport.html", dir, dir[strlen(dir) - 1] == '/' ? "" : "/"));
+    if (!args->value[OPT_JSON]) printf("%s\n", json_string_value(json_array_get(written, (size_t)i)));
+  }
+  if (code == EXIT_DONE && args->value[OPT_JSON]) {
+    json_t *out = json_pack("{s:O}", "reports", written);
+    json_dumpf(out, stdout, JSON_INDENT(2));
+    putchar('\n');
+    json_decref(out);
+  }
+  json_decref(written);
+  return code;
+}
+
+const cli_command cmd_report = {
+    .name = "report",
+    .line = "Rebuild report.html and the overlay pictures of run directories.",
+    .usage = "report DIR... [options]",
+    .details =
+        "Reads run.json, tensors.safetensors and images/ of each run directory and writes report.html and the overlays "
+        "anew, for instance with a newer sightline. No model is needed. Prints the files' names.",
+    .example = "sightline report sightline-trace-cat",
+    .options = BIT(OPT_JSON) | BIT(OPT_QUIET) | BIT(OPT_HELP) | BIT(OPT_VERSION),
+    .run = run,
+};

@@ -1,0 +1,108 @@
+/* Help texts, made from the tables. */
+#include <ctype.h>
+#include <string.h>
+
+#include "cli.h"
+
+#define WIDTH 100
+
+/* Words of `text` in lines of at most WIDTH columns; a line break in the text is a paragraph. The first line goes on
+ * where the cursor stands, at `column`; later ones are indented by `indent`. */
+static void print_wrapped(FILE *to, const char *text, int indent, int column) {
+  bool fresh = true;
+  while (*text) {
+    if (*text == '\n') {
+      fprintf(to, "\n%*s", indent, "");
+      column = indent;
+      fresh = true;
+      text++;
+      continue;
+    }
+    if (*text == ' ') {
+      text++;
+      continue;
+    }
+    const int length = (int)strcspn(text, " \n");
+    if (!fresh && column + 1 + length > WIDTH) {
+      fprintf(to, "\n%*s", indent, "");
+      column = indent;
+      fresh = true;
+    }
+    column += fprintf(to, "%s%.*s", fresh ? "" : " ", length, text);
+    fresh = false;
+    text += length;
+  }
+  fputc('\n', to);
+}
+
+static void print_option(FILE *to, const char *name, const char *argument, const char *help) {
+  char head[64];
+  snprintf(head, sizeof head, "  --%s%s%s", name, argument ? " " : "", argument ? argument : "");
+  const int length = fprintf(to, "%s", head);
+  if (length < 28) {
+    fprintf(to, "%*s", 28 - length, "");
+  } else {
+    fprintf(to, "\n%28s", "");
+  }
+  print_wrapped(to, help, 28, 28);
+}
+
+static void print_group(FILE *to, const cli_command *command, const char *group) {
+  bool any = false;
+  for (int id = 0; id < OPT_COUNT; id++) {
+    if (!(command->options & BIT(id)) || strcmp(cli_options[id].group, group) != 0) continue;
+    if (!any) fprintf(to, "\n%s\n", group);
+    any = true;
+    print_option(to, cli_options[id].name, cli_options[id].argument, cli_options[id].help);
+  }
+}
+
+static void print_analysis_options(FILE *to, const sl_analysis_info *analysis) {
+  fprintf(to, "\nOptions of %s (%s)\n", analysis->name, analysis->source);
+  for (int i = 0; i < analysis->n_option; i++) {
+    const sl_option_info *o = &analysis->options[i];
+    char help[1024];
+    int n = snprintf(help, sizeof help, "%s", o->help);
+    if (o->choices && n < (int)sizeof help) {
+      n += snprintf(help + n, sizeof help - (size_t)n, " One of");
+      for (int c = 0; o->choices[c] && n < (int)sizeof help; c++)
+        n += snprintf(help + n, sizeof help - (size_t)n, "%s %s", c ? "," : "", o->choices[c]);
+      if (n < (int)sizeof help) n += snprintf(help + n, sizeof help - (size_t)n, ".");
+    }
+    if (o->fallback && o->type != SL_OPTION_FLAG && n < (int)sizeof help)
+      snprintf(help + n, sizeof help - (size_t)n, " Default %s.", o->fallback);
+    print_option(to, o->name, o->argument, help);
+  }
+}
+
+static void print_overview(FILE *to) {
+  fprintf(to, "sightline %s: how an image becomes an answer inside a vision-language model\n\n", sl_version());
+  fprintf(to, "usage: sightline COMMAND [options]\n\n");
+  for (int c = 0; cli_commands[c]; c++) fprintf(to, "  %-8s %s\n", cli_commands[c]->name, cli_commands[c]->line);
+  fprintf(to, "\nFirst steps\n");
+  fprintf(to, "  sightline trace --image cat.png --prompt \"What is the main object in the image?\"\n");
+  fprintf(to, "  then open sightline-trace-cat/report.html in a browser.\n\n");
+  print_wrapped(to,
+                "`sightline COMMAND --help` explains a command. Hyphens and underscores in option names are the same. "
+                "Without --model the small model that comes with sightline is used.",
+                0, 0);
+  fprintf(to, "\nExit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted (what was complete is kept).\n");
+}
+
+void cli_print_help(FILE *to, const cli_command *command) {
+  if (!command) {
+    print_overview(to);
+    return;
+  }
+  const sl_analysis_info *analysis;
+  fprintf(to, "usage: sightline %s\n\n", command->usage);
+  print_wrapped(to, command->line, 0, 0);
+  fputc('\n', to);
+  print_wrapped(to, command->details ? command->details : cli_command_analysis(command, 0)->details, 0, 0);
+  if (command->example) fprintf(to, "\nExample\n  %s\n", command->example);
+  print_group(to, command, "What to ask");
+  for (int i = 0; (analysis = cli_command_analysis(command, i)); i++) print_analysis_options(to, analysis);
+  print_group(to, command, "Where results go");
+  print_group(to, command, "How it runs");
+  print_group(to, command, "Output and help");
+}

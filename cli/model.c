@@ -1,0 +1,68 @@
+/* Finding and opening the model. */
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+#define BUNDLED "pocket-llava"
+
+/* Folder of the running program, without the last slash; "" when it cannot be known. */
+static void program_dir(char out[PATH_MAX]) {
+  const ssize_t n = readlink("/proc/self/exe", out, PATH_MAX - 1);
+  out[n > 0 ? n : 0] = '\0';
+  char *slash = strrchr(out, '/');
+  if (slash) *slash = '\0';
+}
+
+static bool holds_model(const char *dir) {
+  char path[PATH_MAX + 16];
+  snprintf(path, sizeof path, "%s/config.json", dir);
+  return access(path, R_OK) == 0;
+}
+
+const char *cli_model_path(const cli_args *args, char *buffer, size_t n_bytes) {
+  if (args->value[OPT_MODEL]) return args->value[OPT_MODEL];
+  const char *variable = getenv("SIGHTLINE_MODEL");
+  if (variable && *variable) return variable;
+  /* Installed (PREFIX/bin), built inside the source tree (build/), built beside it. */
+  static const char *const places[] = {"%s/../share/sightline/models/" BUNDLED, "%s/../models/" BUNDLED,
+                                       "%s/models/" BUNDLED};
+  char dir[PATH_MAX];
+  program_dir(dir);
+  for (size_t i = 0; i < sizeof places / sizeof *places && *dir; i++) {
+    if (snprintf(buffer, n_bytes, places[i], dir) < (int)n_bytes && holds_model(buffer)) return buffer;
+  }
+  snprintf(buffer, n_bytes, "%s/" BUNDLED, CLI_MODEL_DIR);
+  if (holds_model(buffer)) return buffer;
+  cli_error("no model: the bundled one is neither beside %s nor in %s; give a Hugging Face folder with --model or "
+            "$SIGHTLINE_MODEL", *dir ? dir : "the program", CLI_MODEL_DIR);
+  return NULL;
+}
+
+int cli_open_model(sl_model **out, const cli_args *args) {
+  char buffer[PATH_MAX + 64];
+  int64_t n_thread = 0;
+  *out = NULL;
+  if (args->value[OPT_THREADS] && !cli_parse_int(args->value[OPT_THREADS], 1, 4096, &n_thread)) {
+    cli_error("--threads: expected a whole number from 1 to 4096, found \"%s\"", args->value[OPT_THREADS]);
+    return EXIT_USAGE;
+  }
+  const char *path = cli_model_path(args, buffer, sizeof buffer);
+  if (!path) return EXIT_FAILED;
+  const sl_model_options options = {.size = sizeof options,
+                                    .backend = args->value[OPT_DEVICE],
+                                    .compute = args->value[OPT_DTYPE],
+                                    .n_thread = (int)n_thread,
+                                    .progress = cli_progress,
+                                    .log = cli_log,
+                                    .user = (void *)args};
+  const sl_status status = sl_model_open(out, path, &options);
+  cli_progress_end();
+  if (status == SL_ERROR_ARGUMENT) { /* a folder that is no model is a failure, not bad usage */
+    cli_error("%s", sl_error_message());
+    return args->value[OPT_DEVICE] || args->value[OPT_DTYPE] ? EXIT_USAGE : EXIT_FAILED;
+  }
+  return cli_fail(status);
+}

@@ -1,0 +1,221 @@
+/* Option tables of the command line and their parsing with getopt_long. Options of analyses come from the library. */
+#include <errno.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+
+#define WHAT "What to ask"
+#define RESULT "Where results go"
+#define HOW "How it runs"
+#define OTHER "Output and help"
+
+const cli_option cli_options[OPT_COUNT] = {
+    [OPT_MODEL] =
+        {"model", "DIR", HOW,
+         "Model: an ordinary Hugging Face folder (config.json, safetensors, tokenizer.json). Default: the folder in "
+         "$SIGHTLINE_MODEL, else the small model that comes with sightline."},
+    [OPT_IMAGE] = {"image", "FILE", WHAT, "The picture: PNG, JPEG, WebP or binary PPM."},
+    [OPT_PROMPT] =
+        {"prompt", "TEXT", WHAT,
+         "The question; it is put into the model's own template (`sightline info --prompt` shows the tokens)."},
+    [OPT_RAW_PROMPT] =
+        {"raw-prompt", NULL, WHAT,
+         "Take --prompt as the whole prompt, template and all; it must hold the image placeholder once."},
+    [OPT_ANSWER] = {"answer", "TEXT", WHAT, "Analyse this answer (teacher forcing) instead of the model's greedy one."},
+    [OPT_MAX_TOKENS] = {"max-tokens", "N", WHAT, "Stop the greedy answer after N tokens. Default 64."},
+    [OPT_OBJECT_MASK] = {"object-mask", "FILE", WHAT,
+                         "A picture of the same size, non-zero where the object is: maps are then scored against it."},
+    [OPT_OBJECT_THRESHOLD] = {"object-threshold", "SHARE", WHAT,
+                              "An image token is object when at least SHARE of its patch is masked. Default 0.5."},
+    [OPT_OUT] =
+        {"out", "DIR", RESULT,
+         "Run directory to make: run.json, tensors.safetensors, images/, report.html. Default for flow, cam and trace: "
+         "sightline-COMMAND-IMAGENAME in the current folder. ask makes one only when asked to (--out, --record, "
+         "--logits)."},
+    [OPT_FORCE] = {"force", NULL, RESULT, "Replace an existing run directory (never any other folder)."},
+    [OPT_NO_REPORT] = {"no-report", NULL, RESULT, "Leave out report.html and the overlay pictures."},
+    [OPT_RECORD] =
+        {"record", "SITES", RESULT,
+         "Store activations: comma-separated PATTERN[@POSITIONS][#HEADS], PATTERN a TransformerLens name, a Hugging "
+         "Face module path or a glob over either: 'blocks.*.hook_resid_post@-1', 'blocks.3.attn.hook_pattern@-1#0-3'. "
+         "Ranges are separated by ';', negative numbers count from the end. `sightline info --sites` lists the sites."},
+    [OPT_LOGITS] = {"logits", NULL, RESULT, "Store the logits of every position (logits.all)."},
+    [OPT_SITES] = {"sites", NULL, WHAT, "List every site that --record takes, with shape and Hugging Face module."},
+    [OPT_SEED] = {"seed", "N", HOW,
+                  "Seed of everything random (noisy pictures). Default 0. Equal seeds give equal bits."},
+    [OPT_DTYPE] =
+        {"dtype", "MODE", HOW,
+         "How products are computed: f32, bf16x2 (exact bf16 weights, activations in two bf16 parts: near f32), bf16, "
+         "or auto (default: bf16x2 where the processor multiplies bf16 matrices, else f32)."},
+    [OPT_DEVICE] = {"device", "NAME", HOW, "cpu (default), or ref: plain C, slow, the specification."},
+    [OPT_THREADS] = {"threads", "N", HOW, "Worker threads. Default: all processors. Results do not depend on it."},
+    [OPT_JSON] = {"json", NULL, OTHER,
+                  "Print the result as one JSON object on standard output, and nothing else there."},
+    [OPT_QUIET] = {"quiet", NULL, OTHER, "No progress and no notices; errors only."},
+    [OPT_HELP] = {"help", NULL, OTHER, "This text."},
+    [OPT_VERSION] = {"version", NULL, OTHER, "The version."},
+};
+
+const sl_analysis_info *cli_command_analysis(const cli_command *command, int i) {
+  if (command->analyses[0] && strcmp(command->analyses[0], "*") == 0)
+    return i < sl_analysis_count() ? sl_analysis_at(i) : NULL;
+  return i < MAX_ANALYSIS && command->analyses[i] ? sl_analysis_find(command->analyses[i]) : NULL;
+}
+
+/* All options a command takes, in one list: the common ones first, then those of its analyses. */
+typedef struct entry {
+  const char *name;
+  bool has_argument;
+  int id; /* cli_id, or -1 */
+} entry;
+
+static int list_entries(const cli_command *command, entry *list, int capacity) {
+  int n = 0;
+  for (int id = 0; id < OPT_COUNT && n < capacity; id++) {
+    if (command->options & BIT(id)) list[n++] = (entry){cli_options[id].name, cli_options[id].argument != NULL, id};
+  }
+  const sl_analysis_info *analysis;
+  for (int i = 0; (analysis = cli_command_analysis(command, i)); i++) {
+    for (int k = 0; k < analysis->n_option; k++) {
+      const sl_option_info *option = &analysis->options[k];
+      bool known = false; /* two analyses may share an option */
+      for (int j = 0; j < n; j++) known = known || strcmp(list[j].name, option->name) == 0;
+      if (!known && n < capacity) list[n++] = (entry){option->name, option->type != SL_OPTION_FLAG, -1};
+    }
+  }
+  return n;
+}
+
+bool cli_parse_int(const char *text, int64_t min, int64_t max, int64_t *out) {
+  char *end;
+  errno = 0;
+  const long long value = strtoll(text, &end, 10);
+  if (*text == '\0' || *end || errno || strspn(text, "+-0123456789") != strlen(text)) return false;
+  if (value < min || value > max) return false;
+  *out = value;
+  return true;
+}
+
+/* Underscores in option names become hyphens; values keep theirs. New strings, because argv is told as given. */
+static char **normalise(int argc, char **argv, const entry *list, int n) {
+  char **copy = calloc((size_t)argc + 1, sizeof *copy);
+  bool is_value = false;
+  for (int i = 0; copy && i < argc; i++) {
+    copy[i] = strdup(argv[i]);
+    if (!copy[i]) return NULL;
+    if (!is_value && strcmp(copy[i], "--") == 0) {
+      for (int j = i + 1; j < argc; j++) copy[j] = argv[j];
+      break;
+    }
+    const bool is_option = !is_value && strncmp(copy[i], "--", 2) == 0;
+    is_value = false;
+    if (!is_option) continue;
+    const size_t length = strcspn(copy[i], "=");
+    for (size_t k = 2; k < length; k++) copy[i][k] = copy[i][k] == '_' ? '-' : copy[i][k];
+    for (int j = 0; j < n && copy[i][length] == '\0'; j++)
+      is_value = is_value || (list[j].has_argument && strcmp(list[j].name, copy[i] + 2) == 0);
+  }
+  return copy;
+}
+
+/* "`cam`, `trace`": the commands that have the option. */
+static void list_owners(const char *name, char *out, size_t n_bytes) {
+  size_t used = 0;
+  for (int c = 0; cli_commands[c]; c++) {
+    entry list[128];
+    const int n = list_entries(cli_commands[c], list, 128);
+    for (int i = 0; i < n; i++) {
+      if (strcmp(list[i].name, name) == 0 && used < n_bytes)
+        used += (size_t)snprintf(out + used, n_bytes - used, "%s`%s`", used ? ", " : "", cli_commands[c]->name);
+    }
+  }
+}
+
+/* An option that this command lacks: who has it, or what was meant. */
+static int complain_unknown(const cli_command *command, const char *word, const entry *list, int n) {
+  char name[64];
+  snprintf(name, sizeof name, "%.*s", (int)strcspn(word, "="), word);
+  const char *names[128] = {NULL};
+  int n_begin = 0;
+  for (int i = 0; i < n && i < 127; i++) {
+    names[i] = list[i].name;
+    n_begin += strncmp(list[i].name, name, strlen(name)) == 0;
+  }
+  if (n_begin > 1) {
+    cli_error("option --%s is ambiguous for `%s`; write it out", name, command->name);
+    return EXIT_USAGE;
+  }
+  char owners[256] = "";
+  list_owners(name, owners, sizeof owners);
+  if (*owners) {
+    cli_error("`%s` has no option --%s; it belongs to %s", command->name, name, owners);
+    return EXIT_USAGE;
+  }
+  const char *near = cli_nearest(name, names);
+  if (near)
+    cli_error("`%s` has no option --%s; did you mean --%s?", command->name, name, near);
+  else
+    cli_error("`%s` has no option --%s; see `sightline %s --help`", command->name, name, command->name);
+  return EXIT_USAGE;
+}
+
+static int keep(cli_args *args, const entry *e, const char *value) {
+  if (e->id >= 0) {
+    args->value[e->id] = value ? value : "";
+    return EXIT_DONE;
+  }
+  if (args->n_analysis_value == MAX_OPTION_VALUE) {
+    cli_error("more than %d options", MAX_OPTION_VALUE);
+    return EXIT_USAGE;
+  }
+  args->analysis_value[args->n_analysis_value++] = (sl_option_value){e->name, value ? value : "true"};
+  return EXIT_DONE;
+}
+
+static int parse_all(cli_args *args, int argc, char **argv, const entry *list, int n) {
+  struct option table[128] = {{0}};
+  for (int i = 0; i < n; i++)
+    table[i] = (struct option){list[i].name, list[i].has_argument ? required_argument : no_argument, NULL, 256 + i};
+  opterr = 0;
+  optind = 1;
+  for (;;) {
+    const int code = getopt_long(argc, argv, ":h", table, NULL);
+    if (code == -1) break;
+    const char *word = argv[optind - 1];
+    if (code == 'h') {
+      args->value[OPT_HELP] = "";
+    } else if (code == ':') {
+      cli_error("option %s needs a value", word);
+      return EXIT_USAGE;
+    } else if (code == '?' && optopt >= 256) {
+      cli_error("option --%s takes no value", list[optopt - 256].name);
+      return EXIT_USAGE;
+    } else if (code == '?' && strncmp(word, "--", 2) == 0) {
+      return complain_unknown(args->command, word + 2, list, n);
+    } else if (code == '?') {
+      cli_error("`%s` has no option -%c; options are words with two hyphens", args->command->name, optopt);
+      return EXIT_USAGE;
+    } else if (keep(args, &list[code - 256], optarg) != EXIT_DONE) {
+      return EXIT_USAGE;
+    }
+  }
+  args->rest = argv + optind;
+  args->n_rest = argc - optind;
+  return EXIT_DONE;
+}
+
+int cli_parse(cli_args *args, const cli_command *command, int argc, char **argv) {
+  entry list[127];
+  const int n = list_entries(command, list, 127);
+  *args = (cli_args){.command = command, .argv = argv, .argc = argc};
+  /* argv[0] is the program, argv[1] the command; getopt starts behind argv[0]. The copies live as long as the process.
+   */
+  char **words = normalise(argc - 1, argv + 1, list, n);
+  if (!words) {
+    cli_error("no memory");
+    return EXIT_FAILED;
+  }
+  return parse_all(args, argc - 1, words, list, n);
+}

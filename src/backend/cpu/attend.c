@@ -1,0 +1,166 @@
+/* Attention, forward. One task is one key/value head and a run of query rows: keys are transposed once, then bands of
+ * SL_ATTEND_ROWS query rows take their scores over all keys they may see, softmax in place, and the product with v.
+ *
+ * Method: two passes over whole score rows (a band's scores stay in L2), so there is no rescaling and a row's bits
+ * depend neither on the other rows nor on the cut into tasks: scores are one sum over d, z sums keys in pieces of 256 in
+ * ascending order, hidden keys of a band add exact zeros. Keys no row of the band sees are skipped. With bf16 the
+ * rounded values are multiplied in f32. Source: arXiv:1706.03762. */
+#include <math.h>
+#include <string.h>
+
+#include "backend/cpu/attend.h"
+
+bool sl_attend_scratch_bytes(int d_head, int n_key, size_t *n_bytes) {
+  /* forward: k transposed and v; backward adds v transposed, dk, dv; bands of scores twice, q, dz and z */
+  size_t d = (size_t)sl_round_up(d_head, 16), keys = (size_t)sl_round_up(n_key, 16), rows, bands, total;
+  return sl_size_mul(keys, 5 * d, &rows) && sl_size_mul(2 * SL_ATTEND_ROWS, keys, &bands) &&
+         sl_size_add(rows, bands, &total) && sl_size_add(total, 4 * SL_ATTEND_ROWS * d + 256, &total) &&
+         sl_size_mul(total, sizeof(float), n_bytes);
+}
+
+void sl_attend_multiply(const sl_vector *vector, float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_col,
+                        const float *b, int64_t ldb, int m, int n, int k, bool add) {
+  for (int first = 0; first < k; first += SL_ATTEND_DEPTH) {
+    int depth = k - first < SL_ATTEND_DEPTH ? k - first : SL_ATTEND_DEPTH;
+    vector->multiply(c, ldc, a + first * a_col, a_row, a_col, b + first * ldb, ldb, m, n, depth, add || first > 0);
+  }
+}
+
+void sl_attend_copy(const sl_vector *vector, float *out, int d, const float *in, int64_t stride, int rows, int width,
+                    bool to_bf16) {
+  for (int i = 0; i < rows; i++) {
+    float *to = out + (int64_t)i * d;
+    vector->round(to, in + i * stride, width, to_bf16 ? SL_COMPUTE_BF16 : SL_COMPUTE_F32);
+    memset(to + width, 0, (size_t)(d - width) * sizeof *to);
+  }
+}
+
+/* One thread's view of a task's key/value head. */
+typedef struct head_keys {
+  float *kt; /* [d][n_key] */
+  float *v;  /* [n_key][d] */
+  float *s;  /* [SL_ATTEND_ROWS][n_key] */
+  float *q;  /* [SL_ATTEND_ROWS][d] */
+  float *z;  /* [SL_ATTEND_ROWS][d] */
+  sl_attend_size size;
+} head_keys;
+
+static void load_head(head_keys *h, const sl_vector *vector, const sl_attend *a, int head_kv, int n_seen, float *next) {
+  bool bf16 = a->compute == SL_COMPUTE_BF16;
+  int d = a->d_head;
+  h->size = sl_attend_padded(a);
+  size_t keys = (size_t)h->size.n_key * (size_t)h->size.d;
+  h->kt = sl_attend_take(&next, keys);
+  h->v = sl_attend_take(&next, keys);
+  h->s = sl_attend_take(&next, (size_t)SL_ATTEND_ROWS * (size_t)h->size.n_key);
+  h->q = sl_attend_take(&next, (size_t)SL_ATTEND_ROWS * (size_t)h->size.d);
+  h->z = sl_attend_take(&next, (size_t)SL_ATTEND_ROWS * (size_t)h->size.d);
+  const float *k = sl_mat_f32(a->k) + head_kv * d, *v = sl_mat_f32(a->v) + head_kv * d;
+  if (bf16) {
+    sl_attend_copy(vector, h->v, h->size.d, k, a->k.stride, n_seen, d, true); /* v's place is free until the next line */
+    vector->transpose(h->kt, h->size.n_key, h->v, h->size.d, n_seen, d);
+  } else {
+    vector->transpose(h->kt, h->size.n_key, k, a->k.stride, n_seen, d);
+  }
+  sl_attend_copy(vector, h->v, h->size.d, v, a->v.stride, n_seen, d, bf16);
+}
+
+/* Copies out the recorded scores of one query row (scaled, before exp). */
+static void emit_scores(const sl_attend *a, const float *s, int head, int row, int n_seen) {
+  const int32_t *rows = sl_ints_data(a->rows);
+  for (int r = 0; r < a->rows.count; r++) {
+    if (rows[r] != row) continue;
+    float *out = sl_mat_f32(a->scores) + ((int64_t)head * a->rows.count + r) * a->scores.stride;
+    memcpy(out, s, (size_t)n_seen * sizeof *out);
+    for (int j = n_seen; j < a->k.rows; j++) out[j] = -INFINITY;
+  }
+}
+
+/* The recorded pattern is made from the f32 exponentials, before any rounding to bf16. */
+static void emit_pattern(const sl_attend *a, const float *s, int head, int row, int n_seen, float largest, double sum,
+                         const sl_vector *vector) {
+  const int32_t *rows = sl_ints_data(a->rows);
+  for (int r = 0; r < a->rows.count; r++) {
+    if (rows[r] != row) continue;
+    float *out = sl_mat_f32(a->pattern) + ((int64_t)head * a->rows.count + r) * a->pattern.stride;
+    if (s) { /* s holds scores still */
+      memcpy(out, s, (size_t)n_seen * sizeof *out);
+      vector->exp_sum(out, largest, n_seen, false);
+    } else {
+      vector->scale(out, out, (float)(1 / sum), n_seen);
+      memset(out + n_seen, 0, (size_t)(a->k.rows - n_seen) * sizeof *out);
+    }
+  }
+}
+
+/* Softmax numerators in place; returns 1 / sum. */
+static float softmax_row(const sl_vector *vector, const sl_attend *a, float *s, int head, int row, int n_padded) {
+  int n_seen = sl_attend_visible(a, row);
+  float largest = vector->scale_max(s, a->scale, n_seen);
+  if (a->rows.count && a->scores.buffer) emit_scores(a, s, head, row, n_seen);
+  if (a->rows.count && a->pattern.buffer) emit_pattern(a, s, head, row, n_seen, largest, 0, vector);
+  double sum = vector->exp_sum(s, largest, n_seen, a->compute == SL_COMPUTE_BF16);
+  if (a->rows.count && a->pattern.buffer) emit_pattern(a, NULL, head, row, n_seen, largest, sum, vector);
+  memset(s + n_seen, 0, (size_t)(n_padded - n_seen) * sizeof *s);
+  if (a->lse.buffer) sl_mat_f32(a->lse)[row * a->lse.stride + head] = (float)(largest + log(sum));
+  return (float)(1 / sum);
+}
+
+static void attend_band(const sl_vector *vector, const sl_attend *a, head_keys *h, int head, int row, int rows) {
+  int d = a->d_head, n_seen = sl_attend_visible(a, row + rows - 1), n_padded = sl_round_up(n_seen, 16);
+  const float *q = sl_mat_f32(a->q) + row * a->q.stride + head * d;
+  int64_t q_stride = a->q.stride;
+  if (a->compute == SL_COMPUTE_BF16) {
+    sl_attend_copy(vector, h->q, h->size.d, q, q_stride, rows, d, true);
+    q = h->q;
+    q_stride = h->size.d;
+  }
+  sl_attend_multiply(vector, h->s, h->size.n_key, q, q_stride, 1, h->kt, h->size.n_key, rows, n_padded, d, false);
+  float norm[SL_ATTEND_ROWS];
+  for (int i = 0; i < rows; i++) {
+    norm[i] = softmax_row(vector, a, h->s + (int64_t)i * h->size.n_key, head, row + i, n_padded);
+  }
+  sl_attend_multiply(vector, h->z, h->size.d, h->s, h->size.n_key, 1, h->v, h->size.d, rows, h->size.d, n_seen, false);
+  for (int i = 0; i < rows; i++) {
+    float *out = sl_mat_f32(a->z) + (row + i) * a->z.stride + head * d;
+    vector->scale(out, h->z + i * h->size.d, norm[i], d);
+  }
+}
+
+/* Rows first .. end - 1 for every query head of one key/value head. */
+static void attend_task(const sl_vector *vector, const sl_attend *a, int head_kv, int first, int end, float *scratch) {
+  int group = a->n_head / a->n_head_kv;
+  head_keys h;
+  load_head(&h, vector, a, head_kv, sl_attend_visible(a, end - 1), scratch);
+  for (int head = head_kv * group; head < (head_kv + 1) * group; head++) {
+    for (int row = first; row < end; row += SL_ATTEND_ROWS) {
+      attend_band(vector, a, &h, head, row, end - row < SL_ATTEND_ROWS ? end - row : SL_ATTEND_ROWS);
+    }
+  }
+}
+
+void sl_cpu_attend(sl_queue *queue, const sl_attend *a) {
+  sl_attend_check(a);
+  const sl_vector *vector = queue->backend->vector;
+  size_t need = 0;
+  bool fits = sl_attend_scratch_bytes(a->d_head, a->k.rows, &need) && need <= sl_cpu_scratch_bytes(queue);
+  assert(fits && "sl_queue_reserve was not told of this many keys");
+  int n_band = (a->q.rows + SL_ATTEND_ROWS - 1) / SL_ATTEND_ROWS;
+  if (!fits || n_band == 0) return;
+  int n_thread = sl_cpu_threads(queue, 2.0 * a->q.rows * a->k.rows * a->n_head * a->d_head);
+  /* Enough tasks to share out, each with whole bands; a cut repeats the transposing of keys. */
+  int n_cut = n_thread == 1 || a->n_head_kv >= 2 * n_thread ? 1 : (2 * n_thread + a->n_head_kv - 1) / a->n_head_kv;
+  if (n_cut > n_band) n_cut = n_band;
+  int n_task = n_cut * a->n_head_kv;
+#pragma omp parallel num_threads(n_thread) if (n_thread > 1)
+  {
+    float *scratch = sl_cpu_scratch(queue, sl_cpu_thread());
+#pragma omp for schedule(dynamic, 1)
+    for (int task = 0; task < n_task; task++) {
+      int cut = n_cut - 1 - task / a->n_head_kv; /* the longest rows first */
+      int first = (int)((int64_t)n_band * cut / n_cut) * SL_ATTEND_ROWS;
+      int end = (int)((int64_t)n_band * (cut + 1) / n_cut) * SL_ATTEND_ROWS;
+      attend_task(vector, a, task % a->n_head_kv, first, end < a->q.rows ? end : a->q.rows, scratch);
+    }
+  }
+}

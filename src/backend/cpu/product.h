@@ -1,0 +1,56 @@
+/* Products of the cpu backend: the one layout of packed weights, and the work of one thread.
+ *
+ * Layout: a weight [N, K] is cut into blocks of 32 n x 32 k, zero-padded at the edges; block (ib, kt) holds two tiles
+ * of 16 n x 32 k, each stored as [k / 2][n][2]. In bf16 a tile is the 1 KB that AMX takes as its right operand; the
+ * gradient's right operand and the f32 panels are made from it in L2. One copy serves every mode and direction. */
+#ifndef SL_BACKEND_CPU_PRODUCT_H
+#define SL_BACKEND_CPU_PRODUCT_H
+
+#include "backend/kind.h"
+
+enum { SL_BLOCK = 32, SL_BLOCK_ELEMENTS = SL_BLOCK * SL_BLOCK };
+
+/* out[rows, .] (+)= in[rows, .] times w, for the output columns of blocks first_block .. first_block + n_block - 1.
+ * Forward: out has w->n columns and in w->k; with `transposed` the other way round. */
+typedef struct sl_product {
+  const sl_weight *w;
+  bool transposed, add;
+  int rows, first_block, n_block;
+  float *out;
+  const float *in, *bias; /* bias may be NULL */
+  int64_t out_stride, in_stride;
+} sl_product;
+
+static inline int sl_blocks(int n) { return (n + SL_BLOCK - 1) / SL_BLOCK; }
+static inline int sl_product_outputs(const sl_product *p) { return p->transposed ? p->w->k : p->w->n; }
+static inline int sl_product_inputs(const sl_product *p) { return p->transposed ? p->w->n : p->w->k; }
+
+/* Address of block (ib, kt) and of an element inside a block. */
+static inline const unsigned char *sl_weight_block(const sl_weight *w, int ib, int kt) {
+  size_t size = w->dtype == SL_F32 ? 4 : 2;
+  return (const unsigned char *)w->data + ((size_t)ib * (size_t)sl_blocks(w->k) + (size_t)kt) * SL_BLOCK_ELEMENTS * size;
+}
+static inline int sl_block_index(int n, int k) { return (n / 16) * 512 + (k / 2) * 32 + (n % 16) * 2 + k % 2; }
+
+/* AMX bf16 tiles, for modes bf16 and bf16x2. Rows go in chunks of at most SL_AMX_CHUNK: first every row tile is packed
+ * into `shared` (by any thread), then each thread multiplies its blocks. */
+enum { SL_AMX_CHUNK = 640 };
+bool sl_amx_available(void); /* asks the kernel for permission */
+size_t sl_amx_scratch_bytes(void);
+size_t sl_amx_rows_bytes(int rows, int width); /* of `shared` */
+int sl_amx_row_tiles(int rows);
+void sl_amx_pack_rows(const sl_product *p, void *shared, int row, int rows, int row_tile);
+void sl_amx_multiply(const sl_product *p, void *shared, int row, int rows, void *scratch);
+
+/* f32 vectors, for mode f32 and, with operands rounded as the mode says, for processors without AMX. */
+struct sl_vector;
+size_t sl_f32_scratch_bytes(void);
+void sl_f32_product(const struct sl_vector *vector, const sl_product *p, void *scratch);
+
+/* Packing and the ops themselves. */
+sl_status sl_cpu_pack(sl_weight *weight, const sl_tensor *parts, int n_part);
+void sl_cpu_linear(sl_queue *queue, sl_mat y, sl_mat x, const sl_weight *w, sl_mat bias, bool add);
+void sl_cpu_linear_dx(sl_queue *queue, sl_mat dx, sl_mat dy, const sl_weight *w, bool add);
+void sl_cpu_embed(sl_queue *queue, sl_mat y, const sl_weight *w, sl_ints ids);
+
+#endif

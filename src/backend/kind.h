@@ -1,0 +1,90 @@
+/* What the kinds of backend (ref, cpu) share: the objects' insides and the table by which backend.c reaches a kind.
+ * Only files of this room include it. Both kinds compute in host memory. */
+#ifndef SL_BACKEND_KIND_H
+#define SL_BACKEND_KIND_H
+
+#include <assert.h>
+#include <stdatomic.h>
+
+#include "backend/backend.h"
+
+typedef struct sl_kind {
+  const char *name;
+  const sl_ops *ops;
+  void (*open)(sl_backend *backend); /* looks at the processor; may be NULL */
+  const char *(*describe)(const sl_backend *backend, sl_compute compute);
+  sl_compute (*default_compute)(const sl_backend *backend);
+  /* Fills data and n_bytes of a weight whose other fields are set. */
+  sl_status (*pack)(sl_weight *weight, const sl_tensor *parts, int n_part);
+  /* Bytes of scratch the queue needs for these operands; false on overflow. */
+  bool (*scratch)(const sl_queue *queue, int max_rows, int max_width, int max_key, size_t *n_bytes);
+} sl_kind;
+
+extern const sl_kind sl_kind_ref;
+extern const sl_kind sl_kind_cpu;
+
+struct sl_backend {
+  const sl_kind *kind;
+  bool amx;                /* bf16 tiles, permission granted */
+  const void *vector;      /* cpu: the row kernels for this processor (sl_vector) */
+};
+
+struct sl_buffer {
+  unsigned char *data;
+  size_t n_bytes;
+};
+
+struct sl_weight {
+  const sl_backend *backend;
+  sl_compute compute;
+  sl_dtype dtype; /* of the stored elements: bf16, f16 or f32 */
+  int n, k;
+  void *data; /* layout is the kind's own */
+  size_t n_bytes;
+  atomic_int n_owner;
+};
+
+struct sl_queue {
+  const sl_backend *backend;
+  int n_thread;
+  unsigned char *scratch;
+  size_t scratch_bytes;
+  int max_rows, max_width, max_key; /* what was reserved */
+};
+
+/* 64-byte aligned zeroed memory (free with free()). */
+sl_status sl_aligned_alloc(void **out, size_t n_bytes, const char *what);
+
+/* The first element of a matrix, its shape and bounds asserted. */
+static inline void *sl_mat_data(sl_mat m, sl_dtype dtype) {
+  size_t size = dtype == SL_BF16 ? 2 : 4;
+  assert(m.buffer && m.dtype == dtype && m.rows >= 0 && m.cols >= 0 && m.offset >= 0 && m.stride >= 0);
+  assert(m.rows <= 1 || m.stride >= m.cols);
+  assert(m.rows == 0 || (size_t)(m.offset + (m.rows - 1) * m.stride + m.cols) * size <= m.buffer->n_bytes);
+  return m.buffer->data + (size_t)m.offset * size;
+}
+static inline float *sl_mat_f32(sl_mat m) { return sl_mat_data(m, SL_F32); }
+
+static inline int32_t *sl_ints_data(sl_ints v) {
+  assert(v.buffer && v.offset >= 0 && v.count >= 0);
+  assert((size_t)(v.offset + v.count) * sizeof(int32_t) <= v.buffer->n_bytes);
+  return (int32_t *)v.buffer->data + v.offset;
+}
+
+/* The number of keys query row i sees. */
+static inline int sl_attend_visible(const sl_attend *a, int row) {
+  int n = a->causal ? a->first_query + row + 1 : a->k.rows;
+  return n < a->k.rows ? n : a->k.rows;
+}
+
+/* The shapes both kinds rely on. */
+static inline void sl_attend_check(const sl_attend *a) {
+  assert(a->n_head > 0 && a->n_head_kv > 0 && a->n_head % a->n_head_kv == 0 && a->d_head > 0 && a->first_query >= 0);
+  assert(a->q.cols == a->n_head * a->d_head && a->z.rows == a->q.rows && a->z.cols == a->q.cols);
+  assert(a->k.cols == a->n_head_kv * a->d_head && a->v.cols == a->k.cols && a->v.rows == a->k.rows && a->k.rows > 0);
+  assert(!a->lse.buffer || (a->lse.rows == a->q.rows && a->lse.cols == a->n_head));
+  assert(!a->pattern.buffer || (a->pattern.rows == a->n_head * a->rows.count && a->pattern.cols == a->k.rows));
+  assert(!a->scores.buffer || (a->scores.rows == a->n_head * a->rows.count && a->scores.cols == a->k.rows));
+}
+
+#endif

@@ -1,0 +1,100 @@
+/* Attention and its gradient, reference: one query row of one head at a time, f64 sums, softmax shifted by the row's
+ * largest score. In compute mode bf16 the forward rounds q, k, v and exp(score - largest) to bf16 before its products,
+ * and the gradient recomputes the scores from the rounded q and k. Source: arXiv:1706.03762; the backward identities as
+ * in arXiv:2205.14135, section B.4. */
+#include <math.h>
+
+#include "backend/ref/ref.h"
+
+static double rounded(const sl_attend *a, float x) {
+  return a->compute == SL_COMPUTE_BF16 ? (double)sl_bf16_to_f32(sl_f32_to_bf16(x)) : (double)x;
+}
+
+static double score(const sl_attend *a, int head, int row, int key) {
+  int first = head * a->d_head, first_kv = head / (a->n_head / a->n_head_kv) * a->d_head;
+  const float *q = sl_mat_f32(a->q) + row * a->q.stride + first;
+  const float *k = sl_mat_f32(a->k) + key * a->k.stride + first_kv;
+  double sum = 0;
+  for (int i = 0; i < a->d_head; i++) sum += rounded(a, q[i]) * rounded(a, k[i]);
+  return sum * a->scale;
+}
+
+/* z of one row and head; returns log sum exp(score). */
+static double attend_row(const sl_attend *a, int head, int row) {
+  int n_key = sl_attend_visible(a, row), first_kv = head / (a->n_head / a->n_head_kv) * a->d_head;
+  double largest = -INFINITY, sum = 0;
+  float *z = sl_mat_f32(a->z) + row * a->z.stride + head * a->d_head;
+  const float *v = sl_mat_f32(a->v) + first_kv;
+  for (int j = 0; j < n_key; j++) largest = fmax(largest, score(a, head, row, j));
+  for (int j = 0; j < n_key; j++) sum += exp(score(a, head, row, j) - largest);
+  for (int i = 0; i < a->d_head; i++) {
+    double out = 0;
+    for (int j = 0; j < n_key; j++) {
+      out += rounded(a, (float)exp(score(a, head, row, j) - largest)) * rounded(a, v[j * a->v.stride + i]);
+    }
+    z[i] = (float)(out / sum);
+  }
+  return largest + log(sum);
+}
+
+void sl_ref_attend(sl_queue *queue, const sl_attend *a) {
+  (void)queue;
+  sl_attend_check(a);
+  for (int t = 0; t < a->q.rows; t++) {
+    for (int h = 0; h < a->n_head; h++) {
+      double lse = attend_row(a, h, t);
+      if (a->lse.buffer) sl_mat_f32(a->lse)[t * a->lse.stride + h] = (float)lse;
+    }
+  }
+  const int32_t *rows = a->rows.count > 0 ? sl_ints_data(a->rows) : NULL;
+  for (int h = 0; h < a->n_head; h++) {
+    for (int r = 0; r < a->rows.count; r++) {
+      assert(rows[r] >= 0 && rows[r] < a->q.rows);
+      int64_t out = (int64_t)h * a->rows.count + r;
+      int n_key = sl_attend_visible(a, rows[r]);
+      double largest = -INFINITY, sum = 0;
+      for (int j = 0; j < n_key; j++) largest = fmax(largest, score(a, h, rows[r], j));
+      for (int j = 0; j < n_key; j++) sum += exp(score(a, h, rows[r], j) - largest);
+      for (int j = 0; j < a->k.rows; j++) {
+        double s = j < n_key ? score(a, h, rows[r], j) : -INFINITY;
+        if (a->scores.buffer) sl_mat_f32(a->scores)[out * a->scores.stride + j] = (float)s;
+        if (a->pattern.buffer) sl_mat_f32(a->pattern)[out * a->pattern.stride + j] = (float)(exp(s - largest) / sum);
+      }
+    }
+  }
+}
+
+/* p = exp(score - lse), dp = dz v, ds = p (dp - dz z) scale; dq += ds k, dk += ds q, dv += p dz. */
+static void attend_dx_row(const sl_attend *a, sl_mat dz, sl_mat dq, sl_mat dk, sl_mat dv, int head, int row) {
+  int d = a->d_head, first = head * d, first_kv = head / (a->n_head / a->n_head_kv) * d;
+  const float *q = sl_mat_f32(a->q) + row * a->q.stride + first, *z = sl_mat_f32(a->z) + row * a->z.stride + first;
+  const float *g = sl_mat_f32(dz) + row * dz.stride + first;
+  float *pdq = sl_mat_f32(dq) + row * dq.stride + first;
+  double lse = sl_mat_f32(a->lse)[row * a->lse.stride + head], gz = 0;
+  for (int i = 0; i < d; i++) gz += (double)g[i] * z[i];
+  for (int j = 0; j < sl_attend_visible(a, row); j++) {
+    const float *k = sl_mat_f32(a->k) + j * a->k.stride + first_kv, *v = sl_mat_f32(a->v) + j * a->v.stride + first_kv;
+    float *pdk = sl_mat_f32(dk) + j * dk.stride + first_kv, *pdv = sl_mat_f32(dv) + j * dv.stride + first_kv;
+    double p = exp(score(a, head, row, j) - lse), dp = 0;
+    for (int i = 0; i < d; i++) dp += (double)g[i] * v[i];
+    double ds = p * (dp - gz) * a->scale;
+    for (int i = 0; i < d; i++) {
+      pdq[i] = (float)(pdq[i] + ds * k[i]);
+      pdk[i] = (float)(pdk[i] + ds * q[i]);
+      pdv[i] = (float)(pdv[i] + p * g[i]);
+    }
+  }
+}
+
+void sl_ref_attend_dx(sl_queue *queue, const sl_attend *a, sl_mat dz, sl_mat dq, sl_mat dk, sl_mat dv) {
+  sl_attend_check(a);
+  assert(a->lse.buffer && dz.rows == a->q.rows && dz.cols == a->q.cols);
+  assert(dq.rows == a->q.rows && dq.cols == a->q.cols && dk.rows == a->k.rows && dk.cols == a->k.cols);
+  assert(dv.rows == a->k.rows && dv.cols == a->k.cols);
+  sl_ref_zero(queue, dq);
+  sl_ref_zero(queue, dk);
+  sl_ref_zero(queue, dv);
+  for (int h = 0; h < a->n_head; h++) {
+    for (int t = 0; t < a->q.rows; t++) attend_dx_row(a, dz, dq, dk, dv, h, t);
+  }
+}

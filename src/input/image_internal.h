@@ -1,0 +1,49 @@
+/* Between the files of the picture reader: one decoder per format, and resizing part of a picture. */
+#ifndef SL_INPUT_IMAGE_INTERNAL_H
+#define SL_INPUT_IMAGE_INTERNAL_H
+
+#include "input/image.h"
+
+#define SL_IMAGE_MAX_BYTES ((size_t)64 << 20)
+#define SL_IMAGE_MAX_SIDE_PX 65535
+#ifndef SL_IMAGE_MAX_PX /* the fuzzer sets a smaller one, to spend its time on parsing */
+#define SL_IMAGE_MAX_PX 100000000
+#endif
+
+/* The bytes of one picture file and what messages call it. */
+typedef struct sl_encoded {
+  const uint8_t *bytes;
+  size_t n_bytes;
+  const char *name;
+} sl_encoded;
+
+/* Decoders. *orientation is the EXIF orientation 1..8, or 1. On failure *out is empty. Sizes are checked before
+ * anything of that size is allocated. */
+sl_status sl_png_decode(sl_rgb *out, const sl_encoded *file, int *orientation);
+sl_status sl_jpeg_decode(sl_rgb *out, const sl_encoded *file, int *orientation);
+sl_status sl_webp_decode(sl_rgb *out, const sl_encoded *file, int *orientation);
+sl_status sl_ppm_decode(sl_rgb *out, const sl_encoded *file);
+
+/* Allocates out->data for a picture whose size comes from a file: fails above the limits, naming file and size. */
+sl_status sl_rgb_alloc(sl_rgb *out, uint64_t width_px, uint64_t height_px, const char *name);
+
+/* Orientation (1..8; 1 when absent or malformed) in an EXIF block, with or without its "Exif\0\0" introduction. */
+int sl_exif_orientation(const uint8_t *bytes, size_t n_bytes);
+
+/* A picture on a larger plain sheet of colour `rgb`; nothing of the sheet is stored. */
+typedef struct sl_sheet {
+  const sl_rgb *image;
+  int left_px, top_px; /* where the picture's corner lies */
+  int width_px, height_px;
+  uint8_t rgb[3];
+} sl_sheet;
+
+typedef struct sl_window {
+  int x, y, width, height; /* px */
+} sl_window;
+
+/* The part `window` of what sl_rgb_resize would give for the whole sheet; costs no more than the window needs. */
+sl_status sl_sheet_resize(sl_rgb *out, const sl_sheet *sheet, int width_px, int height_px, sl_filter filter,
+                          sl_window window);
+
+#endif

@@ -1,0 +1,89 @@
+/* Reading config.json by table. */
+#include "model/config.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/text.h"
+
+sl_status sl_config_load(json_t **out, const char *dir, char **path) {
+  *out = NULL;
+  *path = NULL;
+  char *file = NULL;
+  SL_TRY(sl_path_join(&file, dir, "config.json"));
+  const sl_status status = sl_json_load(out, file, (size_t)4 << 20);
+  if (status == SL_OK && !json_is_object(*out)) {
+    json_decref(*out);
+    *out = NULL;
+    const sl_status not_object = sl_fail(SL_ERROR_FORMAT, "%s: expected a JSON object at the top", file);
+    free(file);
+    return not_object;
+  }
+  if (status == SL_OK)
+    *path = file;
+  else
+    free(file);
+  return status;
+}
+
+static sl_status fill_int(void *slot, json_t *json, const sl_config_field *f, const char *name) {
+  int64_t value = isnan(f->number) ? *(int *)slot : (int64_t)f->number;
+  SL_TRY(sl_json_get_int(json, f->path, f->min, f->max, &value, name));
+  *(int *)slot = (int)value;
+  return SL_OK;
+}
+
+static sl_status fill_real(void *slot, json_t *json, const sl_config_field *f, const char *name) {
+  if (!isnan(f->number)) *(double *)slot = f->number;
+  return sl_json_get_real(json, f->path, slot, name);
+}
+
+static sl_status fill_bool(void *slot, json_t *json, const sl_config_field *f, const char *name) {
+  if (!isnan(f->number)) *(bool *)slot = f->number != 0;
+  return sl_json_get_bool(json, f->path, slot, name);
+}
+
+static sl_status fill_string(void *slot, json_t *json, const sl_config_field *f, const char *name) {
+  if (f->text) *(const char **)slot = f->text;
+  return sl_json_get_string(json, f->path, slot, name);
+}
+
+/* A section ("text_config" of "text_config.hidden_size") that is there must be an object: else its fields would silently
+ * take their defaults. */
+static sl_status check_sections(json_t *json, const char *path, const char *name) {
+  char section[128];
+  for (const char *dot = strchr(path, '.'); dot; dot = strchr(dot + 1, '.')) {
+    snprintf(section, sizeof section, "%.*s", (int)(dot - path), path);
+    const json_t *value = sl_json_at(json, section);
+    if (value && !json_is_null(value) && !json_is_object(value))
+      SL_FAIL(SL_ERROR_FORMAT, "%s: %s: expected an object, found another type", name, section);
+  }
+  return SL_OK;
+}
+
+sl_status sl_config_fill(sl_config *config, json_t *json, const sl_config_field *fields, int n_field, const char *name) {
+  static sl_status (*const fill[])(void *, json_t *, const sl_config_field *, const char *) = {
+      [SL_FIELD_INT] = fill_int, [SL_FIELD_REAL] = fill_real, [SL_FIELD_BOOL] = fill_bool, [SL_FIELD_STRING] = fill_string};
+  for (int i = 0; i < n_field; i++) {
+    SL_TRY(check_sections(json, fields[i].path, name));
+    SL_TRY(fill[fields[i].kind]((char *)config + fields[i].offset, json, &fields[i], name));
+  }
+  return SL_OK;
+}
+
+sl_status sl_config_act(const char *hf_name, const char *key, const char *name, sl_act *out) {
+  static const struct {
+    const char *hf_name;
+    sl_act act;
+  } acts[] = {{"quick_gelu", SL_ACT_QUICK_GELU}, {"gelu", SL_ACT_GELU_ERF}, {"gelu_pytorch_tanh", SL_ACT_GELU_TANH},
+              {"gelu_new", SL_ACT_GELU_TANH},    {"silu", SL_ACT_SILU},     {"swish", SL_ACT_SILU}};
+  for (size_t i = 0; i < sizeof acts / sizeof *acts; i++) {
+    if (strcmp(hf_name, acts[i].hf_name) == 0) {
+      *out = acts[i].act;
+      return SL_OK;
+    }
+  }
+  SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: %s is \"%s\"; sightline has quick_gelu, gelu, gelu_pytorch_tanh and silu", name, key,
+          hf_name);
+}

@@ -1,0 +1,134 @@
+/* What a model is, as JSON: for `info` and for run.json. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/internal.h"
+#include "model/keep.h"
+#include "model/layout.h"
+
+/* json_pack fails only for want of memory. */
+static sl_status packed(json_t *value, json_t **out) {
+  *out = value;
+  if (!value) SL_FAIL(SL_ERROR_MEMORY, "out of memory while describing the model");
+  return SL_OK;
+}
+
+static const char *base_name(const char *path) {
+  size_t n = strlen(path);
+  while (n > 1 && path[n - 1] == '/') n--;
+  size_t start = n;
+  while (start > 0 && path[start - 1] != '/') start--;
+  return path + start;
+}
+
+static json_t *part_json(const sl_part_shape *p) {
+  return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "n_layer", p->n_layer, "n_layer_stored", p->n_layer_stored,
+                   "n_head", p->n_head, "n_head_kv", p->n_head_kv, "d_model", p->d_model, "d_head", p->d_head, "d_mlp",
+                   p->d_mlp);
+}
+
+sl_status sl_model_to_json(const sl_model *m, json_t **out) {
+  const sl_part_shape *t = &m->shape.decoder;
+  char hash[17];
+  snprintf(hash, sizeof hash, "%016llx", (unsigned long long)m->hash);
+  json_t *vision = part_json(&m->shape.vision);
+  if (vision) {
+    json_object_set_new(vision, "patch_px", json_integer(m->shape.patch_px));
+    json_object_set_new(vision, "image_px", json_integer(m->shape.image_px));
+  }
+  const char *name = base_name(m->dir);
+  return packed(json_pack("{s:s, s:s%, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:o}", "path", m->dir, "name",
+                          name, strcspn(name, "/"), "family", m->family->name, "title", m->family->title, "hash", hash,
+                          "n_layer", t->n_layer, "n_head", t->n_head, "n_head_kv", t->n_head_kv, "d_model", t->d_model,
+                          "d_head", t->d_head, "d_mlp", t->d_mlp, "n_vocab", m->shape.n_vocab, "n_image_token",
+                          m->shape.n_image_token, "vision", vision),
+                out);
+}
+
+sl_status sl_model_compute_to_json(const sl_model *m, json_t **out) {
+  return packed(json_pack("{s:s, s:s, s:s, s:i}", "backend", sl_backend_name(m->backend), "mode", sl_compute_name(m->compute),
+                          "products", sl_backend_describe(m->backend, m->compute), "threads", m->n_thread),
+                out);
+}
+
+static json_t *unused_json(const sl_model *m) {
+  json_t *names = json_array();
+  for (int i = 0; names && i < m->n_unused; i++) json_array_append_new(names, json_string(m->unused[i]));
+  return names;
+}
+
+static json_t *sites_json(const sl_model *m) {
+  json_t *list = json_array();
+  for (int part = 0; list && part < SL_PART_COUNT; part++) {
+    for (int site = 0; site < SL_SITE_COUNT; site++) {
+      const sl_site_row *row = sl_site_get((sl_site)site);
+      if (!row->in_part[part]) continue;
+      static const char *const shapes[] = {"[T, width]", "[T, H, d]", "[T, Hkv, d]", "[H, Q, T]", "[Q, V]"};
+      static const char *const prefixes[] = {"vision.", "projector.", ""};
+      char name[96], module[96];
+      snprintf(name, sizeof name, "%s%s", prefixes[part], row->name);
+      const bool has_module = sl_site_module(module, (sl_part)part, (sl_site)site);
+      const int n_layer = part == SL_PART_VISION ? m->shape.vision.n_layer : m->shape.decoder.n_layer;
+      json_array_append_new(list, json_pack("{s:s, s:s, s:s?, s:i, s:b}", "name", name, "shape", shapes[row->shape], "module",
+                                            has_module ? module : NULL, "layers", row->per_layer ? n_layer : 0, "gradient",
+                                            (int)row->differentiable));
+    }
+  }
+  return list;
+}
+
+static json_t *tokens_json(const sl_model *m, const sl_layout *layout) {
+  json_t *tokens = json_array();
+  for (int t = 0; tokens && t < layout->n_token; t++) {
+    size_t n = 0;
+    const char *piece = sl_tokenizer_piece(m->tokenizer, layout->ids[t], &n);
+    json_array_append_new(tokens, json_pack("{s:i, s:i, s:s%, s:s, s:s}", "position", t, "id", layout->ids[t], "piece",
+                                            piece ? piece : "", piece ? n : (size_t)0, "class",
+                                            sl_class_name((sl_token_class)layout->classes[t]), "role",
+                                            sl_role_name((sl_token_role)layout->roles[t])));
+  }
+  return tokens;
+}
+
+/* Bytes and floating-point operations of work over n_token rows. */
+static json_t *estimate_json(const sl_model *m, int n_token) {
+  const sl_decoder *d = &m->decoder;
+  const double kv = 2.0 * d->n_layer * n_token * d->shape.n_head_kv * d->shape.d_head * sizeof(float);
+  const double per_layer = (double)d->shape.d_model * (sl_block_qkv_width(&d->shape) + d->shape.n_head * d->shape.d_head) +
+                           (double)d->shape.d_model * (sl_block_up_width(&d->shape) + d->shape.d_mlp);
+  const double flop = 2.0 * d->n_layer * per_layer * n_token;
+  const double keep_all = (double)sl_keep_bytes(&d->shape, m->compute, d->n_layer, n_token, true);
+  const double keep_inputs = (double)sl_keep_bytes(&d->shape, m->compute, d->n_layer, n_token, false);
+  return json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "tokens", n_token, "weights_bytes", (double)m->packed_bytes,
+                   "kv_cache_bytes", kv, "forward_flop", flop, "flow_bytes", kv + (double)m->packed_bytes, "cam_flop",
+                   2 * flop, "cam_keep_bytes", keep_all, "cam_recompute_bytes", keep_inputs);
+}
+
+static sl_status add_layout(const sl_model *m, const char *question, json_t *root) {
+  sl_layout layout = {0};
+  SL_TRY(sl_layout_build(&layout, m, question, false));
+  json_object_set_new(root, "prompt", json_pack("{s:s, s:s, s:o}", "question", question, "text", layout.text, "tokens",
+                                                tokens_json(m, &layout)));
+  json_object_set_new(root, "estimate", estimate_json(m, layout.n_token));
+  sl_layout_dispose(&layout);
+  return SL_OK;
+}
+
+sl_status sl_model_describe(const sl_model *m, const char *question, char **json) {
+  json_t *root = NULL, *compute = NULL;
+  SL_TRY(sl_model_to_json(m, &root));
+  sl_status status = sl_model_compute_to_json(m, &compute);
+  json_object_set_new(root, "compute", compute);
+  json_object_set_new(root, "template", json_string(m->family->prompt));
+  json_object_set_new(root, "grid", json_pack("{s:i, s:i}", "height", m->shape.grid_height, "width", m->shape.grid_width));
+  json_object_set_new(root, "decoder", part_json(&m->shape.decoder));
+  json_object_set_new(root, "weights", json_pack("{s:i, s:f, s:f, s:[], s:o}", "found", m->n_found, "bytes",
+                                                 (double)m->weight_bytes, "packed_bytes", (double)m->packed_bytes,
+                                                 "missing", "unused", unused_json(m)));
+  json_object_set_new(root, "sites", sites_json(m));
+  if (status == SL_OK && question) status = add_layout(m, question, root);
+  if (status == SL_OK) status = sl_json_print(root, 2, json);
+  json_decref(root);
+  return status;
+}

@@ -1,0 +1,53 @@
+/* Laying out kept activations in one device buffer. */
+#include "model/keep.h"
+
+#include <stdlib.h>
+
+/* Hands out the next matrix of a layer and moves on; with no buffer it only counts. */
+static sl_mat take(sl_buffer *buffer, size_t *at, int rows, int cols, sl_dtype dtype) {
+  const size_t size = sl_dtype_size(dtype);
+  const int64_t stride = ((int64_t)cols + 31) / 32 * 32; /* rows start 64-byte aligned in either type */
+  const sl_mat m = {buffer, (int64_t)(*at / size), stride, rows, cols, dtype};
+  *at += (size_t)rows * (size_t)stride * size;
+  return m;
+}
+
+static sl_block_acts take_layer(sl_buffer *buffer, size_t *at, const sl_block_shape *s, sl_compute compute, int n_row,
+                                bool everything) {
+  const sl_dtype dtype = compute == SL_COMPUTE_BF16 ? SL_BF16 : SL_F32;
+  sl_block_acts acts = {.x = take(buffer, at, n_row, s->d_model, SL_F32)};
+  if (!everything) return acts;
+  acts.qkv = take(buffer, at, n_row, sl_block_qkv_width(s), dtype);
+  acts.z = take(buffer, at, n_row, s->n_head * s->d_head, dtype);
+  acts.lse = take(buffer, at, n_row, s->n_head, SL_F32);
+  acts.mid = take(buffer, at, n_row, s->d_model, SL_F32);
+  acts.up = take(buffer, at, n_row, sl_block_up_width(s), dtype);
+  return acts;
+}
+
+size_t sl_keep_bytes(const sl_block_shape *shape, sl_compute compute, int n_layer, int n_row, bool everything) {
+  size_t at = 0;
+  (void)take_layer(NULL, &at, shape, compute, n_row, everything);
+  return at * (size_t)n_layer;
+}
+
+sl_status sl_keep_reserve(sl_keep *keep, const sl_backend *backend, const sl_block_shape *shape, sl_compute compute,
+                          int n_layer, int n_row, bool everything) {
+  const size_t bytes = sl_keep_bytes(shape, compute, n_layer, n_row, everything);
+  if (!keep->buffer || sl_buffer_bytes(keep->buffer) < bytes) {
+    sl_buffer_free(keep->buffer);
+    keep->buffer = NULL;
+    SL_TRY(sl_buffer_new(&keep->buffer, backend, bytes, "kept activations"));
+  }
+  if (!keep->acts) SL_TRY(SL_ALLOC(keep->acts, (size_t)n_layer, "kept activations"));
+  size_t at = 0;
+  for (int il = 0; il < n_layer; il++)
+    keep->acts[il] = take_layer(keep->buffer, &at, shape, compute, n_row, everything);
+  return SL_OK;
+}
+
+void sl_keep_dispose(sl_keep *keep) {
+  sl_buffer_free(keep->buffer);
+  free(keep->acts);
+  *keep = (sl_keep){0};
+}

@@ -1,0 +1,50 @@
+/* The token layout of one prompt: ids after image expansion, and what each position is. Derived from the tokenizer and
+ * the family's template at run time, never from fixed offsets. */
+#ifndef SL_MODEL_LAYOUT_H
+#define SL_MODEL_LAYOUT_H
+
+#include "model/model.h"
+
+/* The order is that of the last axis of flow.share. */
+typedef enum sl_token_class {
+  SL_CLASS_SYSTEM,    /* everything the template puts before the user's turn content: BOS, system text, role marker */
+  SL_CLASS_IMAGE,     /* tokens that show the picture */
+  SL_CLASS_STRUCTURE, /* tokens that serve the image without showing a patch (kept class token, row markers) */
+  SL_CLASS_USER,      /* the question, and the assistant's role marker after it */
+  SL_CLASS_GENERATED, /* answer tokens */
+  SL_CLASS_COUNT
+} sl_token_class;
+
+typedef enum sl_token_role { SL_ROLE_NONE, SL_ROLE_ROLE, SL_ROLE_FINAL } sl_token_role;
+
+const char *sl_class_name(sl_token_class token_class); /* "system", "image", "structure", "user", "generated" */
+const char *sl_role_name(sl_token_role role);          /* "", "role", "final" */
+
+/* Zero-initialise; release with sl_layout_dispose. */
+typedef struct sl_layout {
+  int n_token;      /* prompt and answer so far */
+  int n_prompt;     /* P: the prompt alone, image tokens included */
+  int32_t *ids;     /* [n_token] */
+  uint8_t *classes; /* [n_token] sl_token_class */
+  uint8_t *roles;   /* [n_token] sl_token_role; FINAL is row n_prompt - 1 */
+  int first_image;  /* first image-embedding position (class token included); -1 when the prompt holds no picture */
+  int n_image;      /* image-embedding positions, contiguous */
+  char *text;       /* the prompt as text, template applied, <image> not expanded */
+} sl_layout;
+
+/* Builds the layout of `question` in the family's template. With `raw` the text is taken as it is and must hold the
+ * placeholder exactly once. A question that is empty, not UTF-8, over 1 MiB, or that contains the placeholder or another
+ * special token's text is an error (or, with raw, only the count of placeholders is checked). */
+sl_status sl_layout_build(sl_layout *out, const sl_model *model, const char *question, bool raw);
+
+/* Appends answer tokens (class generated), given as ids or as text (tokenized as the continuation of the prompt). */
+sl_status sl_layout_append(sl_layout *layout, const sl_model *model, const int32_t *ids, int n_id);
+sl_status sl_layout_append_text(sl_layout *layout, const sl_model *model, const char *answer);
+
+void sl_layout_dispose(sl_layout *layout);
+
+/* Pixel boxes of the image tokens in the shown picture: box[N][4] = x0, y0, x1, y1 in px of the source picture, view[N]
+ * the tile index (0); a kept class token gets an empty box and view -1. */
+void sl_layout_boxes(const sl_model *model, const sl_pixel_map *map, float (*box)[4], int32_t *view);
+
+#endif

@@ -1,0 +1,231 @@
+/* Opening and closing a model folder. */
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/internal.h"
+
+/* Fills derived sizes and refuses numbers that contradict each other. */
+static sl_status check_text(sl_config *c, const char *name) {
+  if (c->text.d_head == 0) {
+    if (c->text.d_model % c->text.n_head != 0)
+      SL_FAIL(SL_ERROR_FORMAT, "%s: text_config.hidden_size %d is not a multiple of num_attention_heads %d", name,
+              c->text.d_model, c->text.n_head);
+    c->text.d_head = c->text.d_model / c->text.n_head;
+  }
+  if (c->text.n_head_kv == 0) c->text.n_head_kv = c->text.n_head;
+  if (c->text.n_head % c->text.n_head_kv != 0)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: text_config.num_attention_heads %d is not a multiple of num_key_value_heads %d", name,
+            c->text.n_head, c->text.n_head_kv);
+  if (c->text.d_head % 2 != 0)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: head width %d is odd; rotary embedding needs pairs", name, c->text.d_head);
+  if (!(c->text.eps >= 0) || !isfinite(c->text.eps))
+    SL_FAIL(SL_ERROR_FORMAT, "%s: text_config.rms_norm_eps is %g; expected a number >= 0", name, c->text.eps);
+  if (!(c->text.rope_theta > 0) || !isfinite(c->text.rope_theta))
+    SL_FAIL(SL_ERROR_FORMAT, "%s: text_config.rope_theta is %g; expected a number > 0", name, c->text.rope_theta);
+  return SL_OK;
+}
+
+static sl_status check_vision(const sl_config *c, const char *name) {
+  if (c->vision.d_model % c->vision.n_head != 0)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: vision_config.hidden_size %d is not a multiple of num_attention_heads %d", name,
+            c->vision.d_model, c->vision.n_head);
+  if (c->vision.image_px < c->vision.patch_px)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: vision_config.image_size %d is smaller than patch_size %d", name, c->vision.image_px,
+            c->vision.patch_px);
+  if (!(c->vision.eps >= 0) || !isfinite(c->vision.eps))
+    SL_FAIL(SL_ERROR_FORMAT, "%s: vision_config.layer_norm_eps is %g; expected a number >= 0", name, c->vision.eps);
+  const int layer = c->feature_layer;
+  if (layer > c->vision.n_layer || layer < -c->vision.n_layer - 1)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: vision_feature_layer %d is outside the tower's %d layers", name, layer,
+            c->vision.n_layer);
+  if (c->image_token_id < 0)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: image_token_index %d is negative", name, c->image_token_id);
+  return SL_OK;
+}
+
+/* Products of sizes are computed in int all over nn: the largest must fit. */
+static sl_status check_total(const sl_config *c, const char *name) {
+  const int64_t grid = c->vision.image_px / c->vision.patch_px;
+  const int64_t widths[] = {(int64_t)(c->text.n_head + 2 * c->text.n_head_kv) * c->text.d_head,
+                            (int64_t)3 * c->vision.patch_px * c->vision.patch_px, grid * grid + 1};
+  for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
+    if (widths[i] > 4194304)
+      SL_FAIL(SL_ERROR_FORMAT, "%s: its sizes multiply to a width of %lld; sightline's limit is 4194304", name,
+              (long long)widths[i]);
+  return SL_OK;
+}
+
+static void fill_shapes(sl_model *m) {
+  const sl_config *c = &m->config;
+  const int run = c->feature_layer >= 0 ? c->feature_layer : c->vision.n_layer + 1 + c->feature_layer;
+  const int grid = c->vision.image_px / c->vision.patch_px;
+  const bool keeps_cls = strcmp(c->feature_strategy, "full") == 0;
+  m->shape = (sl_model_shape){
+      .vision = {run, c->vision.n_layer, c->vision.n_head, c->vision.n_head, c->vision.d_model,
+                 c->vision.d_model / c->vision.n_head, c->vision.d_mlp},
+      .decoder = {c->text.n_layer, c->layer_period ? c->layer_period : c->text.n_layer, c->text.n_head, c->text.n_head_kv,
+                  c->text.d_model, c->text.d_head, c->text.d_mlp},
+      .n_vocab = c->text.n_vocab,
+      .image_px = c->vision.image_px,
+      .patch_px = c->vision.patch_px,
+      .grid_height = grid,
+      .grid_width = grid,
+      .n_image_token = grid * grid + (keeps_cls ? 1 : 0),
+      .keeps_cls = keeps_cls,
+      .image_token_id = c->image_token_id,
+      .bos_id = -1,
+      .eos_id = -1,
+  };
+}
+
+static sl_status fill_nn(sl_model *m, const char *name) {
+  const sl_config *c = &m->config;
+  sl_act vision_act, text_act;
+  SL_TRY(sl_config_act(c->vision.act, "vision_config.hidden_act", name, &vision_act));
+  SL_TRY(sl_config_act(c->text.act, "text_config.hidden_act", name, &text_act));
+  SL_TRY(sl_config_act(c->projector.act, "projector_hidden_act", name, &m->projector.act));
+  const sl_part_shape *v = &m->shape.vision, *t = &m->shape.decoder;
+  m->tower.shape = (sl_block_shape){.part = SL_PART_VISION, .d_model = v->d_model, .n_head = v->n_head,
+                                    .n_head_kv = v->n_head, .d_head = v->d_head, .d_mlp = v->d_mlp,
+                                    .norm = SL_NORM_LAYER, .eps = (float)c->vision.eps, .act = vision_act};
+  m->tower.n_layer = v->n_layer;
+  m->tower.n_patch = m->shape.grid_height * m->shape.grid_width;
+  m->decoder.shape = (sl_block_shape){.part = SL_PART_DECODER, .d_model = t->d_model, .n_head = t->n_head,
+                                      .n_head_kv = t->n_head_kv, .d_head = t->d_head, .d_mlp = t->d_mlp,
+                                      .norm = SL_NORM_RMS, .eps = (float)c->text.eps, .act = text_act, .gated = true,
+                                      .causal = true};
+  m->decoder.n_layer = t->n_layer;
+  m->decoder.n_vocab = c->text.n_vocab;
+  return SL_OK;
+}
+
+/* Everything config.json says, checked. `name` is its path. */
+static sl_status read_config(sl_model *m, json_t *json, const char *name) {
+  SL_TRY(sl_family_find(&m->family, json, name));
+  SL_TRY(sl_config_fill(&m->config, json, m->family->fields, m->family->n_field, name));
+  SL_TRY(check_text(&m->config, name));
+  SL_TRY(check_vision(&m->config, name));
+  SL_TRY(check_total(&m->config, name));
+  SL_TRY(m->family->check(&m->config, name));
+  fill_shapes(m);
+  return fill_nn(m, name);
+}
+
+static sl_status open_config(sl_model *m) {
+  char *name = NULL;
+  SL_TRY(sl_config_load(&m->config.json, m->dir, &name));
+  const sl_status status = read_config(m, m->config.json, name);
+  free(name);
+  return status;
+}
+
+/* eos from generation_config.json (a number or a list: the first), else config.json, else the tokenizer's "</s>". The
+ * file may be absent, but not broken: an answer would run past its end. */
+static sl_status find_eos(sl_model *m) {
+  json_t *generation = NULL, *from[2] = {NULL, m->config.json};
+  char *path = NULL;
+  SL_TRY(sl_path_join(&path, m->dir, "generation_config.json"));
+  const sl_status status = sl_json_load(&generation, path, (size_t)1 << 20);
+  free(path);
+  if (status != SL_OK && status != SL_ERROR_FILE) return status;
+  from[0] = generation;
+  static const char *const keys[] = {"eos_token_id", "text_config.eos_token_id"};
+  for (int f = 0; f < 2 && m->shape.eos_id < 0; f++) {
+    for (int k = 0; k < 2 && from[f] && m->shape.eos_id < 0; k++) {
+      json_t *value = sl_json_at(from[f], keys[k]);
+      if (json_is_array(value)) value = json_array_get(value, 0);
+      if (json_is_integer(value) && json_integer_value(value) >= 0 && json_integer_value(value) < m->shape.n_vocab)
+        m->shape.eos_id = (int)json_integer_value(value);
+    }
+  }
+  json_decref(generation);
+  if (m->shape.eos_id < 0) m->shape.eos_id = sl_tokenizer_find(m->tokenizer, "</s>");
+  m->shape.bos_id = sl_tokenizer_find(m->tokenizer, "<s>");
+  return SL_OK;
+}
+
+static sl_status open_text(sl_model *m) {
+  char *path = NULL;
+  SL_TRY(sl_path_join(&path, m->dir, "tokenizer.json"));
+  sl_status status = sl_tokenizer_open(&m->tokenizer, path);
+  if (status == SL_OK) {
+    const int id = sl_tokenizer_find(m->tokenizer, m->family->placeholder);
+    if (id != m->shape.image_token_id)
+      status = sl_fail(SL_ERROR_FORMAT, "%s: \"%s\" has id %d; config.json's image_token_index is %d", path,
+                       m->family->placeholder, id, m->shape.image_token_id);
+  }
+  free(path);
+  SL_TRY(status);
+  return find_eos(m);
+}
+
+static sl_status choose_backend(sl_model *m, const sl_model_options *options) {
+  SL_TRY(sl_backend_open(&m->backend, options->backend ? options->backend : "cpu"));
+  m->n_thread = options->n_thread;
+  const char *wanted = options->compute ? options->compute : "auto";
+  if (strcmp(wanted, "auto") == 0) {
+    m->compute = sl_backend_default_compute(m->backend);
+    return SL_OK;
+  }
+  for (int i = 0; i < SL_COMPUTE_COUNT; i++) {
+    if (strcmp(wanted, sl_compute_name((sl_compute)i)) != 0) continue;
+    m->compute = (sl_compute)i;
+    return SL_OK;
+  }
+  SL_FAIL(SL_ERROR_ARGUMENT, "compute mode \"%s\" is unknown; expected auto, bf16, bf16x2 or f32", wanted);
+}
+
+static sl_status check_preprocess(const sl_model *m) {
+  const sl_preprocess *p = &m->preprocess;
+  const int height = p->do_center_crop ? p->crop_height_px : p->resize_height_px;
+  const int width = p->do_center_crop ? p->crop_width_px : p->resize_width_px;
+  if (height == m->shape.image_px && width == m->shape.image_px) return SL_OK;
+  SL_FAIL(SL_ERROR_FORMAT, "%s: the image processor makes pictures of %d x %d px; the tower's image_size is %d", m->dir,
+          width, height, m->shape.image_px);
+}
+
+static sl_status open_all(sl_model *m, const char *path, const sl_model_options *options) {
+  SL_TRY(sl_strdup(&m->dir, path));
+  SL_TRY(open_config(m));
+  SL_TRY(sl_preprocess_read(&m->preprocess, path));
+  SL_TRY(check_preprocess(m));
+  SL_TRY(open_text(m));
+  SL_TRY(choose_backend(m, options));
+  return sl_model_load(m, options);
+}
+
+sl_status sl_model_open(sl_model **out, const char *path, const sl_model_options *options) {
+  *out = NULL;
+  static const sl_model_options defaults = {.size = sizeof defaults};
+  if (!options) options = &defaults;
+  if (options->size != sizeof defaults)
+    SL_FAIL(SL_ERROR_ARGUMENT, "sl_model_options has size %zu; this library expects %zu", options->size, sizeof defaults);
+  sl_model *m = NULL;
+  SL_TRY(SL_ALLOC(m, 1, "model"));
+  const sl_status status = open_all(m, path, options);
+  if (status != SL_OK) {
+    sl_model_close(m);
+    return status;
+  }
+  *out = m;
+  return SL_OK;
+}
+
+void sl_model_close(sl_model *m) {
+  if (!m) return;
+  sl_model_unload(m);
+  sl_backend_close(m->backend);
+  sl_tokenizer_close(m->tokenizer);
+  json_decref(m->config.json);
+  free(m->dir);
+  free(m);
+}
+
+const sl_model_shape *sl_model_get_shape(const sl_model *m) { return &m->shape; }
+const sl_tokenizer *sl_model_get_tokenizer(const sl_model *m) { return m->tokenizer; }
+const sl_preprocess *sl_model_get_preprocess(const sl_model *m) { return &m->preprocess; }
+sl_compute sl_model_get_compute(const sl_model *m) { return m->compute; }
+const sl_backend *sl_model_get_backend(const sl_model *m) { return m->backend; }
+const char *sl_model_get_template(const sl_model *m) { return m->family->prompt; }

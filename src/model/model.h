@@ -1,0 +1,39 @@
+/* The loaded model as the rooms above see it: shapes, tokenizer, preprocessing. Immutable; shareable between threads. */
+#ifndef SL_MODEL_MODEL_H
+#define SL_MODEL_MODEL_H
+
+#include "base/json.h"
+#include "input/image.h"
+#include "input/tokenizer.h"
+#include "nn/site.h"
+#include "sightline/model.h"
+
+/* Sizes of the opened model, by part. Counts of the vision part: n_layer is the number of blocks that are run (the
+ * kept feature layer), n_layer_stored what the checkpoint holds. */
+typedef struct sl_part_shape {
+  int n_layer, n_layer_stored, n_head, n_head_kv, d_model, d_head, d_mlp;
+} sl_part_shape;
+
+typedef struct sl_model_shape {
+  sl_part_shape vision, decoder;
+  int n_vocab;
+  int image_px, patch_px;      /* square input of the tower */
+  int grid_height, grid_width; /* patches */
+  int n_image_token;           /* tokens one picture becomes (grid, plus 1 when the class token is kept) */
+  bool keeps_cls;              /* image token 0 is the class token: it has no box */
+  int image_token_id;
+  int bos_id, eos_id;          /* -1 when absent */
+} sl_model_shape;
+
+const sl_model_shape *sl_model_get_shape(const sl_model *model);
+const sl_tokenizer *sl_model_get_tokenizer(const sl_model *model);
+const sl_preprocess *sl_model_get_preprocess(const sl_model *model);
+sl_compute sl_model_get_compute(const sl_model *model);
+const sl_backend *sl_model_get_backend(const sl_model *model);
+const char *sl_model_get_template(const sl_model *model); /* "USER: <image>\n{question} ASSISTANT:" */
+
+/* The "model" and "compute" objects of run.json (new references). */
+sl_status sl_model_to_json(const sl_model *model, json_t **out);
+sl_status sl_model_compute_to_json(const sl_model *model, json_t **out);
+
+#endif

@@ -1,0 +1,470 @@
+/* Sessions: forward over a layout, greedy continuation over the key/value cache, backward from logits. */
+#include "model/session.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/internal.h"
+#include "model/keep.h"
+
+#define HEAD_ROWS 32 /* logits are computed this many rows at a time */
+
+struct sl_image {
+  sl_buffer *buffer;
+  sl_mat rows;     /* [N, D] projected */
+  sl_mat features; /* [n_patch + 1, Dv] tower output, class token included; present when kept */
+  sl_mat pre;      /* [N, D] projector before its activation; likewise */
+  sl_keep keep;
+  bool kept;
+};
+
+struct sl_session {
+  const sl_model *model;
+  sl_queue *queue;
+  sl_scratch scratch;
+  const atomic_bool *cancel;
+  int capacity;      /* rows that x, d, ids and the cache hold */
+  int n_cached;      /* rows in the cache */
+  sl_buffer *cache;  /* [n_layer, 2, capacity, Hkv d] */
+  sl_kv *kv;
+  sl_buffer *rows;   /* x [capacity, D] then d [capacity, D] */
+  sl_buffer *numbers; /* i32: ids, positions, image rows: 3 x capacity */
+  sl_mat x, d;
+  sl_keep keep;
+  size_t keep_limit_bytes;
+  int n_kept;        /* rows of the last forward with keep; 0 = none */
+  const sl_image *image; /* of that forward */
+  int first_image;
+};
+
+static sl_context context_of(sl_session *s, const sl_probe *probe) {
+  return (sl_context){s->queue, sl_queue_ops(s->queue), &s->scratch, probe};
+}
+
+sl_status sl_session_new(sl_session **out, const sl_model *model, int n_thread) {
+  *out = NULL;
+  sl_session *s = NULL;
+  SL_TRY(SL_ALLOC(s, 1, "session"));
+  s->model = model;
+  s->keep_limit_bytes = (size_t)4 << 30;
+  sl_status status = sl_queue_new(&s->queue, model->backend, n_thread ? n_thread : model->n_thread);
+  if (status == SL_OK) status = SL_ALLOC(s->kv, (size_t)model->decoder.n_layer, "session");
+  if (status != SL_OK) {
+    sl_session_free(s);
+    return status;
+  }
+  *out = s;
+  return SL_OK;
+}
+
+void sl_session_free(sl_session *s) {
+  if (!s) return;
+  sl_keep_dispose(&s->keep);
+  sl_buffer_free(s->scratch.buffer);
+  sl_buffer_free(s->cache);
+  sl_buffer_free(s->rows);
+  sl_buffer_free(s->numbers);
+  sl_queue_free(s->queue);
+  free(s->kv);
+  free(s);
+}
+
+sl_queue *sl_session_queue(sl_session *s) { return s->queue; }
+void sl_session_set_cancel(sl_session *s, const atomic_bool *cancel) { s->cancel = cancel; }
+void sl_session_set_keep_limit(sl_session *s, size_t n_bytes) { s->keep_limit_bytes = n_bytes; }
+
+size_t sl_session_keep_bytes(const sl_session *s, int n_token) {
+  const sl_decoder *decoder = &s->model->decoder;
+  const size_t all = sl_keep_bytes(&decoder->shape, s->model->compute, decoder->n_layer, n_token, true);
+  if (all <= s->keep_limit_bytes) return all;
+  return sl_keep_bytes(&decoder->shape, s->model->compute, decoder->n_layer, n_token, false);
+}
+
+/* Scratch of at least `need` elements; only between passes, when nothing is in use. */
+static sl_status reserve_scratch(sl_session *s, int64_t need) {
+  if (need <= s->scratch.capacity) return SL_OK;
+  sl_buffer_free(s->scratch.buffer);
+  s->scratch = (sl_scratch){0};
+  SL_TRY(sl_buffer_new(&s->scratch.buffer, s->model->backend, (size_t)need * sizeof(float), "scratch"));
+  s->scratch.capacity = need;
+  return SL_OK;
+}
+
+static int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* The widest side of any product, for the ops' own scratch. */
+static int widest(const sl_model *m) {
+  int64_t width = m->config.text.n_vocab;
+  const int64_t others[] = {sl_block_qkv_width(&m->decoder.shape), sl_block_up_width(&m->decoder.shape),
+                            m->decoder.shape.d_model, sl_block_qkv_width(&m->tower.shape), m->tower.shape.d_mlp,
+                            (int64_t)3 * m->shape.patch_px * m->shape.patch_px};
+  for (size_t i = 0; i < sizeof others / sizeof *others; i++) width = max_of(width, others[i]);
+  return (int)width;
+}
+
+static sl_mat cache_mat(const sl_model *m, sl_buffer *cache, int capacity, int il, int which) {
+  const int width = m->decoder.shape.n_head_kv * m->decoder.shape.d_head;
+  return (sl_mat){cache, ((int64_t)il * 2 + which) * capacity * width, width, capacity, width, SL_F32};
+}
+
+/* Moves the cached rows of every layer into a cache of the new capacity. */
+static sl_status grow_cache(sl_session *s, int capacity) {
+  const sl_model *m = s->model;
+  const int n_layer = m->decoder.n_layer, width = m->decoder.shape.n_head_kv * m->decoder.shape.d_head;
+  size_t bytes;
+  if (!sl_size_mul((size_t)n_layer * 2 * sizeof(float), (size_t)capacity * (size_t)width, &bytes))
+    SL_FAIL(SL_ERROR_MEMORY, "a key/value cache for %d tokens is too large", capacity);
+  sl_buffer *cache = NULL;
+  SL_TRY(sl_buffer_new(&cache, m->backend, bytes, "key/value cache"));
+  for (int il = 0; il < n_layer; il++) {
+    sl_mat *own[2] = {&s->kv[il].k, &s->kv[il].v};
+    for (int which = 0; which < 2; which++) {
+      const sl_mat grown = cache_mat(m, cache, capacity, il, which);
+      if (s->n_cached > 0)
+        sl_queue_ops(s->queue)->copy(s->queue, sl_mat_rows(grown, 0, s->n_cached), sl_mat_rows(*own[which], 0, s->n_cached));
+      *own[which] = grown;
+    }
+  }
+  sl_buffer_free(s->cache);
+  s->cache = cache;
+  return SL_OK;
+}
+
+/* Room for `n_token` rows in the cache and the residual buffers. Cached keys and values survive; x and d do not. */
+static sl_status reserve_rows(sl_session *s, int n_token) {
+  if (n_token <= s->capacity) return SL_OK;
+  const int64_t stride = sl_scratch_stride(s->model->decoder.shape.d_model);
+  sl_buffer_free(s->rows);
+  sl_buffer_free(s->numbers);
+  s->rows = s->numbers = NULL;
+  s->capacity = 0;
+  s->n_kept = 0;
+  SL_TRY(grow_cache(s, n_token));
+  SL_TRY(sl_buffer_new(&s->rows, s->model->backend, (size_t)(2 * n_token * stride) * sizeof(float), "residual stream"));
+  SL_TRY(sl_buffer_new(&s->numbers, s->model->backend, (size_t)(3 * (int64_t)n_token) * sizeof(int32_t), "token ids"));
+  s->x = (sl_mat){s->rows, 0, stride, n_token, s->model->decoder.shape.d_model, SL_F32};
+  s->d = s->x;
+  s->d.offset = n_token * stride;
+  s->capacity = n_token;
+  return SL_OK;
+}
+
+/* ---- the picture ---- */
+
+/* [n_patch, 3 p p]: the patch kernels' order is channel, row, column. */
+static sl_status cut_patches(const sl_model *m, const float *pixels, float **out) {
+  const int p = m->shape.patch_px, px = m->shape.image_px, grid_w = m->shape.grid_width;
+  const int n_patch = m->tower.n_patch, width = 3 * p * p;
+  SL_TRY(SL_ALLOC(*out, (size_t)n_patch * (size_t)width, "patches"));
+  for (int i = 0; i < n_patch; i++)
+    for (int channel = 0; channel < 3; channel++)
+      for (int y = 0; y < p; y++) {
+        const size_t source = ((size_t)channel * (size_t)px + (size_t)(i / grid_w * p + y)) * (size_t)px + (size_t)(i % grid_w * p);
+        memcpy(*out + (size_t)i * (size_t)width + (size_t)((channel * p + y) * p), pixels + source, (size_t)p * sizeof(float));
+      }
+  return SL_OK;
+}
+
+static sl_mat selected(const sl_model *m, sl_mat features) {
+  return m->shape.keeps_cls ? features : sl_mat_rows(features, 1, features.rows - 1);
+}
+
+static sl_mat mat_at(sl_buffer *buffer, int64_t *at, int rows, int cols) {
+  const sl_mat m = {buffer, *at, sl_scratch_stride(cols), rows, cols, SL_F32};
+  *at += sl_scratch_need(rows, cols);
+  return m;
+}
+
+static sl_status allocate_image(sl_image *image, sl_session *s, bool keep) {
+  const sl_model *m = s->model;
+  const int n_row = sl_tower_rows(&m->tower), n = m->shape.n_image_token, width = m->decoder.shape.d_model;
+  const int64_t need = sl_scratch_need(n, width) * (keep ? 2 : 1) + sl_scratch_need(n_row, m->tower.shape.d_model);
+  SL_TRY(sl_buffer_new(&image->buffer, m->backend, (size_t)need * sizeof(float), "image rows"));
+  int64_t at = 0;
+  image->rows = mat_at(image->buffer, &at, n, width);
+  image->features = mat_at(image->buffer, &at, n_row, m->tower.shape.d_model);
+  if (keep) image->pre = mat_at(image->buffer, &at, n, width);
+  image->kept = keep;
+  if (keep)
+    SL_TRY(sl_keep_reserve(&image->keep, m->backend, &m->tower.shape, m->compute, m->tower.n_layer, n_row, true));
+  return SL_OK;
+}
+
+static sl_status reserve_tower(sl_session *s, const sl_probe *probe) {
+  const sl_model *m = s->model;
+  const int n_row = sl_tower_rows(&m->tower), n_pattern = probe ? probe->pattern_rows.count : 0;
+  const int64_t tower = max_of(sl_block_forward_scratch(&m->tower.shape, n_row, n_row, n_pattern),
+                               sl_block_backward_scratch(&m->tower.shape, n_row));
+  const int64_t own = sl_scratch_need(n_row, 3 * m->shape.patch_px * m->shape.patch_px) + sl_scratch_need(n_row, m->tower.shape.d_model);
+  SL_TRY(reserve_scratch(s, own + max_of(tower, sl_projector_scratch(&m->projector, m->shape.n_image_token))));
+  return sl_queue_reserve(s->queue, n_row, widest(m), n_row);
+}
+
+static sl_status encode(sl_image *image, sl_session *s, const float *pixels, const sl_probe *probe, bool keep) {
+  const sl_model *m = s->model;
+  SL_TRY(allocate_image(image, s, keep));
+  SL_TRY(reserve_tower(s, probe));
+  float *host = NULL;
+  SL_TRY(cut_patches(m, pixels, &host));
+  const sl_context c = context_of(s, probe);
+  const int64_t mark = s->scratch.used;
+  sl_mat patches = sl_scratch_mat(&s->scratch, m->tower.n_patch, 3 * m->shape.patch_px * m->shape.patch_px);
+  for (int i = 0; i < patches.rows; i++)
+    sl_buffer_write(s->queue, patches.buffer, (size_t)(patches.offset + i * patches.stride) * sizeof(float),
+                    host + (size_t)i * (size_t)patches.cols, (size_t)patches.cols * sizeof(float));
+  free(host);
+  const sl_status status =
+      sl_tower_forward(&c, &m->tower, image->features, patches, keep ? image->keep.acts : NULL, s->cancel);
+  if (status == SL_OK) sl_projector_forward(&c, &m->projector, image->rows, selected(m, image->features), image->pre);
+  s->scratch.used = mark;
+  return status;
+}
+
+sl_status sl_image_encode(sl_image **out, sl_session *session, const float *pixels, const sl_probe *probe, bool keep) {
+  *out = NULL;
+  sl_image *image = NULL;
+  SL_TRY(SL_ALLOC(image, 1, "image"));
+  const sl_status status = encode(image, session, pixels, probe, keep);
+  if (status != SL_OK) {
+    sl_image_free(image);
+    return status;
+  }
+  *out = image;
+  return SL_OK;
+}
+
+void sl_image_free(sl_image *image) {
+  if (!image) return;
+  sl_keep_dispose(&image->keep);
+  sl_buffer_free(image->buffer);
+  free(image);
+}
+
+/* ---- forward ---- */
+
+static sl_status reserve_decoder(sl_session *s, int n_row, int n_key, const sl_probe *probe, bool keep) {
+  const sl_decoder *decoder = &s->model->decoder;
+  const int n_pattern = probe ? probe->pattern_rows.count : 0;
+  int64_t need = sl_block_forward_scratch(&decoder->shape, n_row, n_key, n_pattern);
+  if (keep) need = max_of(need, sl_block_backward_scratch(&decoder->shape, n_row));
+  const int64_t head = sl_decoder_head_scratch(decoder, HEAD_ROWS) + sl_scratch_need(HEAD_ROWS, decoder->n_vocab);
+  SL_TRY(reserve_scratch(s, sl_scratch_need(n_row, decoder->shape.d_model) + max_of(need, head)));
+  return sl_queue_reserve(s->queue, n_row > HEAD_ROWS ? n_row : HEAD_ROWS, widest(s->model), n_key);
+}
+
+/* Writes ids, positions and image rows of `layout` into the number buffer. */
+static sl_status upload_layout(sl_session *s, const sl_layout *layout) {
+  const int n = layout->n_token;
+  int32_t *host = NULL;
+  SL_TRY(SL_ALLOC(host, (size_t)n * 3, "token ids"));
+  for (int t = 0; t < n; t++) {
+    const bool image = layout->n_image > 0 && t >= layout->first_image && t < layout->first_image + layout->n_image;
+    host[t] = image ? 0 : layout->ids[t]; /* the placeholder's own row is overwritten, and may not exist */
+    host[n + t] = t;
+  }
+  for (int i = 0; i < layout->n_image; i++) host[2 * n + i] = layout->first_image + i;
+  for (int part = 0; part < 3; part++)
+    sl_buffer_write(s->queue, s->numbers, (size_t)part * (size_t)s->capacity * sizeof(int32_t), host + (size_t)part * (size_t)n,
+                    (size_t)n * sizeof(int32_t));
+  free(host);
+  return SL_OK;
+}
+
+static sl_ints numbers(const sl_session *s, int part, int count) {
+  return (sl_ints){s->numbers, (int64_t)part * s->capacity, count};
+}
+
+/* Length of the run of consecutive row numbers starting at rows[0], at most HEAD_ROWS. */
+static int run_length(const int *rows, int n_row) {
+  int n = 1;
+  while (n < n_row && n < HEAD_ROWS && rows[n] == rows[0] + n) n++;
+  return n;
+}
+
+/* Head over consecutive rows from `first` of the final residual; `out` may be NULL. */
+static void head_rows(sl_session *s, const sl_context *c, sl_mat x, int first_row, float *out) {
+  const sl_decoder *decoder = &s->model->decoder;
+  const int64_t mark = s->scratch.used;
+  const sl_mat logits = sl_scratch_mat(&s->scratch, x.rows, decoder->n_vocab);
+  sl_decoder_head(c, decoder, logits, x, first_row);
+  for (int i = 0; out && i < x.rows; i++)
+    sl_buffer_read(s->queue, out + (size_t)i * (size_t)decoder->n_vocab, logits.buffer,
+                   (size_t)(logits.offset + i * logits.stride) * sizeof(float), (size_t)decoder->n_vocab * sizeof(float));
+  s->scratch.used = mark;
+}
+
+static void head_asked(sl_session *s, const sl_context *c, const int *rows, int n_row, float *logits) {
+  for (int i = 0; i < n_row;) {
+    const int n = run_length(rows + i, n_row - i);
+    head_rows(s, c, sl_mat_rows(s->x, rows[i], n), rows[i], logits ? logits + (size_t)i * (size_t)s->model->decoder.n_vocab : NULL);
+    i += n;
+  }
+}
+
+static sl_status check_rows(const int *rows, int n_row, int n_token) {
+  for (int i = 0; i < n_row; i++)
+    if (rows[i] < 0 || rows[i] >= n_token || (i > 0 && rows[i] <= rows[i - 1]))
+      SL_FAIL(SL_ERROR_ARGUMENT, "logits row %d: expected ascending rows from 0 to %d", rows[i], n_token - 1);
+  return SL_OK;
+}
+
+/* The probe wants values of the head at every row, not only at the asked ones. */
+static void head_for_probe(sl_session *s, const sl_context *c, int n_token) {
+  if (!sl_wants(c, SL_PART_DECODER, SL_SITE_LOGITS, 0, false) && !sl_wants(c, SL_PART_DECODER, SL_SITE_LN_FINAL, 0, false))
+    return;
+  for (int first = 0; first < n_token; first += HEAD_ROWS) {
+    const int n = n_token - first < HEAD_ROWS ? n_token - first : HEAD_ROWS;
+    head_rows(s, c, sl_mat_rows(s->x, first, n), first, NULL);
+  }
+}
+
+sl_status sl_session_forward(sl_session *s, const sl_layout *layout, const sl_image *image, const int *rows, int n_row,
+                             float *logits, const sl_probe *probe, bool keep) {
+  const sl_decoder *decoder = &s->model->decoder;
+  const int n = layout->n_token;
+  if (layout->n_image > 0 && !image) SL_FAIL(SL_ERROR_ARGUMENT, "the prompt has a picture, but none was given");
+  SL_TRY(check_rows(rows, n_row, n));
+  s->n_cached = s->n_kept = 0;
+  SL_TRY(reserve_rows(s, n));
+  SL_TRY(reserve_decoder(s, n, n, probe, keep));
+  if (keep) {
+    const bool everything = sl_keep_bytes(&decoder->shape, s->model->compute, decoder->n_layer, n, true) <= s->keep_limit_bytes;
+    SL_TRY(sl_keep_reserve(&s->keep, s->model->backend, &decoder->shape, s->model->compute, decoder->n_layer, n, everything));
+  }
+  SL_TRY(upload_layout(s, layout));
+  const sl_context c = context_of(s, probe);
+  const sl_mat x = sl_mat_rows(s->x, 0, n);
+  sl_decoder_embed(&c, decoder, x, numbers(s, 0, n), image ? image->rows : (sl_mat){0}, numbers(s, 2, layout->n_image));
+  SL_TRY(sl_decoder_forward(&c, decoder, x, 0, numbers(s, 1, n), s->kv, keep ? s->keep.acts : NULL, s->cancel));
+  s->n_cached = n;
+  s->n_kept = keep ? n : 0;
+  s->image = image;
+  s->first_image = layout->first_image;
+  head_for_probe(s, &c, n);
+  const sl_context silent = context_of(s, NULL);
+  head_asked(s, &silent, rows, n_row, logits);
+  return SL_OK;
+}
+
+sl_status sl_session_step(sl_session *s, const int32_t *ids, int n_id, float *logits, const sl_probe *probe) {
+  const sl_decoder *decoder = &s->model->decoder;
+  if (s->n_cached == 0) SL_FAIL(SL_ERROR_ARGUMENT, "a step needs a forward before it");
+  if (n_id < 1) SL_FAIL(SL_ERROR_ARGUMENT, "a step of %d tokens; expected at least 1", n_id);
+  for (int i = 0; i < n_id; i++)
+    if (ids[i] < 0 || ids[i] >= decoder->n_vocab)
+      SL_FAIL(SL_ERROR_ARGUMENT, "token id %d is outside the vocabulary of %d", ids[i], decoder->n_vocab);
+  if (probe && probe->pattern_rows.count > 0)
+    SL_FAIL(SL_ERROR_ARGUMENT, "attention patterns are recorded in a forward pass, not in a step");
+  s->n_kept = 0; /* the step's positions replace those of the kept forward */
+  if (s->n_cached + n_id > s->capacity) SL_TRY(reserve_rows(s, 2 * s->n_cached + n_id));
+  SL_TRY(reserve_decoder(s, n_id, s->n_cached + n_id, probe, false));
+  int32_t *positions = NULL;
+  SL_TRY(SL_ALLOC(positions, (size_t)n_id, "positions"));
+  for (int i = 0; i < n_id; i++) positions[i] = s->n_cached + i;
+  sl_buffer_write(s->queue, s->numbers, 0, ids, (size_t)n_id * sizeof *ids);
+  sl_buffer_write(s->queue, s->numbers, (size_t)s->capacity * sizeof *ids, positions, (size_t)n_id * sizeof *positions);
+  free(positions);
+  const sl_context c = context_of(s, probe);
+  const int64_t mark = s->scratch.used;
+  const sl_mat x = sl_scratch_mat(&s->scratch, n_id, decoder->shape.d_model);
+  c.ops->embed(c.queue, x, decoder->embed, numbers(s, 0, n_id));
+  const sl_status status = sl_decoder_forward(&c, decoder, x, s->n_cached, numbers(s, 1, n_id), s->kv, NULL, s->cancel);
+  if (status == SL_OK) {
+    head_rows(s, &c, sl_mat_rows(x, n_id - 1, 1), s->n_cached + n_id - 1, logits);
+    s->n_cached += n_id;
+  }
+  s->scratch.used = mark;
+  return status;
+}
+
+/* ---- greedy ---- */
+
+/* The largest logit (the first of equal ones) and its probability. */
+static int32_t best_token(const float *logits, int n_vocab, float *prob) {
+  int best = 0;
+  for (int i = 1; i < n_vocab; i++)
+    if (logits[i] > logits[best]) best = i;
+  double sum = 0;
+  for (int i = 0; i < n_vocab; i++) sum += exp((double)logits[i] - (double)logits[best]);
+  *prob = (float)(1 / sum);
+  return best;
+}
+
+static sl_status continue_greedy(sl_session *s, sl_layout *layout, int max_token, float *logits, float *prob, float *logit) {
+  for (int i = 0; i < max_token; i++) {
+    float p;
+    const int32_t token = best_token(logits, s->model->decoder.n_vocab, &p);
+    if (token == s->model->shape.eos_id) return SL_OK;
+    if (prob) prob[i] = p;
+    if (logit) logit[i] = logits[token];
+    SL_TRY(sl_layout_append(layout, s->model, &token, 1));
+    if (i + 1 < max_token) SL_TRY(sl_session_step(s, &token, 1, logits, NULL));
+  }
+  return SL_OK;
+}
+
+sl_status sl_session_greedy(sl_session *s, sl_layout *layout, const sl_image *image, int max_token, float *prob,
+                            float *logit) {
+  float *logits = NULL;
+  if (max_token < 1) SL_FAIL(SL_ERROR_ARGUMENT, "max tokens is %d; expected at least 1", max_token);
+  SL_TRY(SL_ALLOC(logits, (size_t)s->model->decoder.n_vocab, "logits"));
+  const int last = layout->n_token - 1;
+  sl_status status = sl_session_forward(s, layout, image, &last, 1, logits, NULL, false);
+  if (status == SL_OK) status = continue_greedy(s, layout, max_token, logits, prob, logit);
+  free(logits);
+  return status;
+}
+
+/* ---- backward ---- */
+
+/* Gradient of the final residual at `rows`, from that of the logits; every other row is zero. */
+static void head_backward(sl_session *s, const sl_context *c, const int *rows, int n_row, const float *d_logits) {
+  const sl_decoder *decoder = &s->model->decoder;
+  const size_t row_bytes = (size_t)decoder->n_vocab * sizeof(float);
+  c->ops->zero(c->queue, sl_mat_rows(s->d, 0, s->n_kept));
+  for (int i = 0; i < n_row;) {
+    const int n = run_length(rows + i, n_row - i);
+    const int64_t mark = s->scratch.used;
+    const sl_mat d = sl_scratch_mat(&s->scratch, n, decoder->n_vocab);
+    for (int r = 0; r < n; r++)
+      sl_buffer_write(s->queue, d.buffer, (size_t)(d.offset + r * d.stride) * sizeof(float),
+                      d_logits + (size_t)(i + r) * (size_t)decoder->n_vocab, row_bytes);
+    sl_decoder_head_backward(c, decoder, sl_mat_rows(s->d, rows[i], n), d, sl_mat_rows(s->x, rows[i], n));
+    s->scratch.used = mark;
+    i += n;
+  }
+}
+
+static sl_status tower_backward(sl_session *s, const sl_probe *probe) {
+  const sl_model *m = s->model;
+  const sl_image *image = s->image;
+  SL_TRY(reserve_tower(s, probe));
+  const sl_context c = context_of(s, probe);
+  const int64_t mark = s->scratch.used;
+  const sl_mat d = sl_scratch_mat(&s->scratch, image->features.rows, image->features.cols);
+  c.ops->zero(c.queue, d);
+  sl_projector_backward(&c, &m->projector, selected(m, d), sl_mat_rows(s->d, s->first_image, image->rows.rows),
+                        selected(m, image->features), image->rows, image->pre);
+  const sl_status status = sl_tower_backward(&c, &m->tower, d, image->keep.acts, s->cancel);
+  s->scratch.used = mark;
+  return status;
+}
+
+sl_status sl_session_backward(sl_session *s, const int *rows, int n_row, const float *d_logits, const sl_probe *probe,
+                              bool into_tower) {
+  const sl_decoder *decoder = &s->model->decoder;
+  if (s->n_kept == 0) SL_FAIL(SL_ERROR_ARGUMENT, "a backward pass needs a forward with keep before it");
+  if (into_tower && !(s->image && s->image->kept))
+    SL_FAIL(SL_ERROR_ARGUMENT, "a backward pass into the tower needs an image encoded with keep");
+  if (into_tower && s->first_image < 0)
+    SL_FAIL(SL_ERROR_ARGUMENT, "a backward pass into the tower needs a prompt with a picture");
+  if (n_row < 1) SL_FAIL(SL_ERROR_ARGUMENT, "a backward pass needs at least one logits row");
+  SL_TRY(check_rows(rows, n_row, s->n_kept));
+  SL_TRY(reserve_decoder(s, s->n_kept, s->n_kept, NULL, true));
+  const sl_context c = context_of(s, probe);
+  head_backward(s, &c, rows, n_row, d_logits);
+  SL_TRY(sl_decoder_backward(&c, decoder, sl_mat_rows(s->d, 0, s->n_kept), rows[0], numbers(s, 1, s->n_kept), s->keep.acts,
+                             s->cancel));
+  return into_tower ? tower_backward(s, probe) : SL_OK;
+}

@@ -1,0 +1,261 @@
+/* Pre-norm transformer block, forward and backward (equations in block.h). Gradients of parameters are never needed:
+ * the backward computes those of activations only. */
+#include "nn/block.h"
+
+int64_t sl_block_forward_scratch(const sl_block_shape *s, int n_row, int n_key, int n_pattern) {
+  const int64_t attention = sl_scratch_need(n_row, s->d_model) * 2 + sl_scratch_need(n_row, sl_block_qkv_width(s)) +
+                            sl_scratch_need(n_row, s->n_head * s->d_head) + sl_scratch_need(n_row, s->n_head) +
+                            2 * sl_scratch_need(s->n_head * n_pattern, n_key);
+  const int64_t mlp = sl_scratch_need(n_row, s->d_model) * 2 + sl_scratch_need(n_row, sl_block_up_width(s)) +
+                      sl_scratch_need(n_row, s->d_mlp);
+  return attention > mlp ? attention : mlp;
+}
+
+int64_t sl_block_backward_scratch(const sl_block_shape *s, int n_row) {
+  const int64_t qkv = sl_scratch_need(n_row, sl_block_qkv_width(s)), z = sl_scratch_need(n_row, s->n_head * s->d_head);
+  const int64_t up = sl_scratch_need(n_row, sl_block_up_width(s)), x = sl_scratch_need(n_row, s->d_model);
+  const int64_t recomputed = qkv + z + sl_scratch_need(n_row, s->n_head) + x + up;
+  const int64_t redo = x + sl_block_forward_scratch(s, n_row, n_row, 0);
+  const int64_t attention = 2 * qkv + 2 * z + 2 * x;
+  const int64_t mlp = 2 * x + 2 * up + sl_scratch_need(n_row, s->d_mlp);
+  int64_t most = attention > mlp ? attention : mlp;
+  if (redo > most) most = redo;
+  return recomputed + most;
+}
+
+/* Emits patterns and scores for the probe's rows. */
+static void show_pattern(const sl_context *c, const sl_block_shape *s, int layer, sl_attend *a, int first) {
+  const bool pattern = sl_wants(c, s->part, SL_SITE_PATTERN, layer, false);
+  const bool scores = sl_wants(c, s->part, SL_SITE_ATTN_SCORES, layer, false);
+  const sl_ints rows = pattern || scores ? c->probe->pattern_rows : (sl_ints){0};
+  if (rows.count == 0) {
+    c->ops->attend(c->queue, a);
+    return;
+  }
+  a->rows = rows;
+  if (pattern) a->pattern = sl_scratch_mat(c->scratch, s->n_head * rows.count, a->k.rows);
+  if (scores) a->scores = sl_scratch_mat(c->scratch, s->n_head * rows.count, a->k.rows);
+  c->ops->attend(c->queue, a);
+  if (scores) sl_see(c, s->part, SL_SITE_ATTN_SCORES, layer, first, a->scores);
+  if (pattern) sl_see(c, s->part, SL_SITE_PATTERN, layer, first, a->pattern);
+}
+
+/* The three column groups of a fused [q | k | v] matrix. */
+static void split_qkv(const sl_block_shape *s, sl_mat qkv, sl_mat *q, sl_mat *k, sl_mat *v) {
+  const int nq = s->n_head * s->d_head, nkv = s->n_head_kv * s->d_head;
+  *q = sl_mat_cols(qkv, 0, nq);
+  *k = sl_mat_cols(qkv, nq, nkv);
+  *v = sl_mat_cols(qkv, nq + nkv, nkv);
+}
+
+static sl_attend attention(const sl_block_shape *s, sl_mat q, sl_mat k, sl_mat v, sl_mat z, sl_mat lse, int first) {
+  return (sl_attend){.n_head = s->n_head, .n_head_kv = s->n_head_kv, .d_head = s->d_head,
+                     .scale = 1.0f / __builtin_sqrtf((float)s->d_head), .causal = s->causal, .first_query = first,
+                     .q = q, .k = k, .v = v, .z = z, .lse = lse};
+}
+
+/* y += x W^T + b; when the probe wants the branch's own output it is computed apart. */
+static void add_branch(const sl_context *c, const sl_block_shape *s, sl_site site, int layer, int first, sl_mat y, sl_mat x,
+                       const sl_weight *w, sl_mat bias) {
+  if (!sl_wants(c, s->part, site, layer, false)) {
+    c->ops->linear(c->queue, y, x, w, bias, true);
+    return;
+  }
+  const int64_t mark = c->scratch->used;
+  const sl_mat out = sl_scratch_mat(c->scratch, y.rows, y.cols);
+  c->ops->linear(c->queue, out, x, w, bias, false);
+  sl_see(c, s->part, site, layer, first, out);
+  c->ops->add(c->queue, y, y, out);
+  c->scratch->used = mark;
+}
+
+static void attention_forward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer, sl_mat x,
+                              int first, sl_ints positions, const sl_kv *kv, const sl_block_acts *keep) {
+  const sl_ops *op = c->ops;
+  const int n_row = x.rows;
+  const int64_t mark = c->scratch->used;
+  const sl_mat normed = sl_scratch_mat(c->scratch, n_row, s->d_model);
+  const sl_mat qkv = sl_scratch_mat(c->scratch, n_row, sl_block_qkv_width(s));
+  const sl_mat z = sl_scratch_mat(c->scratch, n_row, s->n_head * s->d_head);
+  const sl_mat lse = sl_scratch_mat(c->scratch, n_row, s->n_head);
+  sl_mat q, k, v;
+  split_qkv(s, qkv, &q, &k, &v);
+
+  op->norm(c->queue, s->norm, normed, x, w->norm1_w, w->norm1_b, s->eps);
+  sl_see(c, s->part, SL_SITE_LN1, layer, first, normed);
+  op->linear(c->queue, qkv, normed, w->qkv, w->qkv_b, false);
+  sl_see(c, s->part, SL_SITE_Q, layer, first, q);
+  sl_see(c, s->part, SL_SITE_K, layer, first, k);
+  sl_see(c, s->part, SL_SITE_V, layer, first, v);
+  if (s->inv_freq.buffer) {
+    op->rope(c->queue, q, s->d_head, positions, s->inv_freq, 1);
+    op->rope(c->queue, k, s->d_head, positions, s->inv_freq, 1);
+    sl_see(c, s->part, SL_SITE_ROT_Q, layer, first, q);
+    sl_see(c, s->part, SL_SITE_ROT_K, layer, first, k);
+  }
+  sl_mat keys = k, values = v;
+  if (kv) {
+    op->copy(c->queue, sl_mat_rows(kv->k, first, n_row), k);
+    op->copy(c->queue, sl_mat_rows(kv->v, first, n_row), v);
+    keys = sl_mat_rows(kv->k, 0, first + n_row);
+    values = sl_mat_rows(kv->v, 0, first + n_row);
+  }
+  sl_attend a = attention(s, q, keys, values, z, lse, first);
+  show_pattern(c, s, layer, &a, first);
+  sl_see(c, s->part, SL_SITE_Z, layer, first, z);
+  if (keep && keep->qkv.buffer) {
+    op->copy(c->queue, keep->qkv, qkv);
+    op->copy(c->queue, keep->z, z);
+    op->copy(c->queue, keep->lse, lse);
+  }
+  add_branch(c, s, SL_SITE_ATTN_OUT, layer, first, x, z, w->o, w->o_b);
+  c->scratch->used = mark;
+}
+
+static void mlp_forward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer, sl_mat x,
+                        int first, const sl_block_acts *keep) {
+  const sl_ops *op = c->ops;
+  const int64_t mark = c->scratch->used;
+  const sl_mat normed = sl_scratch_mat(c->scratch, x.rows, s->d_model);
+  const sl_mat up = sl_scratch_mat(c->scratch, x.rows, sl_block_up_width(s));
+  const sl_mat hidden = sl_scratch_mat(c->scratch, x.rows, s->d_mlp);
+
+  op->norm(c->queue, s->norm, normed, x, w->norm2_w, w->norm2_b, s->eps);
+  sl_see(c, s->part, SL_SITE_LN2, layer, first, normed);
+  op->linear(c->queue, up, normed, w->up, w->up_b, false);
+  sl_see(c, s->part, SL_SITE_MLP_PRE, layer, first, sl_mat_cols(up, 0, s->d_mlp));
+  if (s->gated) {
+    sl_see(c, s->part, SL_SITE_MLP_PRE_LINEAR, layer, first, sl_mat_cols(up, s->d_mlp, s->d_mlp));
+    op->gate(c->queue, s->act, hidden, up);
+  } else {
+    op->act(c->queue, s->act, hidden, up);
+  }
+  sl_see(c, s->part, SL_SITE_MLP_POST, layer, first, hidden);
+  if (keep && keep->up.buffer) op->copy(c->queue, keep->up, up);
+  add_branch(c, s, SL_SITE_MLP_OUT, layer, first, x, hidden, w->down, w->down_b);
+  c->scratch->used = mark;
+}
+
+void sl_block_forward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer, sl_mat x,
+                      int first, sl_ints positions, const sl_kv *kv, const sl_block_acts *keep) {
+  sl_see(c, s->part, SL_SITE_RESID_PRE, layer, first, x);
+  if (keep) c->ops->copy(c->queue, keep->x, x);
+  attention_forward(c, s, w, layer, x, first, positions, kv, keep);
+  sl_see(c, s->part, SL_SITE_RESID_MID, layer, first, x);
+  if (keep && keep->mid.buffer) c->ops->copy(c->queue, keep->mid, x);
+  mlp_forward(c, s, w, layer, x, first, keep);
+  sl_see(c, s->part, SL_SITE_RESID_POST, layer, first, x);
+}
+
+/* Fills in what was not kept by running the block's forward again, silently, from its input. */
+static sl_block_acts recompute(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer,
+                               sl_ints positions, const sl_block_acts *kept) {
+  const int n_row = kept->x.rows;
+  sl_block_acts acts = {.x = kept->x,
+                        .qkv = sl_scratch_mat(c->scratch, n_row, sl_block_qkv_width(s)),
+                        .z = sl_scratch_mat(c->scratch, n_row, s->n_head * s->d_head),
+                        .lse = sl_scratch_mat(c->scratch, n_row, s->n_head),
+                        .mid = sl_scratch_mat(c->scratch, n_row, s->d_model),
+                        .up = sl_scratch_mat(c->scratch, n_row, sl_block_up_width(s))};
+  const int64_t mark = c->scratch->used;
+  sl_context silent = *c;
+  silent.probe = NULL;
+  const sl_mat x = sl_scratch_mat(c->scratch, n_row, s->d_model);
+  c->ops->copy(c->queue, x, kept->x);
+  attention_forward(&silent, s, w, layer, x, 0, positions, NULL, &acts);
+  c->ops->copy(c->queue, acts.mid, x);
+  mlp_forward(&silent, s, w, layer, x, 0, &acts);
+  c->scratch->used = mark;
+  return acts;
+}
+
+/* f32 view of kept rows: as they are, or expanded from bf16 into scratch. */
+static sl_mat as_f32(const sl_context *c, sl_mat kept, int first_row) {
+  const sl_mat rows = sl_mat_rows(kept, first_row, kept.rows - first_row);
+  if (kept.dtype == SL_F32) return rows;
+  const sl_mat out = sl_scratch_mat(c->scratch, rows.rows, rows.cols);
+  c->ops->copy(c->queue, out, rows);
+  return out;
+}
+
+/* d (rows first_row ..): through the MLP branch, added to the residual's own gradient. */
+static void mlp_backward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer, sl_mat d,
+                         int first_row, const sl_block_acts *acts) {
+  const sl_ops *op = c->ops;
+  const int n_row = d.rows - first_row;
+  const int64_t mark = c->scratch->used;
+  const sl_mat d_rows = sl_mat_rows(d, first_row, n_row), mid = sl_mat_rows(acts->mid, first_row, n_row);
+  const sl_mat up = as_f32(c, acts->up, first_row);
+  const sl_mat d_hidden = sl_scratch_mat(c->scratch, n_row, s->d_mlp);
+  const sl_mat d_normed = sl_scratch_mat(c->scratch, n_row, s->d_model);
+
+  op->linear_dx(c->queue, d_hidden, d_rows, w->down, false);
+  if (s->gated) {
+    /* In place where the kept copy was expanded; a kept f32 copy must survive for the next target. */
+    const sl_mat d_up = acts->up.dtype == SL_F32 ? sl_scratch_mat(c->scratch, n_row, up.cols) : up;
+    op->gate_dx(c->queue, s->act, d_up, d_hidden, up);
+    op->linear_dx(c->queue, d_normed, d_up, w->up, false);
+  } else {
+    op->act_dx(c->queue, s->act, d_hidden, d_hidden, up);
+    op->linear_dx(c->queue, d_normed, d_hidden, w->up, false);
+  }
+  if (sl_wants(c, s->part, SL_SITE_LN2, layer, true)) {
+    const sl_mat normed = sl_scratch_mat(c->scratch, n_row, s->d_model);
+    op->norm(c->queue, s->norm, normed, mid, w->norm2_w, w->norm2_b, s->eps);
+    sl_see_grad(c, s->part, SL_SITE_LN2, layer, first_row, normed, d_normed);
+  }
+  op->norm_dx(c->queue, s->norm, d_rows, d_normed, mid, w->norm2_w, s->eps, true);
+  c->scratch->used = mark;
+}
+
+/* d (rows first_row ..): through the attention branch; afterwards every row of d is filled. */
+static void attention_backward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer,
+                               sl_mat d, int first_row, sl_ints positions, const sl_block_acts *acts) {
+  const sl_ops *op = c->ops;
+  const int n_all = d.rows, n_row = n_all - first_row;
+  const int64_t mark = c->scratch->used;
+  const sl_mat qkv = as_f32(c, acts->qkv, 0), z = as_f32(c, acts->z, first_row);
+  const sl_mat d_z = sl_scratch_mat(c->scratch, n_row, s->n_head * s->d_head);
+  const sl_mat d_qkv = sl_scratch_mat(c->scratch, n_all, sl_block_qkv_width(s));
+  const sl_mat d_normed = sl_scratch_mat(c->scratch, n_all, s->d_model);
+  sl_mat q, k, v, dq, dk, dv;
+  split_qkv(s, qkv, &q, &k, &v);
+  split_qkv(s, d_qkv, &dq, &dk, &dv);
+
+  op->linear_dx(c->queue, d_z, sl_mat_rows(d, first_row, n_row), w->o, false);
+  sl_see_grad(c, s->part, SL_SITE_Z, layer, first_row, z, d_z);
+  const sl_attend a = attention(s, sl_mat_rows(q, first_row, n_row), k, v, z, sl_mat_rows(acts->lse, first_row, n_row),
+                                first_row);
+  if (first_row > 0) op->zero(c->queue, sl_mat_rows(dq, 0, first_row));
+  op->attend_dx(c->queue, &a, d_z, sl_mat_rows(dq, first_row, n_row), dk, dv);
+  if (s->inv_freq.buffer) {
+    op->rope(c->queue, dq, s->d_head, positions, s->inv_freq, -1);
+    op->rope(c->queue, dk, s->d_head, positions, s->inv_freq, -1);
+  }
+  sl_see_grad(c, s->part, SL_SITE_V, layer, 0, v, dv);
+  op->linear_dx(c->queue, d_normed, d_qkv, w->qkv, false);
+  if (sl_wants(c, s->part, SL_SITE_LN1, layer, true)) {
+    const int64_t here = c->scratch->used;
+    const sl_mat normed = sl_scratch_mat(c->scratch, n_all, s->d_model);
+    op->norm(c->queue, s->norm, normed, acts->x, w->norm1_w, w->norm1_b, s->eps);
+    sl_see_grad(c, s->part, SL_SITE_LN1, layer, 0, normed, d_normed);
+    c->scratch->used = here;
+  }
+  if (first_row > 0) op->zero(c->queue, sl_mat_rows(d, 0, first_row));
+  op->norm_dx(c->queue, s->norm, d, d_normed, acts->x, w->norm1_w, s->eps, true);
+  c->scratch->used = mark;
+}
+
+void sl_block_backward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer, sl_mat d,
+                       int *first_row, sl_ints positions, const sl_block_acts *kept) {
+  const int64_t mark = c->scratch->used;
+  const sl_block_acts acts = kept->qkv.buffer ? *kept : recompute(c, s, w, layer, positions, kept);
+  const int n_row = d.rows - *first_row;
+  mlp_backward(c, s, w, layer, d, *first_row, &acts);
+  sl_see_grad(c, s->part, SL_SITE_RESID_MID, layer, *first_row, sl_mat_rows(acts.mid, *first_row, n_row),
+              sl_mat_rows(d, *first_row, n_row));
+  attention_backward(c, s, w, layer, d, *first_row, positions, &acts);
+  *first_row = 0;
+  sl_see_grad(c, s->part, SL_SITE_RESID_PRE, layer, 0, acts.x, d);
+  c->scratch->used = mark;
+}

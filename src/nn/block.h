@@ -1,0 +1,62 @@
+/* The pre-norm transformer block that CLIP towers and LLaMA-like decoders share: forward and backward side by side.
+ *
+ *   a = norm1(x);  q, k, v = a Wqkv + b;  rotate q, k;  z = attend(q, k, v);  m = x + z Wo + b
+ *   n = norm2(m);  y = m + (act(n Wg) * n Wu) Wd + b        (or act(n W1 + b) W2 + b without a gate)
+ */
+#ifndef SL_NN_BLOCK_H
+#define SL_NN_BLOCK_H
+
+#include "nn/context.h"
+
+/* Constants of a stack of blocks. */
+typedef struct sl_block_shape {
+  sl_part part;
+  int d_model, n_head, n_head_kv, d_head, d_mlp;
+  sl_norm norm;
+  float eps;
+  sl_act act;
+  bool gated, causal;
+  sl_mat inv_freq; /* [1, d/2]; absent = no rotary embedding */
+} sl_block_shape;
+
+/* One block's weights; absent biases are zeroed mats. up is [gate; up] stacked when gated. */
+typedef struct sl_block_weights {
+  sl_mat norm1_w, norm1_b, norm2_w, norm2_b;
+  sl_weight *qkv, *o, *up, *down;
+  sl_mat qkv_b, o_b, up_b, down_b;
+} sl_block_weights;
+
+/* What the backward pass needs of one block's forward. All present, or only `x` (the rest is recomputed). */
+typedef struct sl_block_acts {
+  sl_mat x;    /* [T, D] residual before the block, f32 */
+  sl_mat qkv;  /* [T, (H + 2 Hkv) d], q and k rotated; f32 or bf16 */
+  sl_mat z;    /* [T, H d]; f32 or bf16 */
+  sl_mat lse;  /* [T, H] f32 */
+  sl_mat mid;  /* [T, D] residual after attention, f32 */
+  sl_mat up;   /* [T, F] or [T, 2F] before the activation; f32 or bf16 */
+} sl_block_acts;
+
+/* Where new keys and values go and old ones are read: [capacity, Hkv d]. */
+typedef struct sl_kv {
+  sl_mat k, v;
+} sl_kv;
+
+static inline int sl_block_qkv_width(const sl_block_shape *s) { return (s->n_head + 2 * s->n_head_kv) * s->d_head; }
+static inline int sl_block_up_width(const sl_block_shape *s) { return s->gated ? 2 * s->d_mlp : s->d_mlp; }
+
+/* Elements of scratch for T rows against T_key keys, with n_row pattern rows emitted. */
+int64_t sl_block_forward_scratch(const sl_block_shape *shape, int n_row, int n_key, int n_pattern);
+int64_t sl_block_backward_scratch(const sl_block_shape *shape, int n_row);
+
+/* One block in place on x [T, D], rows first .. first + T - 1 of the sequence. With `kv`, keys and values are appended
+ * there and all first + T rows are attended to; without, the rows attend among themselves (first is 0). With `keep` the
+ * backward's needs are stored. */
+void sl_block_forward(const sl_context *c, const sl_block_shape *shape, const sl_block_weights *w, int layer, sl_mat x,
+                      int first, sl_ints positions, const sl_kv *kv, const sl_block_acts *keep);
+
+/* d [T, D]: gradient of the residual after the block, replaced by that before it. Rows before *first_row hold zeros and
+ * are not read; on return *first_row is the first reachable row below (0 once attention has spread the gradient). */
+void sl_block_backward(const sl_context *c, const sl_block_shape *shape, const sl_block_weights *w, int layer, sl_mat d,
+                       int *first_row, sl_ints positions, const sl_block_acts *kept);
+
+#endif

@@ -1,0 +1,133 @@
+// The data of the page, what is selected, and small helpers that everything else uses.
+"use strict";
+
+const sl = (() => {
+  const data = JSON.parse(document.getElementById("sl-data").textContent);
+  const cache = new Map();
+
+  function bytesOf(base64) {
+    const text = atob(base64);
+    const bytes = new Uint8Array(text.length);
+    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+    return bytes;
+  }
+
+  function decode(stored) {
+    const bytes = bytesOf(stored.data).buffer;
+    switch (stored.type) {
+      case "f32": return new Float32Array(bytes);
+      case "i32": return new Int32Array(bytes);
+      case "u8": return new Uint8Array(bytes);
+      case "q16": { // 16-bit shares of each row's largest value
+        const shares = new Uint16Array(bytes), scale = new Float32Array(bytesOf(stored.scale).buffer);
+        const row = shares.length / scale.length, out = new Float32Array(shares.length);
+        for (let i = 0; i < out.length; i++) out[i] = shares[i] / 65535 * scale[Math.floor(i / row)];
+        return out;
+      }
+    }
+    throw new Error("unknown tensor type " + stored.type);
+  }
+
+  // {shape, values, at(i, j, ...)}, or null when the run does not hold it. Fewer indices give a row.
+  function tensor(name) {
+    if (!cache.has(name)) {
+      const stored = data.tensors[name];
+      if (!stored) return null;
+      const shape = stored.shape, values = decode(stored);
+      cache.set(name, {
+        shape, values,
+        at(...index) {
+          let offset = 0, size = values.length;
+          index.forEach((i, axis) => { size /= shape[axis]; offset += i * size; });
+          return size === 1 && index.length === shape.length ? values[offset] : values.subarray(offset, offset + size);
+        },
+      });
+    }
+    return cache.get(name);
+  }
+
+  // What is selected; views listen to the keys they draw.
+  const state = {query: 0, layer: 0, head: 0, kind: 1, map: 0};
+  const listeners = [];
+  const on = (keys, listener) => listeners.push({keys: keys.split(" "), listener});
+  function set(changes) {
+    const changed = Object.keys(changes).filter(key => state[key] !== changes[key]);
+    if (changed.length === 0) return;
+    Object.assign(state, changes);
+    for (const one of listeners) if (one.keys.some(key => changed.includes(key))) one.listener();
+  }
+
+  // Elements are built from text nodes and attributes only: nothing from a prompt is ever parsed as HTML.
+  function el(tag, attributes, ...children) {
+    const element = document.createElement(tag);
+    for (const [key, value] of Object.entries(attributes || {})) {
+      if (value === null || value === undefined || value === false) continue;
+      if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+      else element.setAttribute(key, value === true ? "" : value);
+    }
+    element.append(...children.flat(Infinity).filter(child => child !== null && child !== undefined));
+    return element;
+  }
+
+  const dash = "–";
+  const isNumber = value => typeof value === "number" && Number.isFinite(value);
+  // Three figures at most, so that no digit pretends to more than it knows.
+  function number(value, digits = 3) {
+    if (!isNumber(value)) return dash;
+    if (value === 0) return "0";
+    const size = Math.abs(value);
+    return (size >= 1e5 || size < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(digits)))).replace("-", "−");
+  }
+  const percent = value => !isNumber(value) ? dash
+    : (value === 0 ? "0" : value < 0.00005 ? "< 0.01" : String(Number((value * 100).toPrecision(2)))) + "\u202f%";
+
+  const fixed = (value, digits) => isNumber(value) ? value.toFixed(digits).replace(/^-(?=0\.0*$)/, "").replace("-", "−") : dash;
+
+  // White space made visible, so that a token is never an empty box.
+  const visible = text => String(text).replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/^ +| +$/g, run => "␣".repeat(run.length));
+  // A token inside a sentence: without the space that begins most words.
+  const word = text => visible(String(text).replace(/^ (?=\S)/, ""));
+  const say = text => { document.getElementById("say").textContent = text; };
+
+  const views = new Map();
+  return {data, run: data.run, tensor, state, on, set, el, number, percent, isNumber, visible, word, fixed, say, dash, bytesOf,
+          views, view: (name, build) => views.set(name, build)};
+})();
+
+// Facts that several views need.
+sl.facts = (() => {
+  const run = sl.run, share = sl.tensor("flow.share"), heat = sl.tensor("cam.heat");
+  const classes = [
+    {key: "system", name: "system prompt", short: "system"},
+    {key: "image", name: "image", short: "image"},
+    {key: "structure", name: "image structure", short: "structure"},
+    {key: "user", name: "question", short: "question"},
+    {key: "generated", name: "answer so far", short: "answer"},
+  ];
+  const tokens = Array.isArray(run.tokens) ? run.tokens : [];
+  const queries = Array.isArray(run.queries) ? run.queries : [];
+  const nLayer = (share || heat || {shape: [0]}).shape[0];
+  const nQuery = share ? share.shape[1] : 0;
+  const text = token => token ? String(token.text ?? token.piece ?? "") : "";
+  const cam = (run.analyses && run.analyses.cam) || {}, flow = (run.analyses && run.analyses.flow) || {};
+  const defined = sl.tensor("cam.defined");
+  const nMap = heat ? heat.shape[1] : 0;
+  const stored = Array.isArray(cam.maps) ? cam.maps : [];
+  const maps = Array.from({length: nMap}, (_, i) => String(stored[i] ?? (nMap === 1 ? "sum" : "token " + i)));
+  const mapIsSum = i => maps[i] === "sum" && i === 0;
+  const layerOf = value => Number.isInteger(value) && value >= 0 && value < nLayer ? value : null;
+  return {
+    classes, tokens, queries, nLayer, nQuery, text, cam, flow, maps, nMap, mapIsSum,
+    nHead: (sl.tensor("flow.share_heads") || {shape: [0, 0]}).shape[1],
+    // What query row q predicts.
+    predicted: q => text(tokens[(queries[q] ?? -2) + 1]) || "answer token " + (q + 1),
+    // The query row whose attention is set beside CAM map i.
+    queryOfMap: i => mapIsSum(i) ? 0 : Math.max(0, Math.min(nQuery - 1, mapIsSum(0) ? i - 1 : i)),
+    mapName: i => mapIsSum(i) ? "whole answer (sum of its tokens)" : "“" + sl.word(maps[i]) + "”",
+    isDefined: il => !defined || defined.values[il] !== 0,
+    attentionCliff: layerOf(flow.attention_cliff), camCliff: layerOf(cam.cliff),
+    cliffShare: sl.isNumber(flow.cliff_share) ? flow.cliff_share : 0.02,
+    cliffMass: sl.isNumber(cam.cliff_mass) ? cam.cliff_mass : 0.02,
+    reason: cam.reason ? String(cam.reason) : "the target's gradient cannot reach the image positions at this site",
+  };
+})();

@@ -1,0 +1,198 @@
+// Maps over the picture, on a canvas. The same drawing as src/report/overlay.c.
+"use strict";
+
+sl.maps = (() => {
+  const colours = sl.bytesOf(sl.data.colours);
+  const grid = sl.run.grid && sl.run.grid.height > 0 ? sl.run.grid : null;
+  const boxes = sl.tensor("image.box");
+  let picture = null, mask = null, outline = null;
+
+  const load = async source => {
+    if (!source) return null;
+    const image = new Image();
+    image.src = source;
+    try {
+      await image.decode();
+      return image;
+    } catch (error) {
+      return null;
+    }
+  };
+
+  // The object's border in units of the picture, from the mask.
+  function findOutline(image) {
+    const width = Math.min(256, image.naturalWidth), height = Math.max(1, Math.round(width * image.naturalHeight / image.naturalWidth));
+    const canvas = sl.el("canvas", {width, height}), context = canvas.getContext("2d", {willReadFrequently: true});
+    context.drawImage(image, 0, 0, width, height);
+    const pixels = context.getImageData(0, 0, width, height).data, values = new Float64Array(width * height);
+    for (let i = 0; i < values.length; i++) values[i] = Math.max(pixels[i * 4], pixels[i * 4 + 1], pixels[i * 4 + 2]) > 0 ? 1 : 0;
+    const rings = d3.contours().size([width, height]).thresholds([0.5])(values)[0].coordinates.flat();
+    return rings.map(ring => ring.map(([x, y]) => [x / width, y / height]));
+  }
+
+  async function prepare() {
+    picture = await load(sl.data.pictures.input);
+    mask = await load(sl.data.pictures.mask);
+    if (mask) outline = findOutline(mask);
+  }
+
+  const size = () => picture ? [picture.naturalWidth, picture.naturalHeight] : [336, 336];
+  const hasGrid = n => grid && grid.height * grid.width === n;
+  const placed = n => hasGrid(n) || (boxes && boxes.shape[0] === n);
+  // In px of the stored picture.
+  function boxOf(i, n) {
+    if (boxes && boxes.shape[0] === n) return boxes.at(i);
+    if (!hasGrid(n)) return null;
+    const [width, height] = size(), w = width / grid.width, h = height / grid.height;
+    const x = i % grid.width * w, y = Math.floor(i / grid.width) * h;
+    return [x, y, x + w, y + h];
+  }
+  const tokenAt = (x, y, n) => {
+    for (let i = n - 1; i >= 0; i--) {
+      const box = boxOf(i, n);
+      if (box && x >= box[0] && x < box[2] && y >= box[1] && y < box[3]) return i;
+    }
+    return -1;
+  };
+
+  const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+
+  function rasterGrid(values, width, height, smooth) {
+    const n = values.length, gh = grid.height, gw = grid.width, [fullWidth, fullHeight] = size();
+    const area = [Infinity, Infinity, -Infinity, -Infinity];
+    for (let i = 0; i < n; i++) {
+      const box = boxOf(i, n);
+      for (let k = 0; k < 4; k++) {
+        const value = box[k] * (k % 2 ? height / fullHeight : width / fullWidth);
+        area[k] = k < 2 ? Math.min(area[k], value) : Math.max(area[k], value);
+      }
+    }
+    const out = new Float32Array(width * height).fill(NaN);
+    for (let y = 0; y < height; y++) {
+      let v = (y + 0.5 - area[1]) / (area[3] - area[1]) * gh - 0.5;
+      if (v < -0.5 || v > gh - 0.5) continue;
+      v = clamp(smooth ? v : Math.round(v), 0, gh - 1);
+      const y0 = Math.floor(v), y1 = Math.min(y0 + 1, gh - 1), dy = v - y0;
+      for (let x = 0; x < width; x++) {
+        let u = (x + 0.5 - area[0]) / (area[2] - area[0]) * gw - 0.5;
+        if (u < -0.5 || u > gw - 0.5) continue;
+        u = clamp(smooth ? u : Math.round(u), 0, gw - 1);
+        const x0 = Math.floor(u), x1 = Math.min(x0 + 1, gw - 1), dx = u - x0;
+        out[y * width + x] = (values[y0 * gw + x0] * (1 - dx) + values[y0 * gw + x1] * dx) * (1 - dy)
+          + (values[y1 * gw + x0] * (1 - dx) + values[y1 * gw + x1] * dx) * dy;
+      }
+    }
+    return out;
+  }
+
+  function rasterBoxes(values, width, height) {
+    const out = new Float32Array(width * height), count = new Uint16Array(width * height), [fullWidth, fullHeight] = size();
+    for (let i = 0; i < values.length; i++) {
+      const box = boxOf(i, values.length), sx = width / fullWidth, sy = height / fullHeight;
+      const x0 = clamp(Math.round(box[0] * sx), 0, width), x1 = clamp(Math.round(box[2] * sx), 0, width);
+      const y0 = clamp(Math.round(box[1] * sy), 0, height), y1 = clamp(Math.round(box[3] * sy), 0, height);
+      for (let y = y0; y < y1; y++) for (let x = x0; x < x1; x++) { out[y * width + x] += values[i]; count[y * width + x]++; }
+    }
+    return out.map((value, i) => count[i] ? value / count[i] : NaN);
+  }
+
+  function drawPicture(context, width, height) {
+    if (picture) {
+      context.imageSmoothingQuality = "high";
+      context.drawImage(picture, 0, 0, width, height);
+    } else {
+      context.fillStyle = "#b9bcc0";
+      context.fillRect(0, 0, width, height);
+    }
+  }
+
+  function drawHatch(context, width, height, withPicture) {
+    context.filter = "grayscale(1)";
+    if (withPicture) drawPicture(context, width, height);
+    context.filter = "none";
+    context.fillStyle = withPicture ? "rgba(214,216,219,0.86)" : "#e8e9eb";
+    context.fillRect(0, 0, width, height);
+    context.strokeStyle = "rgba(70,76,84,0.75)";
+    context.lineWidth = Math.max(1, width / 160);
+    context.beginPath();
+    const step = Math.max(9, width / 16);
+    for (let x = -height; x < width; x += step) { context.moveTo(x, height); context.lineTo(x + height, 0); }
+    context.stroke();
+  }
+
+  function drawOutline(context, width, height) {
+    if (!outline) return;
+    for (const [style, lineWidth] of [["rgba(0,0,0,0.75)", 3.5], ["#fff", 1.5]]) {
+      context.strokeStyle = style;
+      context.lineWidth = lineWidth * Math.max(0.6, width / 480);
+      context.beginPath();
+      for (const ring of outline) ring.forEach(([x, y], i) => context[i ? "lineTo" : "moveTo"](x * width, y * height));
+      context.stroke();
+    }
+  }
+
+  // Image tokens that have no place in the picture: a bar for each, in order.
+  function drawBars(context, values, maximum, width, height) {
+    context.fillStyle = "#e8e9eb";
+    context.fillRect(0, 0, width, height);
+    const step = width / values.length;
+    values.forEach((value, i) => {
+      const share = maximum > 0 ? clamp(value / maximum, 0, 1) : 0, c = Math.round(share * 255) * 3;
+      context.fillStyle = `rgb(${colours[c]},${colours[c + 1]},${colours[c + 2]})`;
+      context.fillRect(i * step, height * (1 - share * 0.92), Math.max(1, step - 0.5), height * share * 0.92);
+    });
+  }
+
+  // options: maximum, strength 0..1, smooth, hatch, outline
+  function paint(canvas, values, options) {
+    const context = canvas.getContext("2d", {willReadFrequently: true}), {width, height} = canvas;
+    if (options.hatch) return drawHatch(context, width, height, placed(values.length));
+    if (!placed(values.length)) return drawBars(context, Array.from(values), options.maximum, width, height);
+    drawPicture(context, width, height);
+    if (options.maximum > 0 && options.strength > 0) {
+      const raster = hasGrid(values.length) ? rasterGrid(values, width, height, options.smooth !== false) : rasterBoxes(values, width, height);
+      const image = context.getImageData(0, 0, width, height), pixels = image.data;
+      for (let i = 0; i < raster.length; i++) {
+        const raw = raster[i];
+        if (raw !== raw) continue;
+        // The picture turns grey, so that colour means the map alone; low values stay transparent.
+        const value = clamp(raw / options.maximum, 0, 1), alpha = options.strength * (0.12 + 0.88 * value), at = i * 4;
+        const c = Math.round(value * 255) * 3, grey = 0.299 * pixels[at] + 0.587 * pixels[at + 1] + 0.114 * pixels[at + 2];
+        for (let k = 0; k < 3; k++) {
+          const base = pixels[at + k] * (1 - options.strength) + grey * options.strength;
+          pixels[at + k] = base * (1 - alpha) + colours[c + k] * alpha;
+        }
+      }
+      context.putImageData(image, 0, 0);
+    }
+    if (options.outline) drawOutline(context, width, height);
+  }
+
+  // The picture with everything but the object dimmed.
+  function paintMask(canvas, shown) {
+    const context = canvas.getContext("2d", {willReadFrequently: true}), {width, height} = canvas;
+    drawPicture(context, width, height);
+    if (!shown || !mask) return;
+    const layer = sl.el("canvas", {width, height}), inner = layer.getContext("2d", {willReadFrequently: true});
+    inner.drawImage(mask, 0, 0, width, height);
+    const of = inner.getImageData(0, 0, width, height).data, image = context.getImageData(0, 0, width, height);
+    for (let i = 0; i < of.length; i += 4) {
+      if (of[i] || of[i + 1] || of[i + 2]) continue;
+      for (let k = 0; k < 3; k++) image.data[i + k] = image.data[i + k] * 0.28 + 14;
+    }
+    context.putImageData(image, 0, 0);
+    drawOutline(context, width, height);
+  }
+
+  const colour = share => {
+    const c = Math.round(clamp(share, 0, 1) * 255) * 3;
+    return `rgb(${colours[c]},${colours[c + 1]},${colours[c + 2]})`;
+  };
+  // A canvas of the picture's shape, `width` px wide.
+  const canvas = (width, attributes) => sl.el("canvas", {width: Math.round(width),
+    height: Math.max(1, Math.round(width * size()[1] / size()[0])), ...attributes});
+  const top = values => { let best = 0; for (const value of values) if (value > best) best = value; return best; };
+  const gradient = () => "linear-gradient(90deg," + d3.range(0, 1.01, 0.1).map(colour).join(",") + ")";
+  return {prepare, paint, paintMask, colour, canvas, top, boxOf, tokenAt, placed, size, gradient,
+          hasMask: () => mask !== null, hasPicture: () => picture !== null};
+})();

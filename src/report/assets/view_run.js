@@ -1,0 +1,51 @@
+// How the run was made: the command, the model, the picture, the machine, warnings.
+"use strict";
+
+sl.view("run", section => {
+  const {el, run} = sl, model = run.model || {}, compute = run.compute || {}, image = run.image || {};
+  // Single quotes for a POSIX shell.
+  const quote = word => /^[A-Za-z0-9_./:=,@%+-]+$/.test(word) ? word : "'" + String(word).replace(/'/g, "'\\''") + "'";
+  const warnings = Array.isArray(run.warnings) ? run.warnings : [];
+  if (warnings.length > 0) section.append(el("div", {class: "notice", role: "note"}, el("p", {class: "strong"}, warnings.length === 1 ? "One warning" : `${warnings.length} warnings`), el("ul", {}, warnings.map(text => el("li", {}, String(text))))));
+
+  function copyable(id, title, text) {
+    const code = el("pre", {id, tabindex: "0"}, text), button = el("button", {type: "button", class: "quiet"}, "Copy");
+    button.addEventListener("click", async () => {
+      let done = true;
+      try {
+        await navigator.clipboard.writeText(text);
+      } catch (error) { // file:// pages may not have the clipboard: select the text, so that Ctrl+C works
+        const range = document.createRange();
+        range.selectNodeContents(code);
+        getSelection().removeAllRanges();
+        getSelection().addRange(range);
+        done = document.execCommand("copy");
+      }
+      button.textContent = done ? "Copied" : "Selected: press Ctrl+C";
+      setTimeout(() => { button.textContent = "Copy"; }, 2500);
+    });
+    section.append(el("div", {class: "copyable"}, el("div", {class: "head"}, el("h3", {}, title), button), code));
+  }
+  if (Array.isArray(run.command)) copyable("command", "The command that reproduces it", run.command.map(quote).join(" "));
+  if (run.plan) copyable("plan", "Intervention plan", JSON.stringify(run.plan, null, 1));
+
+  const bytes = value => sl.isNumber(value) ? `${sl.number(value / 1048576)} MiB` : null;
+  const time = ms => !sl.isNumber(ms) ? sl.dash : ms < 1000 ? `${Math.round(ms)} ms` : ms < 120000 ? `${sl.number(ms / 1000)} s` : `${sl.number(ms / 60000)} min`;
+  const list = (title, entries) => {
+    const shown = entries.filter(([, value]) => value !== null && value !== undefined && value !== "");
+    return shown.length === 0 ? null : el("div", {class: "facts"}, el("h3", {}, title), el("dl", {}, shown.map(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])));
+  };
+  const vision = model.vision || {}, options = run.options || {};
+  section.append(el("div", {class: "grid three"},
+    list("Model", [["name", model.name], ["family", model.family], ["folder", model.path], ["content hash", model.hash], ["layers", model.n_layer], ["heads", model.n_head_kv !== undefined && model.n_head_kv !== model.n_head ? `${model.n_head} (${model.n_head_kv} for keys and values)` : model.n_head],
+      ["width", model.d_model], ["width of a head", model.d_head], ["vocabulary", model.n_vocab], ["vision tower", vision.n_layer ? `${vision.n_layer} layers of ${vision.n_head} heads, width ${vision.d_model}, patches of ${vision.patch_px} px` : null]]),
+    list("Picture and prompt", [["file", image.path], ["content hash", image.hash], ["size", image.width_px ? `${image.width_px} × ${image.height_px} px` : null], ["object mask", image.mask], ["image tokens", run.grid ? `${run.grid.height} × ${run.grid.width}` : null],
+      ["positions", sl.facts.tokens.length || null], ["answer", (run.prompt || {}).answer_source], ["seed", run.seed]]),
+    list("Computation", [["sightline", run.sightline], ["backend", compute.backend], ["mode", compute.mode], ["products", compute.products], ["threads", compute.threads], ["peak memory", bytes(run.peak_memory_bytes)],
+      ...Object.entries(run.timings_ms || {}).map(([name, ms]) => ["time: " + name.replace(/_/g, " "), time(ms)])]),
+    list("Options", Object.entries(options).map(([name, value]) => [name, typeof value === "object" ? JSON.stringify(value) : value]))));
+  section.append(el("details", {class: "numbers"}, el("summary", {}, "The whole run.json"), el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "run.json"}, el("pre", {id: "run-json"}))),
+    el("p", {}, el("button", {type: "button", onclick: () => sl.save(new Blob([JSON.stringify(run, null, 1)], {type: "application/json"}), "run.json")}, "Download run.json")));
+  section.querySelector("details").addEventListener("toggle", event => { if (event.target.open) section.querySelector("#run-json").textContent = JSON.stringify(run, null, 1); });
+  return true;
+});

@@ -1,0 +1,49 @@
+// The head of the report: picture, question, answer, findings.
+"use strict";
+
+sl.view("summary", section => {
+  const {el, run, facts} = sl, prompt = run.prompt || {};
+  section.classList.add("summary");
+  const canvas = sl.maps.canvas(672, {role: "img", id: "picture", "aria-label": "The picture as the model saw it"});
+  const note = el("p", {class: "caption", id: "patch"}, run.image ? `As the model saw it. Source: ${run.image.path ?? "?"}, ${run.image.width_px ?? "?"} × ${run.image.height_px ?? "?"} px.` : "");
+  const rest = note.textContent;
+  let masked = false;
+  const paint = () => sl.maps.paintMask(canvas, masked);
+  paint();
+
+  const boxes = sl.tensor("image.box"), maps = sl.tensor("flow.image") || sl.tensor("cam.heat");
+  const n = boxes ? boxes.shape[0] : maps ? facts.tokens.filter(token => token.class === "image").length : 0;
+  const positions = facts.tokens.map((token, i) => token.class === "image" ? i : -1).filter(i => i >= 0);
+  canvas.addEventListener("mousemove", event => {
+    if (!sl.maps.placed(n)) return;
+    const area = canvas.getBoundingClientRect(), [width, height] = sl.maps.size();
+    const i = sl.maps.tokenAt((event.clientX - area.left) / area.width * width, (event.clientY - area.top) / area.height * height, n);
+    paint();
+    note.textContent = i < 0 ? rest : `Image token ${i} of ${n}` + (positions[i] === undefined ? "" : `, position ${positions[i]} of the prompt`) + ".";
+    if (i < 0) return;
+    const box = sl.maps.boxOf(i, n), context = canvas.getContext("2d"), sx = canvas.width / width, sy = canvas.height / height;
+    for (const [style, size] of [["#000", 5], ["#fff", 2]]) {
+      context.strokeStyle = style;
+      context.lineWidth = size;
+      context.strokeRect(box[0] * sx, box[1] * sy, (box[2] - box[0]) * sx, (box[3] - box[1]) * sy);
+    }
+  });
+  canvas.addEventListener("mouseleave", () => { paint(); note.textContent = rest; });
+
+  const toggle = sl.maps.hasMask() ? el("label", {class: "check"}, el("input", {type: "checkbox", id: "show-mask",
+    onchange: event => { masked = event.target.checked; paint(); }}), "show only the marked object") : null;
+  const generated = facts.tokens.filter(token => token.class === "generated" && sl.isNumber(token.prob));
+  const given = prompt.answer_source === "given";
+  section.append(
+    el("div", {class: "picture"}, canvas, note, toggle),
+    el("div", {class: "words"},
+      el("p", {class: "eyebrow"}, "Question"),
+      el("h1", {}, prompt.question ?? ""),
+      el("p", {class: "eyebrow"}, given ? "Answer (given, not the model’s own)" : "The model’s answer"),
+      el("p", {class: "answer"}, prompt.answer ?? ""),
+      el("p", {class: "caption"}, run.model ? `${run.model.name ?? "model"}, ${run.model.n_layer ?? "?"} layers of ${run.model.n_head ?? "?"} heads.` : "",
+        generated.length > 0 ? ` Probability of the answer’s tokens: ${generated.slice(0, 8).map(token => `${sl.word(facts.text(token))} ${sl.percent(token.prob)}`).join(", ")}${generated.length > 8 ? ", …" : "."}` : ""),
+      el("h2", {class: "small"}, "What the numbers say"),
+      el("ol", {class: "findings"}, sl.findings().map(finding => el("li", {}, finding.text))),
+      el("p", {class: "caption"}, "Layers count from 0. These are measurements of one run on one picture: attention and gradients show where information could come from, not by themselves what caused the answer.")));
+});

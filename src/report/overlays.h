@@ -1,0 +1,11 @@
+/* The overlay pictures of a run: one per layer and kind of map, and one sheet of all layers. */
+#ifndef SL_REPORT_OVERLAYS_H
+#define SL_REPORT_OVERLAYS_H
+
+#include "store/run.h"
+
+/* Writes images/cam_LL.png, attention_LL.png, cam_film.png, attention_film.png into the run directory. Does nothing
+ * where the picture, the maps, or the tokens' places are missing. */
+sl_status sl_overlays_write(const sl_run_reader *run);
+
+#endif

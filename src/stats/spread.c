@@ -1,0 +1,101 @@
+/* Spread of maps over image tokens, and quantiles.
+ *
+ *   entropy  -sum p ln p, p = w / sum w
+ *   quantile x_(k) + (h - k)(x_(k+1) - x_(k)), h = (n - 1) q, k = floor(h)      (R. Hyndman, Y. Fan 1996, type 7) */
+#include "stats/spread.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static double total(const float *w, int n) {
+  double sum = 0;
+  for (int i = 0; i < n; i++) sum += w[i];
+  return sum;
+}
+
+double sl_entropy(const float *w, int n) {
+  const double sum = total(w, n);
+  if (!(sum > 0)) return NAN;
+  double entropy = 0;
+  for (int i = 0; i < n; i++) {
+    const double p = w[i] / sum;
+    if (p > 0) entropy -= p * log(p);
+  }
+  return fmax(entropy, 0.0);
+}
+
+static int descending(const void *a, const void *b) {
+  const float x = *(const float *)a, y = *(const float *)b;
+  return (x < y) - (x > y);
+}
+
+sl_status sl_top_share(double *share, const float *w, int n, double fraction) {
+  *share = NAN;
+  const double sum = total(w, n);
+  if (!(sum > 0)) return SL_OK;
+  float *sorted = NULL;
+  SL_TRY(SL_ALLOC(sorted, (size_t)n, "sorted map"));
+  for (int i = 0; i < n; i++) sorted[i] = w[i];
+  qsort(sorted, (size_t)n, sizeof *sorted, descending);
+  /* 0.1 * 30 is a little above 3: without the slack one value too many would count. */
+  int n_top = (int)ceil(fraction * n - 1e-9);
+  if (n_top < 1) n_top = 1;
+  if (n_top > n) n_top = n;
+  *share = total(sorted, n_top) / sum;
+  free(sorted);
+  return SL_OK;
+}
+
+double sl_chosen_share(const float *w, const bool *chosen, int n) {
+  const double sum = total(w, n);
+  if (!(sum > 0)) return NAN;
+  double inside = 0;
+  for (int i = 0; i < n; i++) inside += chosen[i] ? w[i] : 0;
+  return inside / sum;
+}
+
+int sl_peak(const float *w, int n) {
+  int best = n > 0 ? 0 : -1;
+  for (int i = 1; i < n; i++) {
+    if (w[i] > w[best]) best = i;
+  }
+  return best;
+}
+
+void sl_map_normalise(float *out, const float *w, int n) {
+  const int peak = sl_peak(w, n);
+  const float top = peak >= 0 ? w[peak] : 0;
+  for (int i = 0; i < n; i++) out[i] = top > 0 ? w[i] / top : 0;
+}
+
+static int ascending(const void *a, const void *b) {
+  const double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+sl_status sl_quantile(double *value, const double *x, int n, double q) {
+  *value = NAN;
+  for (int i = 0; i < n; i++) {
+    if (isnan(x[i])) return SL_OK;
+  }
+  if (n == 0) return SL_OK;
+  double *sorted = NULL;
+  SL_TRY(SL_ALLOC(sorted, (size_t)n, "sorted sample"));
+  for (int i = 0; i < n; i++) sorted[i] = x[i];
+  qsort(sorted, (size_t)n, sizeof *sorted, ascending);
+  const double h = (n - 1) * fmax(0.0, fmin(1.0, q));
+  const int k = (int)floor(h);
+  *value = k + 1 < n ? sorted[k] + (h - k) * (sorted[k + 1] - sorted[k]) : sorted[k];
+  free(sorted);
+  return SL_OK;
+}
+
+int sl_first_staying_below(const double *x, int n, double limit) {
+  int first = -1;
+  for (int i = n - 1; i >= 0; i--) {
+    if (isnan(x[i])) continue;
+    if (x[i] >= limit) break;
+    first = i;
+  }
+  return first;
+}

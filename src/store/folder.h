@@ -1,0 +1,19 @@
+/* Folders that appear and disappear whole. */
+#ifndef SL_STORE_FOLDER_H
+#define SL_STORE_FOLDER_H
+
+#include "base/memory.h"
+
+sl_status sl_folder_is_empty(const char *dir, bool *empty);
+
+/* Makes a new folder `parent/.base.partial-...` with the usual permissions; its path into a new string. */
+sl_status sl_folder_make_hidden(char **out, const char *parent, const char *base);
+
+/* Gives the folder `from` the name `to`. What was at `to` (a folder, or nothing) is exchanged in the same step and
+ * removed afterwards. On failure both are as before. */
+sl_status sl_folder_swap(const char *from, const char *to);
+
+/* Removes a folder and all in it, never following links. Keeps the thread's error message; best effort. */
+void sl_folder_remove(const char *dir);
+
+#endif

@@ -1,0 +1,187 @@
+/* The table of results, and the check of a tensor against it. */
+#include "store/schema.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ANY SL_DTYPE_COUNT
+
+/* Layers, heads and positions count from 0. "Query row" q is the row queries[q] of run.json: the position whose
+ * output predicts answer token q. Attention is after the softmax; class order is system, image, structure, user,
+ * generated. */
+const sl_result sl_results[] = {
+    /* Attention flow: where the query rows look. */
+    {"flow.share", SL_F32, "L,Q,5", NULL, "share of attention",
+     "attention of a query row summed over the keys of a class, mean over heads; the five classes add up to 1"},
+    {"flow.image", SL_F32, "L,Q,N", NULL, "share of attention",
+     "attention of a query row on every image token, mean over heads; a row adds up to flow.share's image class"},
+    {"flow.share_heads", SL_F32, "L,H,Q,5", NULL, "share of attention", "as flow.share, for every head"},
+    {"flow.image_heads", SL_F32, "L,H,N", NULL, "share of attention",
+     "as flow.image, for every head, of the first query row (it predicts the first answer token)"},
+    {"flow.entropy", SL_F32, "L,Q", NULL, "nats",
+     "entropy of the flow.image row normalised to sum 1; ln N when spread evenly"},
+    {"flow.stats", SL_F32, "L,4", NULL, "nats, share, share, 0/1",
+     "of the first query row's flow.image: entropy; mass of the top 10 % of image tokens; share on the object's "
+     "tokens; 1 when the peak lies on the object. The last two are NaN without an object mask"},
+    {"flow.sinks", SL_I32, "L,K", NULL, "position", "the K keys with most attention from the first query row"},
+    {"flow.sink_share", SL_F32, "L,K", NULL, "share of attention", "what the keys in flow.sinks receive"},
+
+    /* LLaVA-CAM: which image tokens' features raise the target at a layer. */
+    {"cam.heat", SL_F32, "L,A,gh,gw", "L,A,N", "target per unit of the site's channel-weighted feature",
+     "raw map after ReLU, not divided by its maximum; maps are named in run.json's analyses.cam.maps; 0 where "
+     "cam.defined is 0"},
+    {"cam.defined", SL_U8, "L", NULL, "0/1",
+     "1 where the target's gradient can reach image positions at the site; 0 where it is exactly zero by construction"},
+    {"cam.mass", SL_F32, "L", NULL, "as cam.heat", "sum of the first map over image tokens"},
+    {"cam.stats", SL_F32, "L,4", NULL, "nats, share, share, 0/1", "as flow.stats, of the first map; NaN where undefined"},
+    {"cam.vision", SL_F32, "A,gh,gw", "A,N", "as cam.heat", "the same map at the vision tower's last kept layer"},
+    {"cam.flow_correlation", SL_F32, "L", NULL, "Spearman's rho",
+     "rank correlation of the first map with the first query row's flow.image in the same layer; NaN where undefined"},
+
+    /* The picture's tokens. */
+    {"image.box", SL_F32, "N,4", NULL, "px of images/input.png", "x0, y0, x1, y1 of the patch an image token shows"},
+    {"image.view", SL_I32, "N", NULL, "index", "the tile or view an image token belongs to"},
+
+    /* Outputs of the model. */
+    {"logits.rows", SL_F32, "Q,V", NULL, "logit", "logits of the query rows"},
+    {"logits.all", SL_F32, "P,V", NULL, "logit", "logits of every position"},
+
+    /* Recorded activations, under their TransformerLens names. */
+    {"site/*", ANY, "...", NULL, "activation", "what ran through a site of the model; the axes are the site's own"},
+};
+const int sl_result_count = (int)(sizeof sl_results / sizeof *sl_results);
+
+const sl_result *sl_result_find(const char *name) {
+  for (int i = 0; i < sl_result_count; i++) {
+    const char *row = sl_results[i].name;
+    size_t length = strlen(row);
+    if (length > 0 && row[length - 1] == '*') {
+      if (strncmp(row, name, length - 1) == 0 && name[length - 1] != '\0') return &sl_results[i];
+    } else if (strcmp(row, name) == 0) {
+      return &sl_results[i];
+    }
+  }
+  return NULL;
+}
+
+static const char *dtype_word(sl_dtype dtype) {
+  static const char *const words[SL_DTYPE_COUNT] = {
+      [SL_F32] = "f32", [SL_F16] = "f16", [SL_BF16] = "bf16", [SL_I32] = "i32",
+      [SL_I64] = "i64", [SL_U8] = "u8",   [SL_F64] = "f64",
+  };
+  return (unsigned)dtype < SL_DTYPE_COUNT ? words[dtype] : "any";
+}
+
+void sl_tensor_describe(const sl_tensor *tensor, char *out, size_t n_bytes) {
+  size_t used = (size_t)snprintf(out, n_bytes, "%s [", dtype_word(tensor->dtype));
+  for (int i = 0; i < tensor->n_dim && used < n_bytes; i++) {
+    used += (size_t)snprintf(out + used, n_bytes - used, "%s%lld", i ? ", " : "", (long long)tensor->shape[i]);
+  }
+  if (used < n_bytes) snprintf(out + used, n_bytes - used, "]");
+}
+
+static int symbol_find(const sl_symbols *symbols, const char *name, size_t length) {
+  for (int i = 0; i < symbols->count; i++) {
+    if (strlen(symbols->at[i].name) == length && memcmp(symbols->at[i].name, name, length) == 0) return i;
+  }
+  return -1;
+}
+
+/* One dimension's expression at *cursor, up to the comma. Returns false when a symbol has no value yet; a single
+ * unbound symbol is handed back in (lone, lone_length). */
+static bool dim_value(const char **cursor, const sl_symbols *symbols, int64_t *value, const char **lone,
+                      size_t *lone_length) {
+  const char *at = *cursor;
+  bool known = true;
+  int n_term = 0;
+  char operation = '+';
+  *value = 0;
+  *lone = NULL;
+  for (;;) {
+    size_t length = strcspn(at, "+*,");
+    int64_t term = 0;
+    if (*at >= '0' && *at <= '9') {
+      term = strtoll(at, NULL, 10);
+    } else {
+      int index = symbol_find(symbols, at, length);
+      if (index >= 0) {
+        term = symbols->at[index].value;
+      } else {
+        known = false;
+        *lone = at;
+        *lone_length = length;
+      }
+    }
+    *value = operation == '+' ? *value + term : *value * term;
+    n_term++;
+    at += length;
+    if (*at != '+' && *at != '*') break;
+    operation = *at++;
+  }
+  if (n_term > 1) *lone = NULL;
+  *cursor = *at == ',' ? at + 1 : at;
+  return known;
+}
+
+/* Matches a whole shape. 0 = fits, otherwise 1 + the index of the first dimension that does not (n_dim + 1: the number
+ * of dimensions differs). */
+static int shape_match(const char *shape, const sl_tensor *tensor, sl_symbols *symbols) {
+  if (strcmp(shape, "...") == 0) return 0;
+  const char *cursor = shape;
+  int i = 0;
+  for (; *cursor != '\0' && i < tensor->n_dim; i++) {
+    const char *lone;
+    size_t length = 0;
+    int64_t value;
+    bool known = dim_value(&cursor, symbols, &value, &lone, &length);
+    if (known && value != tensor->shape[i]) return 1 + i;
+    if (!known && lone && symbols->count < SL_MAX_SYMBOL && length < sizeof symbols->at[0].name) {
+      int index = symbols->count++;
+      memcpy(symbols->at[index].name, lone, length);
+      symbols->at[index].name[length] = '\0';
+      symbols->at[index].value = tensor->shape[i];
+      snprintf(symbols->at[index].source, sizeof symbols->at[index].source, "%s", tensor->name);
+    }
+  }
+  return *cursor == '\0' && i == tensor->n_dim ? 0 : tensor->n_dim + 1;
+}
+
+/* "; L = 12 (from flow.share)" for the symbols of `shape` that have values. */
+static void explain_symbols(const char *shape, const sl_symbols *symbols, char *out, size_t n_bytes) {
+  size_t used = 0;
+  out[0] = '\0';
+  for (const char *at = shape; *at != '\0';) {
+    size_t length = strcspn(at, "+*,");
+    int index = symbol_find(symbols, at, length);
+    if (index >= 0 && used < n_bytes) {
+      used += (size_t)snprintf(out + used, n_bytes - used, "; %s = %lld (from %s)", symbols->at[index].name,
+                               (long long)symbols->at[index].value, symbols->at[index].source);
+    }
+    at += length;
+    if (*at != '\0') at++;
+  }
+}
+
+sl_status sl_result_check(const sl_result *result, const sl_tensor *tensor, sl_symbols *symbols, sl_status status,
+                          const char *where) {
+  char found[128], symbols_text[400];
+  sl_symbols trial = *symbols;
+  bool dtype_fits = result->dtype == ANY || result->dtype == tensor->dtype;
+  if (dtype_fits && shape_match(result->shape, tensor, &trial) == 0) {
+    *symbols = trial;
+    return SL_OK;
+  }
+  if (dtype_fits && result->or_shape) {
+    trial = *symbols;
+    if (shape_match(result->or_shape, tensor, &trial) == 0) {
+      *symbols = trial;
+      return SL_OK;
+    }
+  }
+  sl_tensor_describe(tensor, found, sizeof found);
+  explain_symbols(result->shape, symbols, symbols_text, sizeof symbols_text);
+  SL_FAIL(status, "%s%sresult %s: expected %s [%s]%s%s%s, found %s%s", where ? where : "", where ? ": " : "",
+          tensor->name, dtype_word(result->dtype), result->shape, result->or_shape ? " or [" : "",
+          result->or_shape ? result->or_shape : "", result->or_shape ? "]" : "", found, symbols_text);
+}

@@ -1,0 +1,129 @@
+/* The answer. Greedy decoding takes the most likely token, the first of equals, until the end-of-sequence token, which
+ * is not part of the answer; a forced answer is read in one pass. Either way every token is described by the logits of
+ * the row before it. */
+#include "task/answer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <time.h>
+
+void sl_answer_token_fill(sl_answer_token *t, int32_t id, const float *z, int n_vocab) {
+  double top = -INFINITY, sum = 0;
+  *t = (sl_answer_token){.id = id, .logit = z[id]};
+  for (int v = 0; v < n_vocab; v++) {
+    if (z[v] > top) top = z[v];
+    /* Insertion into the short list; a strict comparison keeps lower ids first among equals. */
+    int at = t->n_top;
+    while (at > 0 && z[v] > t->top[at - 1].logit) at--;
+    if (at >= SL_N_TOP) continue;
+    if (t->n_top < SL_N_TOP) t->n_top++;
+    for (int i = t->n_top - 1; i > at; i--) t->top[i] = t->top[i - 1];
+    t->top[at].id = v;
+    t->top[at].logit = z[v];
+  }
+  for (int v = 0; v < n_vocab; v++) sum += exp(z[v] - top);
+  for (int i = 0; i < t->n_top; i++) t->top[i].prob = (float)(exp(t->top[i].logit - top) / sum);
+  t->prob = (float)(exp(z[id] - top) / sum);
+}
+
+static double now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
+}
+
+static sl_status append_token(sl_answer *answer, int32_t id, const float *logits, int n_vocab) {
+  SL_TRY(SL_REALLOC(answer->tokens, (size_t)answer->n_token + 1, "answer"));
+  sl_answer_token_fill(&answer->tokens[answer->n_token++], id, logits, n_vocab);
+  return SL_OK;
+}
+
+static int32_t most_likely(const float *logits, int n_vocab) {
+  int32_t best = 0;
+  for (int32_t v = 1; v < n_vocab; v++) {
+    if (logits[v] > logits[best]) best = v;
+  }
+  return best;
+}
+
+static sl_status run_greedy(sl_answer *answer, sl_session *session, const sl_model *model, const sl_image *image,
+                            sl_layout *layout, const sl_answer_request *request, float *logits) {
+  const sl_model_shape *shape = sl_model_get_shape(model);
+  const double since = now_ms();
+  SL_TRY(sl_session_forward(session, layout, image, &(int){layout->n_prompt - 1}, 1, logits, NULL, false));
+  answer->pass_ms = now_ms() - since;
+  for (;;) {
+    const int32_t id = most_likely(logits, shape->n_vocab);
+    if (id == shape->eos_id) return SL_OK;
+    SL_TRY(append_token(answer, id, logits, shape->n_vocab));
+    SL_TRY(sl_layout_append(layout, model, &id, 1));
+    if (request->on_token && !request->on_token(request->user, answer->n_token, request->max_token))
+      SL_FAIL(SL_ERROR_CANCELLED, "answer: interrupted");
+    if (answer->n_token == request->max_token) break;
+    SL_TRY(sl_session_step(session, &id, 1, logits, NULL));
+  }
+  answer->cut = true;
+  return SL_OK;
+}
+
+/* Describes the layout's answer tokens from one pass over prompt and answer. */
+static sl_status run_forced(sl_answer *answer, sl_session *session, const sl_model *model, const sl_image *image,
+                            const sl_layout *layout) {
+  const int n = layout->n_token - layout->n_prompt, n_vocab = sl_model_get_shape(model)->n_vocab;
+  int *rows = NULL;
+  float *logits = NULL;
+  sl_status status = SL_ALLOC(rows, (size_t)n, "answer rows");
+  if (status == SL_OK) status = SL_ALLOC(logits, (size_t)n * (size_t)n_vocab, "logits");
+  for (int a = 0; a < n && status == SL_OK; a++) rows[a] = layout->n_prompt + a - 1;
+  const double since = now_ms();
+  if (status == SL_OK) status = sl_session_forward(session, layout, image, rows, n, logits, NULL, false);
+  answer->pass_ms = now_ms() - since;
+  for (int a = 0; a < n && status == SL_OK; a++)
+    status = append_token(answer, layout->ids[layout->n_prompt + a], logits + (int64_t)a * n_vocab, n_vocab);
+  free(rows);
+  free(logits);
+  return status;
+}
+
+/* Decodes the answer as the continuation it is: a tokenizer drops the space in front of a text's first word. */
+static sl_status decode(sl_answer *answer, const sl_model *model, const sl_layout *layout) {
+  sl_text text = {0};
+  sl_status status = sl_text_append(&text, "", 0);
+  if (status == SL_OK)
+    status = sl_tokenizer_decode(sl_model_get_tokenizer(model), layout->ids + layout->n_prompt,
+                                 layout->n_token - layout->n_prompt, true, &text);
+  if (status == SL_OK) status = sl_strdup(&answer->text, text.data ? text.data : "");
+  sl_text_dispose(&text);
+  return status;
+}
+
+sl_status sl_answer_make(sl_answer *answer, sl_session *session, const sl_model *model, const sl_image *image,
+                         sl_layout *layout, const sl_answer_request *request) {
+  sl_status status;
+  answer->forced = request->forced != NULL;
+  if (request->forced) {
+    status = sl_layout_append_text(layout, model, request->forced);
+    if (status == SL_OK) status = run_forced(answer, session, model, image, layout);
+  } else {
+    float *logits = NULL;
+    status = SL_ALLOC(logits, (size_t)sl_model_get_shape(model)->n_vocab, "logits");
+    if (status == SL_OK) status = run_greedy(answer, session, model, image, layout, request, logits);
+    free(logits);
+  }
+  if (status == SL_OK) status = decode(answer, model, layout);
+  if (status != SL_OK) sl_answer_dispose(answer);
+  return status;
+}
+
+sl_status sl_answer_append_end(sl_answer *answer, sl_session *session, const sl_model *model, const sl_image *image,
+                               sl_layout *layout) {
+  const int32_t id = sl_model_get_shape(model)->eos_id;
+  SL_TRY(sl_layout_append(layout, model, &id, 1));
+  return run_forced(answer, session, model, image, layout);
+}
+
+void sl_answer_dispose(sl_answer *answer) {
+  free(answer->tokens);
+  free(answer->text);
+  *answer = (sl_answer){0};
+}

@@ -1,0 +1,168 @@
+/* The asked picture. A token shows the object when at least half of its patch is masked (facts: methods.md 1); patches
+ * are mapped back to the picture, where their edges fall between pixels, so the mask is integrated over the box. */
+#include "task/picture.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "task/run_json.h"
+
+#define MAX_FILE_BYTES ((size_t)64 << 20)
+#define MAX_STORED_PX 2048
+
+sl_status sl_picture_load(sl_picture *p, const char *path, const char *mask_path) {
+  *p = (sl_picture){.path = path, .mask_path = mask_path};
+  char *bytes = NULL;
+  size_t n_bytes = 0;
+  SL_TRY(sl_file_read(path, MAX_FILE_BYTES, &bytes, &n_bytes));
+  p->hash = XXH3_64bits(bytes, n_bytes);
+  sl_status status = sl_rgb_decode(&p->source, bytes, n_bytes, path, true);
+  free(bytes);
+  if (status == SL_OK && mask_path) status = sl_mask_load(&p->mask, mask_path);
+  if (status == SL_OK && mask_path &&
+      (p->mask.width_px != p->source.width_px || p->mask.height_px != p->source.height_px)) {
+    status = sl_fail(SL_ERROR_ARGUMENT, "%s: the mask is %d x %d px, the picture %s is %d x %d px; they must agree",
+                     mask_path, p->mask.width_px, p->mask.height_px, path, p->source.width_px, p->source.height_px);
+  }
+  if (status != SL_OK) sl_picture_dispose(p);
+  return status;
+}
+
+sl_status sl_picture_prepare(sl_picture *p, const sl_model *model) {
+  int width = 0, height = 0;
+  const int side = sl_model_get_shape(model)->image_px;
+  SL_TRY(sl_preprocess_apply(sl_model_get_preprocess(model), &p->source, &p->pixels, &width, &height, NULL, &p->map));
+  if (width == side && height == side) return SL_OK;
+  SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the model's processor makes it %d x %d px; its vision tower takes %d x %d px",
+          p->path, width, height, side, side);
+}
+
+void sl_picture_dispose(sl_picture *p) {
+  sl_rgb_dispose(&p->source);
+  sl_grey_dispose(&p->mask);
+  free(p->pixels);
+  *p = (sl_picture){0};
+}
+
+/* Length of the pixel [i, i + 1] that lies in [low, high]. */
+static double overlap(int i, double low, double high) {
+  const double length = fmin(high, i + 1.0) - fmax(low, i);
+  return length > 0 ? length : 0;
+}
+
+double sl_mask_share(const sl_grey *mask, const float box[4]) {
+  const double area = ((double)box[2] - box[0]) * ((double)box[3] - box[1]);
+  if (!(area > 0)) return 0;
+  const int x0 = (int)fmax(0, floor(box[0])), x1 = (int)fmin(mask->width_px, ceil(box[2]));
+  const int y0 = (int)fmax(0, floor(box[1])), y1 = (int)fmin(mask->height_px, ceil(box[3]));
+  double covered = 0;
+  for (int y = y0; y < y1; y++) {
+    double line = 0;
+    for (int x = x0; x < x1; x++) line += mask->data[(size_t)y * mask->width_px + x] ? overlap(x, box[0], box[2]) : 0;
+    covered += line * overlap(y, box[1], box[3]);
+  }
+  return covered / area;
+}
+
+typedef struct boxes {
+  float (*box)[4];
+  int32_t *view;
+  int n_image;
+} boxes;
+
+static void boxes_dispose(boxes *b) {
+  free(b->box);
+  free(b->view);
+}
+
+static sl_status boxes_make(boxes *b, const sl_picture *p, const sl_model *model) {
+  *b = (boxes){.n_image = sl_model_get_shape(model)->n_image_token};
+  sl_status status = SL_ALLOC(b->box, (size_t)b->n_image, "boxes");
+  if (status == SL_OK) status = SL_ALLOC(b->view, (size_t)b->n_image, "boxes");
+  if (status == SL_OK)
+    sl_layout_boxes(model, &p->map, b->box, b->view);
+  else
+    boxes_dispose(b);
+  return status;
+}
+
+sl_status sl_picture_object(const sl_picture *p, const sl_model *model, double threshold, bool **object) {
+  *object = NULL;
+  if (!p->mask.data) return SL_OK;
+  boxes b;
+  SL_TRY(boxes_make(&b, p, model));
+  const sl_model_shape *shape = sl_model_get_shape(model);
+  const int n_patch = shape->grid_height * shape->grid_width, skip = b.n_image - n_patch;
+  const sl_status status = SL_ALLOC(*object, (size_t)n_patch, "object tokens");
+  /* The slack keeps "exactly half" true after rounding in the boxes. */
+  for (int i = 0; i < n_patch && status == SL_OK; i++)
+    (*object)[i] = sl_mask_share(&p->mask, b.box[skip + i]) >= threshold - 1e-6;
+  boxes_dispose(&b);
+  return status;
+}
+
+static sl_status put_png(sl_run *run, const char *name, const uint8_t *data, int width, int height, int n_channel) {
+  uint8_t *png = NULL;
+  size_t n_bytes = 0;
+  SL_TRY(sl_png_encode(data, width, height, n_channel, &png, &n_bytes));
+  const sl_status status = sl_run_put_picture(run, name, png, n_bytes);
+  free(png);
+  return status;
+}
+
+/* The mask at the stored size: nearest pixel, so that it stays 0 or 255. */
+static sl_status put_mask(const sl_picture *p, sl_run *run, int width, int height) {
+  uint8_t *data = NULL;
+  SL_TRY(SL_ALLOC(data, (size_t)width * (size_t)height, "mask"));
+  for (int y = 0; y < height; y++) {
+    const int64_t from_y = (int64_t)y * p->mask.height_px / height;
+    for (int x = 0; x < width; x++) {
+      const int64_t from_x = (int64_t)x * p->mask.width_px / width;
+      data[(size_t)y * width + x] = p->mask.data[from_y * p->mask.width_px + from_x] ? 255 : 0;
+    }
+  }
+  const sl_status status = put_png(run, "mask", data, width, height, 1);
+  free(data);
+  return status;
+}
+
+static sl_status put_boxes(const sl_picture *p, const sl_model *model, sl_run *run, double scale_x, double scale_y) {
+  boxes b;
+  SL_TRY(boxes_make(&b, p, model));
+  for (int i = 0; i < b.n_image; i++) {
+    for (int k = 0; k < 4; k++) b.box[i][k] = (float)(b.box[i][k] * (k % 2 ? scale_y : scale_x));
+  }
+  sl_status status = sl_run_put(run, "image.box", SL_F32, 2, (int64_t[]){b.n_image, 4}, b.box);
+  if (status == SL_OK) status = sl_run_put(run, "image.view", SL_I32, 1, (int64_t[]){b.n_image}, b.view);
+  boxes_dispose(&b);
+  return status;
+}
+
+sl_status sl_picture_store(const sl_picture *p, const sl_model *model, sl_run *run) {
+  const int from_width = p->source.width_px, from_height = p->source.height_px;
+  const int longest = from_width > from_height ? from_width : from_height;
+  const double scale = longest > MAX_STORED_PX ? (double)MAX_STORED_PX / longest : 1;
+  const int width = (int)fmax(1, round(from_width * scale)), height = (int)fmax(1, round(from_height * scale));
+  sl_rgb small = {0};
+  if (scale < 1) SL_TRY(sl_rgb_resize(&small, &p->source, width, height, SL_FILTER_BILINEAR));
+  sl_status status = put_png(run, "input", small.data ? small.data : p->source.data, width, height, 3);
+  sl_rgb_dispose(&small);
+  if (status == SL_OK && p->mask.data) status = put_mask(p, run, width, height);
+  if (status == SL_OK)
+    status = put_boxes(p, model, run, (double)width / from_width, (double)height / from_height);
+  return status;
+}
+
+sl_status sl_picture_to_json(const sl_picture *p, json_t **out) {
+  char hash[17];
+  static const char digits[] = "0123456789abcdef";
+  for (int i = 0; i < 16; i++) hash[i] = digits[p->hash >> (60 - 4 * i) & 15];
+  hash[16] = '\0';
+  *out = json_pack("{s:o, s:s, s:i, s:i}", "path", sl_run_json_text(p->path, strlen(p->path)), "hash", hash, "width_px",
+                   p->source.width_px, "height_px", p->source.height_px);
+  if (!*out) SL_FAIL(SL_ERROR_MEMORY, "run.json: no memory for the picture");
+  if (p->mask_path) return sl_run_json_set(*out, "mask", sl_run_json_text(p->mask_path, strlen(p->mask_path)));
+  return SL_OK;
+}

@@ -1,0 +1,39 @@
+/* The asked picture: decoded, preprocessed, and with an object mask brought down to image tokens. */
+#ifndef SL_TASK_PICTURE_H
+#define SL_TASK_PICTURE_H
+
+#include "model/layout.h"
+#include "store/run.h"
+
+/* Zero-initialise; release with sl_picture_dispose. */
+typedef struct sl_picture {
+  const char *path, *mask_path; /* borrowed; mask_path may be NULL */
+  uint64_t hash;                /* xxh3 of the file */
+  sl_rgb source;
+  sl_grey mask;                 /* data NULL without one */
+  float *pixels;                /* [3, image_px, image_px] for the tower */
+  sl_pixel_map map;
+} sl_picture;
+
+/* Reads picture and mask (NULL = none) and compares their sizes. Needs no model. */
+sl_status sl_picture_load(sl_picture *picture, const char *path, const char *mask_path);
+
+/* Fills pixels and map as the model's processor does. */
+sl_status sl_picture_prepare(sl_picture *picture, const sl_model *model);
+
+void sl_picture_dispose(sl_picture *picture);
+
+/* Share of the box's area (source px, edges in fractions of a pixel) that the mask covers; 0 for an empty box. */
+double sl_mask_share(const sl_grey *mask, const float box[4]);
+
+/* For every patch (grid order): true when at least `threshold` of its area is masked. New array (free()). */
+sl_status sl_picture_object(const sl_picture *picture, const sl_model *model, double threshold, bool **object);
+
+/* Puts images/input.png and mask.png, image.box and image.view into the run. A picture with a side over 2048 px is
+ * stored smaller, and the boxes are in pixels of what is stored. */
+sl_status sl_picture_store(const sl_picture *picture, const sl_model *model, sl_run *run);
+
+/* The "image" object of run.json (new reference). */
+sl_status sl_picture_to_json(const sl_picture *picture, json_t **out);
+
+#endif

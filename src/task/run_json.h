@@ -1,0 +1,30 @@
+/* The parts of run.json that every run has. */
+#ifndef SL_TASK_RUN_JSON_H
+#define SL_TASK_RUN_JSON_H
+
+#include "sightline/trace.h"
+#include "task/answer.h"
+#include "task/picture.h"
+
+/* Sets root[key], taking over value; fails when value is NULL. */
+sl_status sl_run_json_set(json_t *root, const char *key, json_t *value);
+
+/* A text from outside as a JSON string (new reference): what is not UTF-8 is shown with U+FFFD, because JSON cannot
+ * hold it. NULL without memory. */
+json_t *sl_run_json_text(const char *bytes, size_t n_bytes);
+
+/* sightline, command, created, model, compute, image, seed. */
+sl_status sl_run_json_start(json_t *root, const sl_model *model, const sl_trace_request *request,
+                            const sl_picture *picture);
+
+/* prompt, tokens, spans, grid, queries. */
+sl_status sl_run_json_tokens(json_t *root, const sl_model *model, const sl_trace_request *request,
+                             const sl_layout *layout, const sl_answer *answer);
+
+/* options: those of the task and of every asked analysis. */
+sl_status sl_run_json_options(json_t *root, const sl_trace_request *request, int max_token, double object_threshold);
+
+/* peak_memory_bytes of the process. */
+sl_status sl_run_json_memory(json_t *root);
+
+#endif

@@ -1,0 +1,52 @@
+/* Safetensors files: a mapped, fully checked reader (one file, or a Hugging Face folder with or without an index) and
+ * a writer.
+ *
+ * The reader trusts nothing: header length, JSON depth, duplicate keys, dtype names, shapes (overflow), offsets
+ * (range, order, overlap, holes, size = shape x dtype) are checked before a view is handed out, and every message names
+ * file, tensor, expected and found. Handles are immutable after opening and can be shared between threads.
+ *
+ * Outside our control: if another process shortens a file while it is mapped, reading the lost pages raises SIGBUS. */
+#ifndef SL_TENSOR_SAFETENSORS_H
+#define SL_TENSOR_SAFETENSORS_H
+
+#include "base/memory.h"
+#include "tensor/tensor.h"
+
+typedef struct sl_safetensors sl_safetensors;
+
+/* Opens `path`: a .safetensors file, or a folder holding model.safetensors or model.safetensors.index.json (sharded);
+ * with both, the single file counts, as in transformers. A tensor present in two shards, an index naming a missing file
+ * or tensor, or a shard name that is a path fails (the shard may be a link: Hugging Face's cache is made of them). A
+ * tensor that a shard holds and the index does not name is kept. Element types outside sl_dtype are unsupported. */
+sl_status sl_safetensors_open(sl_safetensors **out, const char *path);
+
+/* The same checks over one file's content in memory, which is borrowed and must outlive the handle. `name` stands for
+ * the path in messages. */
+sl_status sl_safetensors_parse(sl_safetensors **out, const void *bytes, size_t n_bytes, const char *name);
+
+/* NULL is allowed. */
+void sl_safetensors_close(sl_safetensors *file);
+
+/* Tensors in the order of their data, shard after shard (shards by name); names are unique. Views point into the
+ * mapping and live as long as the handle. */
+int sl_safetensors_count(const sl_safetensors *file);
+const sl_tensor *sl_safetensors_at(const sl_safetensors *file, int index);
+const sl_tensor *sl_safetensors_find(const sl_safetensors *file, const char *name); /* NULL when absent */
+const char *sl_safetensors_file_of(const sl_safetensors *file, const sl_tensor *tensor); /* path of its shard;
+                                                                                            NULL for a stranger */
+
+/* Size of all files together, headers included. */
+uint64_t sl_safetensors_bytes(const sl_safetensors *file);
+
+/* A hash of all content (xxh3 over headers and data); computed when asked for. */
+uint64_t sl_safetensors_hash(const sl_safetensors *file);
+
+/* Tells the kernel that the pages of `tensor` are no longer needed (after packing). */
+void sl_safetensors_drop(const sl_safetensors *file, const sl_tensor *tensor);
+
+/* Writes tensors (names unique) whole or not at all: temporary, fsync, rename. The data starts 8-byte aligned and wide
+ * element types come first, so that every tensor is aligned to its element; within a type the given order stays.
+ * `metadata` pairs (key, value, ..., NULL) may be NULL. */
+sl_status sl_safetensors_write(const char *path, const sl_tensor *tensors, int n_tensor, const char *const *metadata);
+
+#endif

@@ -1,0 +1,17 @@
+/* A made-up run directory with plausible numbers, so that store, report and browser tests need no model. */
+#ifndef SL_TESTS_MOCK_RUN_H
+#define SL_TESTS_MOCK_RUN_H
+
+#include "base/fail.h"
+
+typedef enum mock_kind {
+  MOCK_PLAIN,   /* flow and CAM, 12 layers, 8 heads, 12 x 12 image tokens, two answer tokens, object mask */
+  MOCK_HOSTILE, /* every text that comes from outside tries to break out of the page */
+  MOCK_FLOW,    /* flow only: no CAM, no mask, no per-head pictures */
+  MOCK_CAM,     /* CAM only, and no picture */
+  MOCK_NO_GRID  /* 32 image tokens without a grid or boxes */
+} mock_kind;
+
+sl_status mock_run_write(const char *dir, mock_kind kind);
+
+#endif

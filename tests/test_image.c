@@ -1,0 +1,836 @@
+/* Pictures: decoding, resizing and preprocessing against what Pillow and transformers gave (tests/golden/pixels);
+ * damaged and hostile files; orientation; settings that make no sense; every allocation failing once. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/text.h"
+#include "input/image.h"
+#include "tensor/safetensors.h"
+
+#define GOLDEN SL_SOURCE_DIR "/tests/golden/pixels/"
+/* The Pillow that made the golden pictures brings its own libjpeg-turbo; the standard leaves decoders some freedom. */
+#define JPEG_TOLERANCE 3 /* grey levels */
+
+static char folder[] = "/tmp/sightline-test-image-XXXXXX";
+static json_t *golden;
+static sl_safetensors *pixels;
+
+static const char *in_folder(const char *name) {
+  static char path[512];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  return path;
+}
+
+static void assert_message(const char *part) {
+  if (!strstr(sl_error_message(), part)) fail_msg("expected \"%s\" in \"%s\"", part, sl_error_message());
+}
+
+static void assert_ok(sl_status status) {
+  if (status != SL_OK) fail_msg("%s", sl_error_message());
+}
+
+static uint8_t *read_golden(const char *name, size_t *n_bytes) {
+  char path[512], *bytes;
+  snprintf(path, sizeof path, GOLDEN "%s", name);
+  assert_ok(sl_file_read(path, (size_t)1 << 24, &bytes, n_bytes));
+  return (uint8_t *)bytes;
+}
+
+static void write_file(const char *name, const char *text) {
+  assert_ok(sl_file_write(in_folder(name), text, strlen(text)));
+}
+
+static const sl_tensor *golden_tensor(const char *file, const char *what, bool must_exist) {
+  char name[160];
+  snprintf(name, sizeof name, "%s/%s", file, what);
+  const sl_tensor *tensor = sl_safetensors_find(pixels, name);
+  if (must_exist && tensor == NULL) fail_msg("pixels.safetensors lacks %s", name);
+  return tensor;
+}
+
+/* A golden [height, width, 3] tensor as a picture of its own. */
+static sl_rgb golden_rgb(const char *file, const char *what) {
+  const sl_tensor *tensor = golden_tensor(file, what, true);
+  sl_rgb image = {(int)tensor->shape[1], (int)tensor->shape[0], NULL};
+  assert_int_equal(tensor->dtype, SL_U8);
+  assert_non_null(image.data = malloc((size_t)sl_tensor_count(tensor)));
+  memcpy(image.data, tensor->data, (size_t)sl_tensor_count(tensor));
+  return image;
+}
+
+static void assert_rgb(const sl_rgb *found, const sl_rgb *expected, int tolerance, const char *what) {
+  if (found->width_px != expected->width_px || found->height_px != expected->height_px)
+    fail_msg("%s: expected %d x %d px, found %d x %d", what, expected->width_px, expected->height_px, found->width_px,
+             found->height_px);
+  for (size_t i = 0; i < (size_t)found->width_px * (size_t)found->height_px * 3; i++)
+    if (abs(found->data[i] - expected->data[i]) > tolerance)
+      fail_msg("%s: byte %zu: expected %d +- %d, found %d", what, i, expected->data[i], tolerance, found->data[i]);
+}
+
+/* A picture in which every pixel differs from its neighbours, the same each time. */
+static sl_rgb make_rgb(int width_px, int height_px) {
+  sl_rgb image = {width_px, height_px, malloc((size_t)width_px * (size_t)height_px * 3)};
+  assert_non_null(image.data);
+  uint32_t state = 1;
+  for (size_t i = 0; i < (size_t)width_px * (size_t)height_px * 3; i++)
+    image.data[i] = (uint8_t)((state = state * 1664525u + 1013904223u) >> 24);
+  return image;
+}
+
+/* ---- against Pillow and transformers ---- */
+
+static void test_golden_decode(void **state) {
+  (void)state;
+  int n_file = 0;
+  const char *name;
+  json_t *facts;
+  json_object_foreach(json_object_get(golden, "files"), name, facts) {
+    char path[512];
+    snprintf(path, sizeof path, GOLDEN "%s", name);
+    sl_rgb image;
+    if (strstr(name, ".bmp")) { /* transformers reads it, sightline says that it does not */
+      assert_int_equal(sl_rgb_load(&image, path, true), SL_ERROR_UNSUPPORTED);
+      assert_message("plain.bmp");
+      assert_message("a BMP");
+      continue;
+    }
+    bool is_exact = strcmp(json_string_value(json_object_get(facts, "compare_decode")), "exact") == 0;
+    bool is_rotated = golden_tensor(name, "rgb_unrotated", false) != NULL;
+    sl_rgb upright = golden_rgb(name, "rgb"), stored = golden_rgb(name, is_rotated ? "rgb_unrotated" : "rgb");
+    assert_ok(sl_rgb_load(&image, path, true));
+    assert_rgb(&image, &upright, is_exact ? 0 : JPEG_TOLERANCE, name);
+    sl_rgb_dispose(&image);
+    assert_ok(sl_rgb_load(&image, path, false));
+    assert_rgb(&image, &stored, is_exact ? 0 : JPEG_TOLERANCE, name);
+    sl_rgb_dispose(&image);
+    sl_rgb_dispose(&upright);
+    sl_rgb_dispose(&stored);
+    n_file++;
+  }
+  assert_true(n_file >= 20);
+}
+
+static void test_golden_resize(void **state) {
+  (void)state;
+  static const char *const names[] = {[SL_FILTER_NEAREST] = "nearest",
+                                      [SL_FILTER_BILINEAR] = "bilinear",
+                                      [SL_FILTER_BICUBIC] = "bicubic",
+                                      [SL_FILTER_LANCZOS] = "lanczos"};
+  int n_size = 0;
+  sl_rgb source = golden_rgb("resize", "source");
+  for (int i = 0; i < sl_safetensors_count(pixels); i++) {
+    const sl_tensor *tensor = sl_safetensors_at(pixels, i);
+    char name[32];
+    int width_px, height_px;
+    if (sscanf(tensor->name, "resize/%31[a-z]/%dx%d", name, &width_px, &height_px) != 3) continue;
+    sl_filter filter = SL_FILTER_NEAREST;
+    while (filter < SL_FILTER_LANCZOS && strcmp(names[filter], name) != 0) filter++;
+    sl_rgb expected = golden_rgb("resize", tensor->name + strlen("resize/"));
+    sl_rgb found;
+    assert_ok(sl_rgb_resize(&found, &source, width_px, height_px, filter));
+    assert_rgb(&found, &expected, 0, tensor->name);
+    sl_rgb_dispose(&found);
+    sl_rgb_dispose(&expected);
+    n_size++;
+  }
+  sl_rgb_dispose(&source);
+  assert_true(n_size >= 24);
+}
+
+static void read_settings(sl_preprocess *out, const json_t *settings) {
+  char *text;
+  assert_ok(sl_json_print(settings, 0, &text));
+  write_file("preprocessor_config.json", text);
+  free(text);
+  assert_ok(sl_preprocess_read(out, folder));
+  unlink(in_folder("preprocessor_config.json"));
+}
+
+static void check_pixels(const sl_preprocess *preprocess, const sl_rgb *image, const sl_tensor *expected) {
+  float *found;
+  int width_px, height_px;
+  assert_ok(sl_preprocess_apply(preprocess, image, &found, &width_px, &height_px, NULL, NULL));
+  assert_int_equal(expected->dtype, SL_F32);
+  if (width_px != expected->shape[2] || height_px != expected->shape[1])
+    fail_msg("%s: found %d x %d px", expected->name, width_px, height_px);
+  for (int64_t i = 0; i < sl_tensor_count(expected); i++) {
+    float value;
+    memcpy(&value, (const uint8_t *)expected->data + 4 * i, 4);
+    if (!(fabsf(found[i] - value) <= 1e-6f))
+      fail_msg("%s: element %d: expected %.9g, found %.9g", expected->name, (int)i, (double)value, (double)found[i]);
+  }
+  free(found);
+}
+
+static void test_golden_preprocess(void **state) {
+  (void)state;
+  sl_preprocess crop, pad, variant;
+  int n_crop = 0, n_pad = 0, n_variant = 0;
+  const char *name;
+  json_t *settings;
+  read_settings(&crop, json_object_get(golden, "crop_settings"));
+  read_settings(&pad, json_object_get(golden, "pad_settings"));
+  assert_false(crop.pad_to_square);
+  assert_true(pad.pad_to_square);
+  json_object_foreach(json_object_get(golden, "files"), name, settings) {
+    const sl_tensor *cropped = golden_tensor(name, "crop", false), *padded = golden_tensor(name, "pad", false);
+    sl_rgb image = golden_rgb(name, "rgb");
+    if (cropped != NULL) check_pixels(&crop, &image, cropped), n_crop++;
+    if (padded != NULL) check_pixels(&pad, &image, padded), n_pad++;
+    sl_rgb_dispose(&image);
+  }
+  sl_rgb odd = golden_rgb("odd.png", "rgb");
+  json_object_foreach(json_object_get(golden, "variants"), name, settings) {
+    read_settings(&variant, settings);
+    check_pixels(&variant, &odd, golden_tensor("variant", name, true));
+    n_variant++;
+  }
+  sl_rgb_dispose(&odd);
+  assert_true(n_crop >= 20 && n_pad >= 8 && n_variant >= 10);
+}
+
+/* ---- damaged and hostile files ---- */
+
+static void test_truncated(void **state) {
+  (void)state;
+  const char *name;
+  json_t *facts;
+  json_object_foreach(json_object_get(golden, "files"), name, facts) {
+    size_t n_bytes;
+    uint8_t *bytes = read_golden(name, &n_bytes);
+    size_t step = n_bytes / 100 + 1;
+    for (size_t n = 0; n < n_bytes; n += n < 64 || n + 64 > n_bytes ? 1 : step) {
+      uint8_t *part = malloc(n ? n : 1); /* of its own, so that the sanitizer sees reads past the end */
+      assert_non_null(part);
+      memcpy(part, bytes, n);
+      sl_rgb image;
+      if (sl_rgb_decode(&image, part, n, name, true) == SL_OK)
+        fail_msg("%s cut to %zu of %zu bytes was read", name, n, n_bytes);
+      assert_message(name);
+      if (n >= 12 && !strstr(name, ".bmp")) assert_message("truncated");
+      assert_null(image.data);
+      free(part);
+    }
+    free(bytes);
+  }
+}
+
+/* One byte wrong at a time: a picture or an error, but nothing else. */
+static void test_flipped(void **state) {
+  (void)state;
+  const char *name;
+  json_t *facts;
+  json_object_foreach(json_object_get(golden, "files"), name, facts) {
+    size_t n_bytes;
+    uint8_t *bytes = read_golden(name, &n_bytes);
+    size_t step = n_bytes / 150 + 1;
+    for (size_t i = 0; i < n_bytes; i += i < 100 ? 1 : step) {
+      bytes[i] ^= (uint8_t)(0xff >> i % 8);
+      sl_rgb image;
+      sl_status status = sl_rgb_decode(&image, bytes, n_bytes, name, true);
+      bytes[i] ^= (uint8_t)(0xff >> i % 8);
+      if (status == SL_OK) assert_non_null(image.data);
+      if (status != SL_OK) assert_message(name);
+      sl_rgb_dispose(&image);
+    }
+    free(bytes);
+  }
+}
+
+static uint32_t crc32_of(const uint8_t *bytes, size_t n_bytes) {
+  uint32_t crc = 0xffffffffu;
+  for (size_t i = 0; i < n_bytes; i++) {
+    crc ^= bytes[i];
+    for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ ((crc & 1) ? 0xedb88320u : 0);
+  }
+  return ~crc;
+}
+
+static void put_be32(uint8_t *at, uint32_t value) {
+  for (int i = 0; i < 4; i++) at[i] = (uint8_t)(value >> (24 - 8 * i));
+}
+
+/* The 1 x 1 golden picture, claiming another size. */
+static uint8_t *make_bomb(uint32_t width_px, uint32_t height_px, size_t *n_bytes) {
+  uint8_t *bytes = read_golden("one.png", n_bytes);
+  put_be32(bytes + 16, width_px);
+  put_be32(bytes + 20, height_px);
+  put_be32(bytes + 29, crc32_of(bytes + 12, 17));
+  return bytes;
+}
+
+static void expect_decode_error(const void *bytes, size_t n_bytes, sl_status expected, const char *part) {
+  sl_rgb image = {1, 1, NULL};
+  assert_int_equal(sl_rgb_decode(&image, bytes, n_bytes, "some/file", true), expected);
+  assert_null(image.data);
+  assert_message("some/file");
+  assert_message(part);
+}
+
+static void test_limits(void **state) {
+  (void)state;
+  static const struct {
+    uint32_t width_px, height_px;
+    const char *part;
+    sl_status status;
+  } bombs[] = {{65535, 65535, "65535 x 65535", SL_ERROR_UNSUPPORTED},
+               {2000000000, 2, "2000000000 x 2", SL_ERROR_UNSUPPORTED},
+               {65536, 1, "65536 x 1", SL_ERROR_UNSUPPORTED},
+               {20000, 5001, "20000 x 5001", SL_ERROR_UNSUPPORTED},
+               {0, 5, "PNG", SL_ERROR_FORMAT},
+               {2, 2, "PNG", SL_ERROR_FORMAT}};
+  for (size_t i = 0; i < sizeof bombs / sizeof *bombs; i++) {
+    size_t n_bytes;
+    uint8_t *bytes = make_bomb(bombs[i].width_px, bombs[i].height_px, &n_bytes);
+    expect_decode_error(bytes, n_bytes, bombs[i].status, bombs[i].part);
+    free(bytes);
+  }
+  size_t n_short; /* an optional chunk that claims 2 GB must not get them */
+  uint8_t *greedy = read_golden("one.png", &n_short);
+  memcpy(greedy + 33, "\x7a\0\0\0eXIf", 8);
+  expect_decode_error(greedy, n_short, SL_ERROR_FORMAT, "truncated");
+  free(greedy);
+  expect_decode_error("", 0, SL_ERROR_FORMAT, "empty file");
+  expect_decode_error("x", ((size_t)64 << 20) + 1, SL_ERROR_UNSUPPORTED, "67108864");
+  expect_decode_error("hello, world", 12, SL_ERROR_UNSUPPORTED, "68 65 6c 6c 6f 2c 20 77");
+  expect_decode_error("\x89PNG", 4, SL_ERROR_UNSUPPORTED, "89 50 4e 47");
+  expect_decode_error("GIF89a", 6, SL_ERROR_UNSUPPORTED, "a GIF");
+  expect_decode_error("P6 70000 1 255\n", 15, SL_ERROR_UNSUPPORTED, "70000 x 1");
+  expect_decode_error("P6 60000 60000 255\n", 19, SL_ERROR_UNSUPPORTED, "60000 x 60000");
+  sl_rgb image;
+  assert_int_equal(sl_rgb_load(&image, in_folder("absent.png"), true), SL_ERROR_FILE);
+  assert_message("absent.png");
+  write_file("empty.png", "");
+  assert_int_equal(sl_rgb_load(&image, in_folder("empty.png"), true), SL_ERROR_FORMAT);
+  assert_message("empty.png: empty file");
+}
+
+static void test_ppm(void **state) {
+  (void)state;
+  static const struct {
+    const char *bytes;
+    size_t n_bytes;
+    uint8_t red[3];
+  } good[] = {
+      {"P5 3 1 255\n\0\1\xff", 14, {0, 1, 255}},
+      {"P5\n#c\n3 #x\n 1\t255\r\3\4\5", 22, {3, 4, 5}},
+      {"P5 3 1 100\n\0\x32\x65", 14, {0, 128, 255}}, /* 50 / 100 to even; 101 / 100 clipped */
+      {"P5 3 1 15\n\0\3\x8", 13, {0, 51, 136}},
+      {"P5 3 1 65535\n\0\xc8\1\0\xff\xff", 19, {200, 255, 255}}, /* Pillow's mode I clips */
+      {"P5 3 1 1000\n\0\0\0\1\0\2", 18, {0, 66, 131}},           /* 1 / 1000 of 65535, then clipped */
+      {"P6 3 1 255\n\1..\2..\3..trailing", 28, {1, 2, 3}},
+      {"P6 3 1 1000\n\0\0....\1\xf4....\3\xe8....", 30, {0, 128, 255}},
+  };
+  for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+    sl_rgb image;
+    assert_ok(sl_rgb_decode(&image, good[i].bytes, good[i].n_bytes, "x.ppm", true));
+    assert_int_equal(image.width_px, 3);
+    assert_int_equal(image.height_px, 1);
+    for (int x = 0; x < 3; x++)
+      if (image.data[3 * x] != good[i].red[x])
+        fail_msg("%zu: pixel %d: expected %d, found %d", i, x, good[i].red[x], image.data[3 * x]);
+    sl_rgb_dispose(&image);
+  }
+  static const struct {
+    const char *text, *part;
+  } bad[] = {{"P6 2 2 255\n123", "expected 12 bytes of pixels, found 3"},
+             {"P6", "width"},
+             {"P6x1 1 255\n...", "byte 2"},
+             {"P6 2", "width"},
+             {"P6 -2 2 255\n", "width"},
+             {"P6 2 0 255\n", "2 x 0"},
+             {"P5 1 1 0\n.", "maximum"},
+             {"P5 1 1 65536\n..", "maximum"},
+             {"P5 1 1 255", "maximum"},
+             {"P5 1234567890 1 255\n", "digits"},
+             {"P5 2x 1 255\n..", "found byte 0x78"},
+             {"P5 # only a comment", "width"}};
+  for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+    expect_decode_error(bad[i].text, strlen(bad[i].text), SL_ERROR_FORMAT, bad[i].part);
+}
+
+/* ---- orientation ---- */
+
+/* Where the upright picture's (x, y) comes from, as EXIF words it: which side of the scene row 0 and column 0 are. */
+static void source_px(int orientation, int w, int h, int x, int y, int *sx, int *sy) {
+  const int xs[] = {0, x, w - 1 - x, w - 1 - x, x, y, y, w - 1 - y, w - 1 - y};
+  const int ys[] = {0, y, y, h - 1 - y, h - 1 - y, x, h - 1 - x, h - 1 - x, x};
+  *sx = xs[orientation];
+  *sy = ys[orientation];
+}
+
+static void check_upright(const uint8_t *bytes, size_t n_bytes, int orientation, const char *what) {
+  sl_rgb stored, upright;
+  assert_ok(sl_rgb_decode(&stored, bytes, n_bytes, what, false));
+  assert_ok(sl_rgb_decode(&upright, bytes, n_bytes, what, true));
+  if (orientation < 1 || orientation > 8) orientation = 1;
+  assert_int_equal(upright.width_px, orientation > 4 ? stored.height_px : stored.width_px);
+  assert_int_equal(upright.height_px, orientation > 4 ? stored.width_px : stored.height_px);
+  for (int y = 0; y < upright.height_px; y++)
+    for (int x = 0; x < upright.width_px; x++) {
+      int sx, sy;
+      source_px(orientation, stored.width_px, stored.height_px, x, y, &sx, &sy);
+      if (memcmp(upright.data + 3 * (y * upright.width_px + x), stored.data + 3 * (sy * stored.width_px + sx), 3) != 0)
+        fail_msg("%s, orientation %d: pixel %d, %d is not the stored %d, %d", what, orientation, x, y, sx, sy);
+    }
+  sl_rgb_dispose(&stored);
+  sl_rgb_dispose(&upright);
+}
+
+/* The TIFF block's orientation entry, either byte order; fails when there is none. */
+static uint8_t *find_orientation_value(uint8_t *bytes, size_t n_bytes) {
+  for (size_t i = 0; i + 12 <= n_bytes; i++) {
+    if (memcmp(bytes + i, "\x12\x01\x03\x00\x01\x00\x00\x00", 8) == 0) return bytes + i + 8;
+    if (memcmp(bytes + i, "\x01\x12\x00\x03\x00\x00\x00\x01", 8) == 0) return bytes + i + 9;
+  }
+  fail_msg("no orientation entry");
+  return NULL;
+}
+
+static void test_orientation_jpeg(void **state) {
+  (void)state;
+  size_t n_bytes;
+  uint8_t *bytes = read_golden("exif6.jpg", &n_bytes), *value = find_orientation_value(bytes, n_bytes);
+  for (int orientation = 0; orientation <= 10; orientation++) {
+    *value = (uint8_t)orientation;
+    check_upright(bytes, n_bytes, orientation, "exif6.jpg");
+  }
+  free(bytes);
+}
+
+static void test_orientation_png(void **state) {
+  (void)state;
+  size_t n_bytes, at = 8;
+  uint8_t *bytes = read_golden("exif3.png", &n_bytes);
+  while (memcmp(bytes + at + 4, "eXIf", 4) != 0) {
+    at += 12 + (size_t)(bytes[at + 2] << 8 | bytes[at + 3]); /* the chunks before it are short */
+    assert_true(at + 12 < n_bytes);
+  }
+  size_t length = (size_t)(bytes[at + 2] << 8 | bytes[at + 3]);
+  uint8_t *value = find_orientation_value(bytes + at, length + 8);
+  for (int orientation = 0; orientation <= 9; orientation++) {
+    *value = (uint8_t)orientation;
+    put_be32(bytes + at + 8 + length, crc32_of(bytes + at + 4, length + 4));
+    check_upright(bytes, n_bytes, orientation, "exif3.png");
+  }
+  free(bytes);
+}
+
+/* lossless.webp (36 x 44) in the extended container, with an EXIF chunk. */
+static uint8_t *make_webp(const uint8_t *exif, size_t n_exif, uint8_t flags, size_t *n_bytes) {
+  size_t n_plain, n_pad = n_exif & 1;
+  uint8_t *plain = read_golden("lossless.webp", &n_plain);
+  *n_bytes = n_plain + 18 + 8 + n_exif + n_pad;
+  uint8_t *bytes = calloc(*n_bytes, 1), *at = bytes;
+  assert_non_null(bytes);
+  memcpy(at, "RIFF\0\0\0\0WEBPVP8X\xa\0\0\0", 20);
+  bytes[4] = (uint8_t)(*n_bytes - 8);
+  bytes[5] = (uint8_t)((*n_bytes - 8) >> 8);
+  bytes[20] = flags;
+  bytes[24] = 36 - 1;
+  bytes[27] = 44 - 1;
+  memcpy(bytes + 30, plain + 12, n_plain - 12);
+  at = bytes + 30 + n_plain - 12;
+  memcpy(at, "EXIF", 4);
+  at[4] = (uint8_t)n_exif;
+  memcpy(at + 8, exif, n_exif);
+  free(plain);
+  return bytes;
+}
+
+static void test_orientation_webp(void **state) {
+  (void)state;
+  uint8_t exif[] = "Exif\0\0MM\0*\0\0\0\x8\0\2\x01\x0f\0\3\0\0\0\1\0\5\0\0\x01\x12\0\3\0\0\0\1\0\6\0\0";
+  size_t n_bytes;
+  for (int orientation = 1; orientation <= 8; orientation++) {
+    exif[sizeof exif - 4] = (uint8_t)orientation;
+    uint8_t *bytes = make_webp(exif, sizeof exif - 1, 0x08, &n_bytes);
+    check_upright(bytes, n_bytes, orientation, "exif.webp");
+    free(bytes);
+  }
+  for (size_t n = 0; n + 13 < sizeof exif; n++) { /* cut inside the directory: upright, not an error */
+    uint8_t *bytes = make_webp(exif, n, 0x08, &n_bytes);
+    check_upright(bytes, n_bytes, 1, "cut exif.webp");
+    free(bytes);
+  }
+  uint8_t *whole = make_webp(exif, sizeof exif - 1, 0x08, &n_bytes); /* all pixels there, orientation cut off */
+  for (size_t n = n_bytes - sizeof exif - 8; n < n_bytes; n++)
+    expect_decode_error(whole, n, SL_ERROR_FORMAT, "truncated");
+  free(whole);
+  uint8_t *animated = make_webp(exif, 8, 0x02, &n_bytes);
+  expect_decode_error(animated, n_bytes, SL_ERROR_UNSUPPORTED, "animation");
+  free(animated);
+}
+
+/* ---- resizing, writing, masks ---- */
+
+static void test_resize(void **state) {
+  (void)state;
+  sl_rgb image = make_rgb(9, 40), same, found;
+  for (sl_filter filter = SL_FILTER_NEAREST; filter <= SL_FILTER_LANCZOS; filter++) {
+    assert_ok(sl_rgb_resize(&same, &image, 9, 40, filter));
+    assert_rgb(&same, &image, 0, "same size");
+    sl_rgb_dispose(&same);
+  }
+  /* 40 to 10 rows, 9 to 5 columns: rows shrink by more than twice as much, so the vertical pass comes first. 40 to 32
+   * does not. Doing the passes one at a time shows the order. */
+  static const int heights[] = {10, 32};
+  for (int i = 0; i < 2; i++) {
+    sl_rgb middle, expected;
+    bool down_first = i == 0;
+    assert_ok(sl_rgb_resize(&middle, &image, down_first ? 9 : 5, down_first ? heights[i] : 40, SL_FILTER_BICUBIC));
+    assert_ok(sl_rgb_resize(&expected, &middle, 5, heights[i], SL_FILTER_BICUBIC));
+    assert_ok(sl_rgb_resize(&found, &image, 5, heights[i], SL_FILTER_BICUBIC));
+    assert_rgb(&found, &expected, 0, "order of passes");
+    sl_rgb_dispose(&middle);
+    sl_rgb_dispose(&expected);
+    sl_rgb_dispose(&found);
+  }
+  assert_int_equal(sl_rgb_resize(&found, &image, 0, 4, SL_FILTER_BICUBIC), SL_ERROR_ARGUMENT);
+  assert_int_equal(sl_rgb_resize(&found, &image, 4, -1, SL_FILTER_NEAREST), SL_ERROR_ARGUMENT);
+  assert_int_equal(sl_rgb_resize(&found, &image, 4, 4, (sl_filter)9), SL_ERROR_ARGUMENT);
+  assert_int_equal(sl_rgb_resize(&found, &image, 60000, 60000, SL_FILTER_NEAREST), SL_ERROR_UNSUPPORTED);
+  sl_rgb_dispose(&image);
+}
+
+static void test_png_write(void **state) {
+  (void)state;
+  uint8_t data[4 * 3 * 4];
+  for (size_t i = 0; i < sizeof data; i++) data[i] = (uint8_t)(i * 37 + 5);
+  static const int channels[] = {1, 3, 4};
+  for (int k = 0; k < 3; k++) {
+    int n_channel = channels[k];
+    sl_rgb image;
+    assert_ok(sl_png_write(in_folder("out.png"), data, 4, 3, n_channel));
+    assert_ok(sl_rgb_load(&image, in_folder("out.png"), true));
+    assert_true(image.width_px == 4 && image.height_px == 3);
+    for (int px = 0; px < 12; px++)
+      for (int c = 0; c < 3; c++)
+        assert_int_equal(image.data[3 * px + c], data[px * n_channel + (n_channel == 1 ? 0 : c)]);
+    sl_rgb_dispose(&image);
+  }
+  uint8_t *bytes;
+  size_t n_bytes;
+  assert_int_equal(sl_png_encode(data, 4, 3, 2, &bytes, &n_bytes), SL_ERROR_ARGUMENT);
+  assert_int_equal(sl_png_encode(data, 0, 3, 3, &bytes, &n_bytes), SL_ERROR_ARGUMENT);
+  assert_int_equal(sl_png_encode(data, 4, 70000, 3, &bytes, &n_bytes), SL_ERROR_ARGUMENT);
+  assert_null(bytes);
+  assert_int_equal(sl_png_write("/nonexistent/folder/out.png", data, 4, 3, 3), SL_ERROR_FILE);
+  assert_message("/nonexistent/folder/out.png");
+}
+
+static void test_mask(void **state) {
+  (void)state;
+  static const uint8_t data[] = {0, 0, 0, 0, 0, 1, 255, 255, 255, 7, 0, 0};
+  static const uint8_t expected[] = {0, 255, 255, 255};
+  sl_grey mask;
+  assert_ok(sl_png_write(in_folder("mask.png"), data, 2, 2, 3));
+  assert_ok(sl_mask_load(&mask, in_folder("mask.png")));
+  assert_true(mask.width_px == 2 && mask.height_px == 2);
+  assert_memory_equal(mask.data, expected, 4);
+  sl_grey_dispose(&mask);
+  assert_int_equal(sl_mask_load(&mask, in_folder("absent.png")), SL_ERROR_FILE);
+}
+
+/* ---- settings ---- */
+
+static void clear_settings(void) {
+  unlink(in_folder("config.json"));
+  unlink(in_folder("processor_config.json"));
+  unlink(in_folder("preprocessor_config.json"));
+}
+
+static void test_settings_errors(void **state) {
+  (void)state;
+  static const struct {
+    const char *text, *part;
+    sl_status status;
+  } table[] = {
+      {"{\"size\": 0}", ": size: expected", SL_ERROR_FORMAT},
+      {"{\"size\": -3}", "found -3", SL_ERROR_FORMAT},
+      {"{\"size\": 16385}", "16385", SL_ERROR_FORMAT},
+      {"{\"size\": 2.5}", "size", SL_ERROR_FORMAT},
+      {"{\"size\": \"big\"}", "a string", SL_ERROR_FORMAT},
+      {"{\"size\": [4]}", "[height, width]", SL_ERROR_FORMAT},
+      {"{\"size\": [4, 0]}", "size[1]", SL_ERROR_FORMAT},
+      {"{\"size\": {\"shortest_edge\": 0}}", "size.shortest_edge", SL_ERROR_FORMAT},
+      {"{\"size\": {\"height\": 4}}", "\"width\"", SL_ERROR_FORMAT},
+      {"{\"size\": {\"height\": 4, \"width\": -4}}", "size.width", SL_ERROR_FORMAT},
+      {"{\"size\": {\"longest_edge\": 4}}", "size.longest_edge", SL_ERROR_UNSUPPORTED},
+      {"{\"crop_size\": {\"shortest_edge\": 4}}", "crop_size", SL_ERROR_FORMAT},
+      {"{\"crop_size\": {\"height\": 0, \"width\": 4}}", "crop_size.height", SL_ERROR_FORMAT},
+      {"{\"resample\": 4}", "resample", SL_ERROR_UNSUPPORTED},
+      {"{\"resample\": -1}", "found -1", SL_ERROR_UNSUPPORTED},
+      {"{\"resample\": \"bicubic\"}", "resample", SL_ERROR_FORMAT},
+      {"{\"image_std\": [1, 0, 1]}", "image_std[1]", SL_ERROR_FORMAT},
+      {"{\"image_std\": 1e-60}", "image_std[0]", SL_ERROR_FORMAT},
+      {"{\"image_std\": [1, 1]}", "found 2", SL_ERROR_FORMAT},
+      {"{\"image_mean\": [1, 1, true]}", "image_mean", SL_ERROR_FORMAT},
+      {"{\"image_mean\": 1e300}", "float32", SL_ERROR_FORMAT},
+      {"{\"image_mean\": [2, 0, 0], \"do_pad\": true}", "image_mean[0]", SL_ERROR_FORMAT},
+      {"{\"rescale_factor\": 0}", "rescale_factor", SL_ERROR_FORMAT},
+      {"{\"do_resize\": 1}", "do_resize", SL_ERROR_FORMAT},
+      {"{\"image_processor_type\": \"FuyuImageProcessor\"}", "FuyuImageProcessor", SL_ERROR_UNSUPPORTED},
+      {"{\"image_processor_type\": \"CLIPImageProcessorX\"}", "CLIPImageProcessorX", SL_ERROR_UNSUPPORTED},
+      {"{\"image_processor_type\": \"SiglipImageProcessor\", \"do_center_crop\": true}", "crop_size", SL_ERROR_FORMAT},
+      {"{\"image_processor_type\": \"CLIPImageProcessor\", \"do_pad\": true, \"pad_size\": 9}", "pad_size",
+       SL_ERROR_UNSUPPORTED},
+      {"[]", "object", SL_ERROR_FORMAT},
+      {"{\"size\": ", "line 1", SL_ERROR_FORMAT},
+  };
+  clear_settings();
+  for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+    write_file("preprocessor_config.json", table[i].text);
+    sl_preprocess out, untouched;
+    memset(&out, 7, sizeof out);
+    memset(&untouched, 7, sizeof untouched);
+    if (sl_preprocess_read(&out, folder) != table[i].status) fail_msg("%s: %s", table[i].text, sl_error_message());
+    assert_message(folder);
+    assert_message(table[i].part);
+    assert_memory_equal(&out, &untouched, sizeof out);
+  }
+  clear_settings();
+}
+
+static void test_settings_sources(void **state) {
+  (void)state;
+  sl_preprocess p;
+  clear_settings();
+  assert_int_equal(sl_preprocess_read(&p, folder), SL_ERROR_FILE);
+  assert_message("preprocessor_config.json");
+  /* No processor file: the tower's size. */
+  write_file("config.json", "{\"vision_config\": {\"image_size\": 336}, \"image_aspect_ratio\": \"pad\"}");
+  assert_ok(sl_preprocess_read(&p, folder));
+  assert_true(p.shortest_edge_px == 336 && p.crop_width_px == 336 && p.crop_height_px == 336);
+  assert_true(p.do_resize && p.do_center_crop && p.do_rescale && p.do_normalize && p.filter == SL_FILTER_BICUBIC);
+  assert_true(p.pad_to_square && p.pad_rgb[0] == 122 && p.pad_rgb[1] == 116 && p.pad_rgb[2] == 104);
+  /* An old file, in which numbers stand for sizes. */
+  write_file("preprocessor_config.json",
+             "{\"feature_extractor_type\": \"CLIPFeatureExtractor\", \"size\": 30, \"crop_size\": 28, \"resample\": 1, "
+             "\"do_pad\": true}");
+  write_file("config.json", "{\"image_aspect_ratio\": \"square\"}");
+  assert_ok(sl_preprocess_read(&p, folder));
+  assert_true(p.shortest_edge_px == 30 && p.crop_width_px == 28 && p.crop_height_px == 28 &&
+              p.filter == SL_FILTER_LANCZOS);
+  assert_false(p.pad_to_square); /* CLIP's do_pad is about batches */
+  /* The nested object wins as a whole; one without it does not. */
+  write_file("processor_config.json", "{\"patch_size\": 14}");
+  assert_ok(sl_preprocess_read(&p, folder));
+  assert_int_equal(p.shortest_edge_px, 30);
+  write_file("processor_config.json",
+             "{\"image_processor\": {\"image_processor_type\": \"LlavaImageProcessorFast\", \"do_pad\": true, "
+             "\"size\": {\"height\": 20, \"width\": 10}, \"image_mean\": 0.5, \"do_normalize\": null}}");
+  assert_ok(sl_preprocess_read(&p, folder));
+  assert_true(p.shortest_edge_px == 0 && p.resize_height_px == 20 && p.resize_width_px == 10);
+  assert_true(p.crop_width_px == 224 && p.filter == SL_FILTER_BICUBIC && p.do_normalize);
+  assert_true(p.pad_to_square && p.pad_rgb[0] == 127 && p.pad_rgb[2] == 127 && p.mean[1] == 0.5);
+  /* Tiles are another family's. */
+  write_file("config.json", "{\"image_aspect_ratio\": \"anyres_max_9\"}");
+  assert_int_equal(sl_preprocess_read(&p, folder), SL_ERROR_UNSUPPORTED);
+  assert_message("anyres_max_9");
+  clear_settings();
+}
+
+/* ---- preprocessing ---- */
+
+static void check_map(const char *settings, int width_px, int height_px, double scale_x, double offset_x,
+                      double scale_y, double offset_y) {
+  sl_preprocess p;
+  sl_rgb image = make_rgb(width_px, height_px), seen;
+  sl_pixel_map map;
+  float *values;
+  int w, h;
+  write_file("preprocessor_config.json", settings);
+  assert_ok(sl_preprocess_read(&p, folder));
+  assert_ok(sl_preprocess_apply(&p, &image, &values, &w, &h, &seen, &map));
+  assert_true(seen.width_px == w && seen.height_px == h);
+  for (int i = 0; i < w * h; i++) { /* `seen` is what was normalised */
+    float expected = ((float)(seen.data[3 * i + 1] * (1.0 / 255)) - 0.4578275f) / 0.26130258f;
+    assert_true(values[w * h + i] == expected);
+  }
+  const double found[] = {map.scale_x, map.offset_x, map.scale_y, map.offset_y};
+  const double expected[] = {scale_x, offset_x, scale_y, offset_y};
+  for (int i = 0; i < 4; i++)
+    if (fabs(found[i] - expected[i]) > 1e-12)
+      fail_msg("%s: map %d: expected %g, found %g", settings, i, expected[i], found[i]);
+  free(values);
+  sl_rgb_dispose(&seen);
+  sl_rgb_dispose(&image);
+  clear_settings();
+}
+
+static void test_pixel_map(void **state) {
+  (void)state;
+  check_map("{\"size\": 20, \"crop_size\": 20}", 80, 40, 2, 20, 2, 0);
+  check_map("{\"size\": 20, \"crop_size\": 10}", 40, 80, 2, 10, 2, 30);
+  check_map("{\"size\": 20, \"crop_size\": 20, \"do_pad\": true}", 80, 40, 4, 0, 4, -20);
+  check_map("{\"size\": 20, \"crop_size\": 10, \"do_pad\": true}", 40, 80, 4, 0, 4, 20);
+  check_map("{\"size\": [10, 20], \"do_center_crop\": false}", 40, 40, 2, 0, 4, 0);
+  check_map("{\"do_resize\": false, \"crop_size\": 13}", 10, 20, 1, -2, 1, 3); /* the odd pixel goes before */
+}
+
+static void test_apply_arguments(void **state) {
+  (void)state;
+  sl_preprocess p = {.do_resize = true};
+  sl_rgb image = make_rgb(3, 2), none = {0};
+  float *values;
+  int w, h;
+  assert_int_equal(sl_preprocess_apply(&p, &image, &values, &w, &h, NULL, NULL), SL_ERROR_ARGUMENT);
+  p.do_resize = false;
+  assert_int_equal(sl_preprocess_apply(&p, &none, &values, &w, &h, NULL, NULL), SL_ERROR_ARGUMENT);
+  p.do_normalize = true;
+  assert_int_equal(sl_preprocess_apply(&p, &image, &values, &w, &h, NULL, NULL), SL_ERROR_ARGUMENT);
+  p.do_normalize = false;
+  p.do_center_crop = true;
+  assert_int_equal(sl_preprocess_apply(&p, &image, &values, &w, &h, NULL, NULL), SL_ERROR_ARGUMENT);
+  assert_null(values);
+  sl_rgb_dispose(&image);
+  /* 22 million px wide once resized: only the visible part may be made. */
+  sl_rgb wide = make_rgb(65535, 1);
+  p = (sl_preprocess){.do_resize = true,
+                      .do_center_crop = true,
+                      .shortest_edge_px = 336,
+                      .crop_width_px = 336,
+                      .crop_height_px = 336,
+                      .filter = SL_FILTER_BICUBIC};
+  assert_ok(sl_preprocess_apply(&p, &wide, &values, &w, &h, NULL, NULL));
+  assert_true(w == 336 && h == 336);
+  assert_true(values[168] == wide.data[32767 * 3]); /* the middle of the crop shows the middle of the picture */
+  free(values);
+  p.do_center_crop = false;
+  assert_int_equal(sl_preprocess_apply(&p, &wide, &values, &w, &h, NULL, NULL), SL_ERROR_UNSUPPORTED);
+  sl_rgb_dispose(&wide);
+}
+
+/* ---- every allocation failing once ---- */
+
+static sl_status load_one(const void *name) {
+  sl_rgb image;
+  char path[512];
+  snprintf(path, sizeof path, GOLDEN "%s", (const char *)name);
+  sl_status status = sl_rgb_load(&image, path, true);
+  if (status != SL_OK) assert_null(image.data);
+  sl_rgb_dispose(&image);
+  return status;
+}
+
+static sl_status mask_one(const void *name) {
+  sl_grey mask;
+  char path[512];
+  snprintf(path, sizeof path, GOLDEN "%s", (const char *)name);
+  sl_status status = sl_mask_load(&mask, path);
+  sl_grey_dispose(&mask);
+  return status;
+}
+
+static sl_status resize_one(const void *size) {
+  const int *s = size;
+  sl_rgb image = {7, 31, (uint8_t[7 * 31 * 3]){0}}, out;
+  sl_status status = sl_rgb_resize(&out, &image, s[0], s[1], (sl_filter)s[2]);
+  sl_rgb_dispose(&out);
+  return status;
+}
+
+static sl_status preprocess_one(const void *unused) {
+  (void)unused;
+  sl_rgb image = {7, 31, (uint8_t[7 * 31 * 3]){0}}, seen;
+  sl_preprocess p;
+  float *values = NULL;
+  int w, h;
+  SL_TRY(sl_preprocess_read(&p, folder));
+  sl_status status = sl_preprocess_apply(&p, &image, &values, &w, &h, &seen, NULL);
+  if (status != SL_OK) assert_null(values);
+  free(values);
+  sl_rgb_dispose(&seen);
+  return status;
+}
+
+static sl_status write_one(const void *unused) {
+  (void)unused;
+  return sl_png_write(in_folder("out.png"), (uint8_t[90 * 90 * 3]){0}, 90, 90, 3);
+}
+
+/* Fails the first allocation, then the second, until the work succeeds; it must have allocated `at_least` times. */
+static void sweep(sl_status (*work)(const void *), const void *argument, int at_least) {
+  int n = 1;
+  for (;; n++) {
+    sl_alloc_fail_at(n);
+    sl_status status = work(argument);
+    sl_alloc_fail_at(0);
+    if (status == SL_OK) break;
+    if (status != SL_ERROR_MEMORY) fail_msg("allocation %d: %s", n, sl_error_message());
+    assert_true(n < 1000);
+  }
+  if (n - 1 < at_least) fail_msg("expected %d allocations, found %d", at_least, n - 1);
+}
+
+static void test_memory(void **state) {
+  (void)state;
+  sweep(load_one, "exif6.jpg", 4);
+  sweep(load_one, "cmyk.jpg", 4);
+  sweep(load_one, "exif3.png", 4);
+  sweep(load_one, "adam7.png", 5);
+  sweep(load_one, "palette.png", 5);
+  sweep(load_one, "lossless.webp", 2);
+  sweep(load_one, "plain.ppm", 2);
+  sweep(mask_one, "plain.ppm", 3);
+  sweep(resize_one, (const int[]){5, 9, SL_FILTER_BICUBIC}, 6);
+  sweep(resize_one, (const int[]){5, 60, SL_FILTER_LANCZOS}, 6);
+  sweep(resize_one, (const int[]){5, 60, SL_FILTER_NEAREST}, 3);
+  sweep(write_one, NULL, 4);
+  write_file("preprocessor_config.json", "{\"size\": 20, \"crop_size\": 33, \"do_pad\": true}");
+  sweep(preprocess_one, NULL, 10);
+  clear_settings();
+}
+
+static int set_up(void **state) {
+  (void)state;
+  if (!mkdtemp(folder)) return -1;
+  if (sl_json_load(&golden, GOLDEN "pixels.json", (size_t)1 << 22) != SL_OK) return -1;
+  return sl_safetensors_open(&pixels, GOLDEN "pixels.safetensors") == SL_OK ? 0 : -1;
+}
+
+static int tear_down(void **state) {
+  (void)state;
+  static const char *const names[] = {"empty.png", "out.png", "mask.png"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) unlink(in_folder(names[i]));
+  clear_settings();
+  json_decref(golden);
+  sl_safetensors_close(pixels);
+  return rmdir(folder); /* fails when anything was left behind */
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_golden_decode),
+      cmocka_unit_test(test_golden_resize),
+      cmocka_unit_test(test_golden_preprocess),
+      cmocka_unit_test(test_truncated),
+      cmocka_unit_test(test_flipped),
+      cmocka_unit_test(test_limits),
+      cmocka_unit_test(test_ppm),
+      cmocka_unit_test(test_orientation_jpeg),
+      cmocka_unit_test(test_orientation_png),
+      cmocka_unit_test(test_orientation_webp),
+      cmocka_unit_test(test_resize),
+      cmocka_unit_test(test_png_write),
+      cmocka_unit_test(test_mask),
+      cmocka_unit_test(test_settings_errors),
+      cmocka_unit_test(test_settings_sources),
+      cmocka_unit_test(test_pixel_map),
+      cmocka_unit_test(test_apply_arguments),
+      cmocka_unit_test(test_memory),
+  };
+  return cmocka_run_group_tests(tests, set_up, tear_down);
+}
