@@ -98,11 +98,11 @@ static double library(int m, int n, int k, bool backward, bool packed, uint16_t 
   dnnl_memory_create(&memory_y, &my, engine, y);
   memory_p = memory_w;
   if (packed) {
-    dnnl_memory_create(&memory_p, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0), engine, DNNL_MEMORY_ALLOCATE);
+    const dnnl_memory_desc_t *md = dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
+    dnnl_memory_create(&memory_p, md, engine, DNNL_MEMORY_ALLOCATE);
     dnnl_primitive_desc_t reorder_desc;
     dnnl_primitive_t reorder;
-    dnnl_reorder_primitive_desc_create(&reorder_desc, &mw, engine,
-                                       dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0), engine, NULL);
+    dnnl_reorder_primitive_desc_create(&reorder_desc, &mw, engine, md, engine, NULL);
     dnnl_primitive_create(&reorder, reorder_desc);
     dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, memory_w}, {DNNL_ARG_TO, memory_p}};
     dnnl_primitive_execute(reorder, stream, 2, args);
@@ -129,6 +129,7 @@ static double library(int m, int n, int k, bool backward, bool packed, uint16_t 
 static double ours(host *h, int m, int n, int k, bool backward, sl_compute compute, const sl_tensor *tensor,
                    double seconds) {
   sl_weight *w = NULL;
+  must(sl_queue_reserve(h->queue, m, n > k ? n : k, 0));
   must(sl_weight_new(&w, h->backend, compute, tensor, 1));
   sl_mat x = mat_new(h, m, backward ? n : k, 1), y = mat_new(h, m, backward ? k : n, 0);
   double best;
@@ -143,13 +144,28 @@ static double ours(host *h, int m, int n, int k, bool backward, sl_compute compu
   return best;
 }
 
+/* oneDNN's f32 product on f32 weights. */
+static double library_f32(int m, int n, int k, bool backward, const uint16_t *values, double seconds) {
+  size_t count = (size_t)n * (size_t)k;
+  float *w = malloc(count * 4), *x = calloc((size_t)m * (size_t)(n + k), 4);
+  float *y = x + (size_t)m * (size_t)(backward ? n : k);
+  sl_convert_to_f32(w, values, SL_BF16, (int64_t)count);
+  double best;
+  BEST(best, seconds,
+       backward ? dnnl_sgemm('N', 'N', m, k, n, 1, x, n, w, k, 0, y, k)
+                : dnnl_sgemm('N', 'T', m, n, k, 1, x, k, w, k, 0, y, n));
+  free(w);
+  free(x);
+  return best;
+}
+
 static const int shapes[][2] = {{4096, 4096}, {4096, 11008}, {11008, 4096}}; /* N, K */
 
 static void product_table(host *h, bool quick, double seconds) {
   const int all_rows[] = {1, 8, 32, 128, 640, 2048};
   printf("y[M,N] = x[M,K] W[N,K]^T and dx = dy W, GFLOP/s (M=1: also GB/s of weights)\n");
-  printf("%5s %6s %6s %4s | %8s %8s %8s | %8s %8s | %6s\n", "M", "N", "K", "dir", "bf16", "bf16x2", "f32", "dnnl", "packed",
-         "ratio");
+  printf("%5s %6s %6s %4s | %8s %8s %8s | %8s %8s %8s | %6s\n", "M", "N", "K", "dir", "bf16", "bf16x2", "f32", "dnnl",
+         "packed", "sgemm", "ratio");
   for (int r = 0; r < 6; r++) {
     int m = all_rows[r];
     if (quick && m != 640 && m != 1) continue;
@@ -167,9 +183,10 @@ static void product_table(host *h, bool quick, double seconds) {
         if (again < bf16) bf16 = again;
         double x2 = quick ? NAN : ours(h, m, n, k, dir, SL_COMPUTE_BF16X2, &tensor, seconds);
         double f32 = quick ? NAN : ours(h, m, n, k, dir, SL_COMPUTE_F32, &tensor, seconds);
+        double sgemm = quick ? NAN : library_f32(m, n, k, dir, values, seconds);
         double best = fmin(plain, packed);
-        printf("%5d %6d %6d %4s | %8.0f %8.0f %8.0f | %8.0f %8.0f | %5.2fx", m, n, k, dir ? "dx" : "y", gflop / bf16,
-               gflop / x2, gflop / f32, gflop / plain, gflop / packed, best / bf16);
+        printf("%5d %6d %6d %4s | %8.0f %8.0f %8.0f | %8.0f %8.0f %8.0f | %5.2fx", m, n, k, dir ? "dx" : "y",
+               gflop / bf16, gflop / x2, gflop / f32, gflop / plain, gflop / packed, gflop / sgemm, best / bf16);
         if (m == 1) printf("  %.1f GB/s", 2e-9 * n * k / bf16);
         printf("\n");
         fflush(stdout);
@@ -177,7 +194,7 @@ static void product_table(host *h, bool quick, double seconds) {
         log_rate += log(gflop / bf16) / 3;
         free(values);
       }
-      printf("%5d %18s | %8.0f geometric mean %31s | %5.2fx\n", m, dir ? "dx" : "y", exp(log_rate), "", exp(log_ratio));
+      printf("%5d %18s | %8.0f geometric mean %40s | %5.2fx\n", m, dir ? "dx" : "y", exp(log_rate), "", exp(log_ratio));
     }
   }
 }
@@ -185,7 +202,8 @@ static void product_table(host *h, bool quick, double seconds) {
 /* One LLaMA-7B layer at t tokens: seconds per op, best of `runs` passes, and the share of the products' own rate. */
 static void layer_profile(host *h, int t, sl_compute compute, int runs) {
   enum { D = 4096, H = 32, F = 11008, N_OP = 11 };
-  static const char *const names[N_OP] = {"norm", "qkv", "rope", "attend", "o (+)", "norm", "gate_up", "gate", "down (+)",
+  static const char *const names[N_OP] = {"norm", "qkv", "rope", "attend", "o (+)", "norm", "gate_up",
+                                          "gate", "down (+)",
                                           "attend_dx", "layer"};
   const int wide[4][2] = {{3 * D, D}, {D, D}, {2 * F, D}, {D, F}};
   sl_weight *w[4];
@@ -230,7 +248,9 @@ static void layer_profile(host *h, int t, sl_compute compute, int runs) {
   double gflop = 0, products = best[1] + best[4] + best[6] + best[8];
   for (int i = 0; i < 4; i++) gflop += 2e-9 * t * wide[i][0] * wide[i][1];
   printf("\n7B layer, T = %d, %s: %s\n", t, sl_compute_name(compute), sl_backend_describe(h->backend, compute));
-  for (int i = 0; i < N_OP; i++) printf("  %-10s %8.3f ms  %5.1f %%\n", names[i], best[i] * 1e3, 100 * best[i] / best[10]);
+  for (int i = 0; i < N_OP; i++) {
+    printf("  %-10s %8.3f ms  %5.1f %%\n", names[i], best[i] * 1e3, 100 * best[i] / best[10]);
+  }
   printf("  products %.0f GFLOP/s; layer %.0f GFLOP/s of product work = %.0f %% of that\n", gflop / products,
          gflop / best[10], 100 * products / best[10]);
   sl_mat all[] = {x, n, qkv, z, gu, f, g, freq, lse, dqkv};
@@ -246,7 +266,9 @@ int main(int argc, char **argv) {
   must(sl_queue_new(&h.queue, h.backend, 0));
   h.ops = sl_queue_ops(h.queue);
   if (!layer) product_table(&h, quick, quick ? 0.15 : 0.4);
-  for (int c = SL_COMPUTE_COUNT - 1; c >= (quick ? SL_COMPUTE_BF16 : 0); c--) layer_profile(&h, 636, (sl_compute)c, c ? 8 : 3);
+  for (int c = SL_COMPUTE_COUNT - 1; c >= (quick ? SL_COMPUTE_BF16 : 0); c--) {
+    layer_profile(&h, 636, (sl_compute)c, c ? 8 : 3);
+  }
   sl_queue_free(h.queue);
   sl_backend_close(h.backend);
   return 0;

@@ -46,8 +46,9 @@ typedef struct cli_args {
   int n_analysis_value;
   char *const *rest; /* what is not an option */
   int n_rest;
-  char **argv; /* as given */
+  char **argv;           /* as given */
   int argc;
+  char **words;          /* option names in the tables' spelling, in getopt's order; values point into them */
 } cli_args;
 
 typedef struct cli_command {
@@ -67,8 +68,9 @@ extern const cli_command *const cli_commands[]; /* NULL-terminated */
 /* The i-th analysis of a command; NULL after the last. */
 const sl_analysis_info *cli_command_analysis(const cli_command *command, int i);
 
-/* Parses; EXIT_DONE, or an exit code after a message. */
+/* Parses; EXIT_DONE, or an exit code after a message. Dispose of `args` in either case. */
 int cli_parse(cli_args *args, const cli_command *command, int argc, char **argv);
+void cli_args_dispose(cli_args *args);
 
 /* A whole number from min to max. */
 bool cli_parse_int(const char *text, int64_t min, int64_t max, int64_t *out);
@@ -95,7 +97,7 @@ int cli_run_trace(const cli_args *args);
 
 /* Results for people, from the summary's JSON. */
 void cli_print_answer(const json_t *summary);
-void cli_print_trace(const json_t *summary, const cli_args *args);
+void cli_print_trace(const json_t *summary);
 
 /* Progress on standard error; `user` is the cli_args. */
 bool cli_progress(void *user, const char *what, double done, double total);

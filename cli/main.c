@@ -63,23 +63,28 @@ static int unknown_command(const char *word) {
   return EXIT_USAGE;
 }
 
-static int run_command(const cli_command *command, int argc, char **argv) {
-  cli_args args;
-  const int code = cli_parse(&args, command, argc, argv);
-  if (code != EXIT_DONE) return code;
-  if (args.value[OPT_HELP]) {
-    cli_print_help(stdout, command);
+static int run_parsed(const cli_args *args) {
+  if (args->value[OPT_HELP]) {
+    cli_print_help(stdout, args->command);
     return EXIT_DONE;
   }
-  if (args.value[OPT_VERSION]) {
+  if (args->value[OPT_VERSION]) {
     printf("sightline %s\n", sl_version());
     return EXIT_DONE;
   }
   const sl_status status = cli_catch_signals();
   if (status != SL_OK) return cli_fail(status);
-  const int result = command->run(&args);
+  const int code = args->command->run(args);
   cli_progress_end();
-  return result;
+  return code;
+}
+
+static int run_command(const cli_command *command, int argc, char **argv) {
+  cli_args args;
+  int code = cli_parse(&args, command, argc, argv);
+  if (code == EXIT_DONE) code = run_parsed(&args);
+  cli_args_dispose(&args);
+  return code;
 }
 
 static int dispatch(int argc, char **argv) {

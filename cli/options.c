@@ -98,18 +98,24 @@ bool cli_parse_int(const char *text, int64_t min, int64_t max, int64_t *out) {
   return true;
 }
 
-/* Underscores in option names become hyphens; values keep theirs. New strings, because argv is told as given. */
+static void free_words(char **words) {
+  for (char **word = words; word && *word; word++) free(*word);
+  free(words);
+}
+
+/* Underscores in option names become hyphens; values keep theirs. New strings, because argv is told as given; NULL
+ * without memory. */
 static char **normalise(int argc, char **argv, const entry *list, int n) {
   char **copy = calloc((size_t)argc + 1, sizeof *copy);
-  bool is_value = false;
+  bool is_value = false, all_values = false;
   for (int i = 0; copy && i < argc; i++) {
     copy[i] = strdup(argv[i]);
-    if (!copy[i]) return NULL;
-    if (!is_value && strcmp(copy[i], "--") == 0) {
-      for (int j = i + 1; j < argc; j++) copy[j] = argv[j];
-      break;
+    if (!copy[i]) {
+      free_words(copy);
+      return NULL;
     }
-    const bool is_option = !is_value && strncmp(copy[i], "--", 2) == 0;
+    all_values = all_values || (!is_value && strcmp(copy[i], "--") == 0);
+    const bool is_option = !is_value && !all_values && strncmp(copy[i], "--", 2) == 0;
     is_value = false;
     if (!is_option) continue;
     const size_t length = strcspn(copy[i], "=");
@@ -210,12 +216,13 @@ int cli_parse(cli_args *args, const cli_command *command, int argc, char **argv)
   entry list[127];
   const int n = list_entries(command, list, 127);
   *args = (cli_args){.command = command, .argv = argv, .argc = argc};
-  /* argv[0] is the program, argv[1] the command; getopt starts behind argv[0]. The copies live as long as the process.
-   */
-  char **words = normalise(argc - 1, argv + 1, list, n);
-  if (!words) {
+  /* argv[0] is the program, argv[1] the command; getopt starts behind the first of its words. */
+  args->words = normalise(argc - 1, argv + 1, list, n);
+  if (!args->words) {
     cli_error("no memory");
     return EXIT_FAILED;
   }
-  return parse_all(args, argc - 1, words, list, n);
+  return parse_all(args, argc - 1, args->words, list, n);
 }
+
+void cli_args_dispose(cli_args *args) { free_words(args->words); /* getopt permutes them, but all are still there */ }

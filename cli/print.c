@@ -74,13 +74,12 @@ static void print_cliff(const char *name, const json_t *layer, const json_t *sha
     printf("%s: none (no layer from which %s stays below %g)\n", name, of_what, json_number_value(share));
 }
 
-static void print_undefined(const json_t *cam) {
-  const json_t *layers = json_object_get(cam, "undefined");
+static void print_layers(const char *before, const json_t *layers, const char *after) {
   if (json_array_size(layers) == 0) return;
-  printf("no CAM in layer");
+  printf("%s layer%s", before, json_array_size(layers) > 1 ? "s" : "");
   for (size_t i = 0; i < json_array_size(layers); i++)
     printf("%s %d", i ? "," : "", (int)json_integer_value(json_array_get(layers, i)));
-  printf(": %s\n", json_string_value(json_object_get(cam, "reason")));
+  printf(": %s\n", after);
 }
 
 static void print_sinks(const json_t *flow) {
@@ -95,15 +94,15 @@ static void print_sinks(const json_t *flow) {
   putchar('\n');
 }
 
-void cli_print_trace(const json_t *summary, const cli_args *args) {
+void cli_print_trace(const json_t *summary) {
   const json_t *flow = at(summary, "analyses", "flow"), *cam = at(summary, "analyses", "cam");
-  (void)args;
   print_table(summary);
   putchar('\n');
   print_cliff("attention cliff", json_object_get(flow, "attention_cliff"), json_object_get(flow, "cliff_share"),
               "the image share");
   print_cliff("CAM cliff", json_object_get(cam, "cliff"), json_object_get(cam, "cliff_mass"),
               "the map's sum, over its largest,");
-  print_undefined(cam);
+  print_layers("no CAM in", json_object_get(cam, "undefined"), json_string_value(json_object_get(cam, "reason")));
+  print_layers("zero CAM in", json_object_get(cam, "zero"), "no image token speaks for the answer there");
   print_sinks(flow);
 }

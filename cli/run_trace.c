@@ -89,7 +89,7 @@ static void print_result(const cli_args *args, const char *summary) {
   }
   json_t *root = json_loads(summary, JSON_ALLOW_NUL, NULL);
   cli_print_answer(root);
-  if (args->command != &cmd_ask) cli_print_trace(root, args);
+  if (args->command != &cmd_ask) cli_print_trace(root);
   json_decref(root);
 }
 

@@ -30,6 +30,8 @@ add_library(sl_lib_dnnl INTERFACE)
 target_include_directories(sl_lib_dnnl INTERFACE ${DNNL_INCLUDE_DIR})
 target_link_libraries(sl_lib_dnnl INTERFACE ${DNNL_LIBRARY})
 
-find_package(OpenMP REQUIRED COMPONENTS C)
 add_library(sl_lib_openmp INTERFACE)
-target_link_libraries(sl_lib_openmp INTERFACE OpenMP::OpenMP_C)
+if(NOT SL_FUZZ) # fuzz targets work in one thread, and clang's OpenMP is a package of its own
+  find_package(OpenMP REQUIRED COMPONENTS C)
+  target_link_libraries(sl_lib_openmp INTERFACE OpenMP::OpenMP_C)
+endif()

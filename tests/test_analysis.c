@@ -7,6 +7,7 @@
 
 #include "analysis/cam_map.h"
 #include "analysis/flow.h"
+#include "base/rng.h"
 #include "sightline/sightline.h"
 #include "stats/spread.h"
 #include "task/answer.h"
@@ -240,8 +241,9 @@ static void remove_dir(const char *path) {
   assert_int_equal(system(command), 0);
 }
 
-/* Runs one analysis of the fixture into a run directory and opens that. */
-static sl_run_reader *run_into(fixture *f, const char *name, const char *dir, const sl_option_value *options, int n) {
+/* Runs one analysis of the fixture into a run directory and opens that; flow with a memory limit if that is not 0. */
+static sl_run_reader *run_limited(fixture *f, const char *name, const char *dir, const sl_option_value *options, int n,
+                                  int64_t pattern_bytes) {
   char path[128];
   snprintf(path, sizeof path, "%s/run", dir);
   f->context.info = sl_analysis_find(name);
@@ -250,7 +252,8 @@ static sl_run_reader *run_into(fixture *f, const char *name, const char *dir, co
   ASSERT_OK(sl_run_new(&f->context.run, path, true));
   json_object_set_new(sl_run_json(f->context.run), "sightline", json_string("test"));
   for (int i = 0; sl_analyses[i]; i++) {
-    if (&sl_analyses[i]->info == f->context.info) ASSERT_OK(sl_analyses[i]->run(&f->context));
+    if (&sl_analyses[i]->info != f->context.info) continue;
+    ASSERT_OK(pattern_bytes ? sl_flow_run(&f->context, pattern_bytes) : sl_analyses[i]->run(&f->context));
   }
   ASSERT_OK(sl_run_commit(f->context.run));
   sl_run_free(f->context.run);
@@ -258,6 +261,10 @@ static sl_run_reader *run_into(fixture *f, const char *name, const char *dir, co
   sl_run_reader *reader = NULL;
   ASSERT_OK(sl_run_open(&reader, path));
   return reader;
+}
+
+static sl_run_reader *run_into(fixture *f, const char *name, const char *dir, const sl_option_value *options, int n) {
+  return run_limited(f, name, dir, options, n, 0);
 }
 
 static const float *result(const sl_run_reader *reader, const char *name) {
@@ -297,7 +304,7 @@ static void flow_details_follow_from_the_pattern(void **state) {
   (void)state;
   fixture *f = set_up("llava-mha", "c0", 3);
   char *dir = temporary_dir();
-  sl_run_reader *reader = run_into(f, "flow", dir, (sl_option_value[]){{"per_head", "true"}, {"sinks", "2"}}, 2);
+  sl_run_reader *reader = run_into(f, "flow", dir, (sl_option_value[]){{"sinks", "2"}}, 1);
   const int P = f->layout.n_prompt, N = f->layout.n_image, first = f->layout.first_image;
   const int L = sl_model_get_shape(f->model)->decoder.n_layer, H = sl_model_get_shape(f->model)->decoder.n_head;
   const float *image = result(reader, "flow.image"), *heads = result(reader, "flow.image_heads");
@@ -338,21 +345,32 @@ static void flow_details_follow_from_the_pattern(void **state) {
   tear_down(f);
 }
 
-/* One row per pass gives what one pass gives: the memory limit changes nothing. */
+/* One row per pass, or two, gives what one pass gives: the memory limit changes nothing. */
 static void flow_passes_agree(void **state) {
   (void)state;
   fixture *f = set_up("llava-gqa", "c0", 5);
-  f->context.info = sl_analysis_find("flow");
-  json_t *first = NULL;
-  for (int split = 0; split < 2; split++) {
-    f->context.said = json_object();
+  static const char *const names[] = {"flow.share", "flow.share_heads", "flow.image", "flow.entropy",
+                                      "flow.sink_share"};
+  char *dir = temporary_dir();
+  void *whole[5];
+  const int64_t row_bytes = (int64_t)sl_model_get_shape(f->model)->decoder.n_head * f->layout.n_token * 4;
+  for (int rows = 5; rows > 0; rows -= rows == 5 ? 3 : 1) {
     free(f->context.flow_row);
     f->context.flow_row = NULL;
-    ASSERT_OK(sl_flow_run(&f->context, split ? 1 : INT64_MAX));
-    if (split) assert_true(json_equal(first, f->context.said));
-    if (split) json_decref(first);
-    first = f->context.said;
+    sl_run_reader *reader = run_limited(f, "flow", dir, NULL, 0, rows == 1 ? 1 : rows * row_bytes);
+    for (int i = 0; i < 5; i++) {
+      const sl_tensor *tensor = sl_run_find(reader, names[i]);
+      const size_t n_bytes = (size_t)sl_tensor_count(tensor) * sizeof(float);
+      if (rows == 5) {
+        whole[i] = malloc(n_bytes);
+        memcpy(whole[i], tensor->data, n_bytes);
+      }
+      assert_memory_equal(whole[i], tensor->data, n_bytes);
+    }
+    sl_run_close(reader);
   }
+  for (int i = 0; i < 5; i++) free(whole[i]);
+  remove_dir(dir);
   tear_down(f);
 }
 
@@ -397,28 +415,23 @@ static void last_layer_is_reported_undefined(void **state) {
   tear_down(f);
 }
 
-/* A target without gradient gives zero maps everywhere: NaN statistics, no cliff, and no division by zero. */
+/* A target without gradient (here a token's margin over itself) gives zero maps everywhere: they are named, have NaN
+ * statistics and no cliff, and nothing is divided by zero. */
 static void zero_maps_are_guarded(void **state) {
   (void)state;
-  fixture *f = set_up("llava-gqa", "c0", 2);
+  fixture *f = set_up("llava-gqa", "c0", 1);
   char *dir = temporary_dir();
-  sl_cam cam = make_cam(f, &(sl_cam_options){.site = SL_SITE_LN1, .target = SL_TARGET_CONTRAST,
-                                             .contrast = f->answer.tokens[0].id});
-  sl_cam_dispose(&cam);
-  /* Both answer tokens equal to the contrast is refused; here the forced second token is made equal to the first. */
-  f->answer.tokens[1].id = f->answer.tokens[0].id;
-  cam = make_cam(f, &(sl_cam_options){.site = SL_SITE_LN1, .target = SL_TARGET_CONTRAST,
-                                      .contrast = f->answer.tokens[0].id});
-  for (int i = 0; i < cam.n_layer * cam.n_image; i++) assert_true(cam.heat[i] == 0);
-  float stats[4];
-  ASSERT_OK(sl_map_stats(&f->context, cam.heat, stats));
-  for (int i = 0; i < 4; i++) assert_true(isnan(stats[i]));
-  sl_cam_dispose(&cam);
-  /* Thresholds of undefined layers. */
-  sl_run_reader *reader = run_into(f, "cam", dir, (sl_option_value[]){{"threshold", "0.5"}}, 1);
-  const float *heat = result(reader, "cam.heat");
-  const sl_tensor *tensor = sl_run_find(reader, "cam.heat");
-  for (int64_t i = 0; i < sl_tensor_count(tensor); i++) assert_true(isfinite(heat[i]));
+  f->answer.tokens[0].top[1].id = f->answer.tokens[0].id;
+  const sl_option_value options[] = {{"target", "margin"}, {"threshold", "0.5"}, {"smooth", "2"}};
+  sl_run_reader *reader = run_into(f, "cam", dir, options, 3);
+  const int L = sl_model_get_shape(f->model)->decoder.n_layer;
+  const float *heat = result(reader, "cam.heat"), *stats = result(reader, "cam.stats"),
+              *mass = result(reader, "cam.mass");
+  for (int i = 0; i < L * f->layout.n_image; i++) assert_true(heat[i] == 0);
+  for (int i = 0; i < L * 4; i++) assert_true(isnan(stats[i]));
+  for (int l = 0; l < L; l++) assert_true(mass[l] == 0);
+  assert_true(json_is_null(json_object_get(f->context.said, "cliff")));
+  assert_int_equal(json_array_size(json_object_get(f->context.said, "zero")), L - 1);
   sl_run_close(reader);
   remove_dir(dir);
   tear_down(f);
@@ -447,7 +460,12 @@ static void threshold_and_cliff(void **state) {
   int cliff = -1; /* over the defined layers, which are all but the last */
   for (int l = L - 2; l >= 0 && sums[l] < 0.9 * most; l--) cliff = l;
   const json_t *told = json_object_get(f->context.said, "cliff");
+  assert_int_equal(cliff, 1);
   assert_int_equal(json_is_integer(told) ? json_integer_value(told) : -1, cliff);
+  sl_run_close(reader);
+  /* Layer 1 keeps a tenth: with 2 % there is no cliff, and the undefined last layer does not make one. */
+  reader = run_into(f, "cam", dir, NULL, 0);
+  assert_true(json_is_null(json_object_get(f->context.said, "cliff")));
   sl_run_close(reader);
   remove_dir(dir);
   tear_down(f);
@@ -477,6 +495,36 @@ static void noise_depends_on_the_seed(void **state) {
   assert_memory_equal(maps[3], plain.heat, n_bytes);
   sl_cam_dispose(&plain);
   for (int run = 0; run < 4; run++) free(maps[run]);
+  remove_dir(dir);
+  tear_down(f);
+}
+
+/* sigma is meant on the picture from 0 to 1; what the tower sees was divided by each channel's deviation. */
+static void noise_has_the_asked_deviation(void **state) {
+  (void)state;
+  fixture *f = set_up("llava-gqa", "c0", 2);
+  char *dir = temporary_dir();
+  const sl_tensor *pixels = golden_find(&f->g, "c0", "pixels");
+  const int64_t n = sl_tensor_count(pixels);
+  const double *std = sl_model_get_preprocess(f->model)->std;
+  float *noisy = malloc((size_t)n * sizeof *noisy);
+  sl_cam cam;
+  ASSERT_OK(sl_cam_init(&cam, &f->context, &(sl_cam_options){.site = SL_SITE_LN2, .n_picture = 2}));
+  for (uint64_t j = 0; j < 2; j++) {
+    for (int64_t i = 0; i < n; i++) {
+      const double normal = sl_rng_normal(f->context.seed, ((uint64_t)0x43414d << 32) + j, (uint64_t)i);
+      noisy[i] = ((const float *)pixels->data)[i] + (float)(0.25 / std[i / (n / 3)] * normal);
+    }
+    ASSERT_OK(sl_cam_add(&cam, noisy));
+  }
+  sl_cam_finish(&cam);
+  sl_run_reader *reader = run_into(f, "cam", dir, (sl_option_value[]){{"smooth", "2"}, {"sigma", "0.25"}}, 2);
+  const float *heat = result(reader, "cam.heat");
+  for (int i = 0; i < cam.n_layer * cam.n_image; i++)
+    assert_true(fabs((double)heat[i] - (double)cam.heat[i]) <= 1e-5 * fabs((double)cam.heat[i]));
+  free(noisy);
+  sl_cam_dispose(&cam);
+  sl_run_close(reader);
   remove_dir(dir);
   tear_down(f);
 }
@@ -537,6 +585,11 @@ static void contrast_is_one_token(void **state) {
   assert_int_equal(id, spaced);
   ASSERT_OK(sl_target_contrast_id(f->model, "re", bare, &id));
   assert_int_equal(id, bare);
+  /* Both forms of "i" are tokens: the one that begins like the answer counts. */
+  ASSERT_OK(sl_target_contrast_id(f->model, "i", spaced, &id));
+  assert_int_equal(id, sl_tokenizer_find(tokenizer, "\xe2\x96\x81i"));
+  ASSERT_OK(sl_target_contrast_id(f->model, "i", bare, &id));
+  assert_int_equal(id, sl_tokenizer_find(tokenizer, "i"));
   assert_int_equal(sl_target_contrast_id(f->model, "elephant seal", spaced, &id), SL_ERROR_ARGUMENT);
   assert_non_null(strstr(sl_error_message(), "expected one"));
   assert_int_equal(sl_target_contrast_id(f->model, "", spaced, &id), SL_ERROR_ARGUMENT);
@@ -582,6 +635,15 @@ static void options_are_checked(void **state) {
     if (sl_option_check(&real, good_reals[i]) != SL_OK) fail_msg("%s: %s", good_reals[i], sl_error_message());
   for (size_t i = 0; i < sizeof bad_reals / sizeof *bad_reals; i++)
     if (sl_option_check(&real, bad_reals[i]) != SL_ERROR_ARGUMENT) fail_msg("\"%s\" was taken", bad_reals[i]);
+  static const struct {
+    const char *text;
+    double value;
+  } values_of[] = {{"0.1", 0.1}, {"-2.5e1", -25}, {".02", 0.02}, {"1e-3", 1e-3}, {"123.456", 123.456}};
+  for (size_t i = 0; i < sizeof values_of / sizeof *values_of; i++) {
+    const sl_analysis_info one = {.options = &real, .n_option = 1};
+    const sl_option_value given = {"sigma", values_of[i].text};
+    assert_true(sl_option_real(&one, "sigma", &given, 1) == values_of[i].value);
+  }
   ASSERT_OK(sl_option_check(&whole, "10"));
   static const char *const bad_wholes[] = {"", "11", "-1", "1.0", "9999999999999999999999", " 1", "1x"};
   for (size_t i = 0; i < sizeof bad_wholes / sizeof *bad_wholes; i++)
@@ -601,13 +663,13 @@ static void options_are_checked(void **state) {
 
 typedef struct stop {
   const char *at; /* stage that is interrupted, NULL = none */
-  int n_told;
+  int n_flow;     /* how often flow told its progress */
 } stop;
 
 static bool stop_at(void *user, const char *what, double done, double total) {
   stop *s = user;
   (void)done, (void)total;
-  s->n_told++;
+  s->n_flow += strcmp(what, "flow") == 0;
   return !s->at || strcmp(what, s->at) != 0;
 }
 
@@ -683,9 +745,14 @@ static void interrupted_run_keeps_what_is_complete(void **state) {
   assert_int_equal(json_array_size(json_object_get(sl_run_root(reader), "warnings")), 1);
   sl_run_close(reader);
   free(summary);
+  /* A pass stops between two layers, not at its end. */
+  s = (stop){.at = "flow"};
+  request.force = true;
+  assert_int_equal(sl_trace_run(f->model, &request, &summary), SL_ERROR_CANCELLED);
+  assert_true(s.n_flow <= 2);
+  free(summary);
   /* Before the answer there is nothing to keep. */
   s.at = "picture";
-  request.force = true;
   assert_int_equal(sl_trace_run(f->model, &request, &summary), SL_ERROR_CANCELLED);
   assert_null(summary);
   ASSERT_OK(sl_run_open(&reader, out)); /* the old one is as it was */
@@ -728,13 +795,50 @@ static void requests_are_checked_before_work(void **state) {
   assert_int_equal(sl_trace_check(&r), SL_ERROR_ARGUMENT);
   /* What only the model can tell, but no analysis has to run for. */
   char *summary = NULL;
-  r = good, r.options = (sl_option_value[]){{"contrast", "elephant seal"}}, r.n_option = 1;
+  stop s = {0};
+  r = good, r.progress = stop_at, r.user = &s, r.options = (sl_option_value[]){{"contrast", "elephant seal"}},
+  r.n_option = 1;
   assert_int_equal(sl_trace_run(f->model, &r, &summary), SL_ERROR_ARGUMENT);
-  r.options = (sl_option_value[]){{"contrast", "re"}, {"target", "logprob"}}, r.n_option = 2;
+  r.answer = "the", r.options = (sl_option_value[]){{"contrast", "the"}}, r.n_option = 1;
   assert_int_equal(sl_trace_run(f->model, &r, &summary), SL_ERROR_ARGUMENT);
-  r = good, r.record = "blocks.0.hook_resid_pots";
+  r.answer = NULL, r.options = (sl_option_value[]){{"contrast", "re"}, {"target", "logprob"}}, r.n_option = 2;
   assert_int_equal(sl_trace_run(f->model, &r, &summary), SL_ERROR_ARGUMENT);
+  r.n_option = 0, r.record = "blocks.0.hook_resid_pots@-1";
+  assert_int_equal(sl_trace_run(f->model, &r, &summary), SL_ERROR_ARGUMENT);
+  r.record = "blocks.0.hook_resid_post@5000";
+  assert_int_equal(sl_trace_run(f->model, &r, &summary), SL_ERROR_ARGUMENT);
+  assert_int_equal(s.n_flow, 0);
   assert_int_equal(access(out, F_OK), -1);
+  remove_dir(dir);
+  tear_down(f);
+}
+
+/* Whatever allocation fails, the run says so, leaves nothing, and can be repeated. */
+static void no_memory_is_an_error(void **state) {
+  (void)state;
+  fixture *f = set_up("llava-gqa", "c0", 1);
+  char *dir = temporary_dir(), out[128], picture[640], *summary = NULL;
+  snprintf(out, sizeof out, "%s/run", dir);
+  snprintf(picture, sizeof picture, "%s/a.png", f->g.dir);
+  sl_trace_request request = request_for(f, picture, out);
+  request.mask_path = picture;
+  request.record = "blocks.0.hook_resid_post";
+  request.force = true;
+  /* A swallowed failure must not look like the end: only many whole runs in a row do. */
+  int n_whole = 0, n_failed = 0;
+  for (long n = 1; n_whole < 40; n++) {
+    sl_alloc_fail_at(n);
+    const sl_status status = sl_trace_run(f->model, &request, &summary);
+    sl_alloc_fail_at(0);
+    if (status != SL_OK && status != SL_ERROR_MEMORY) fail_msg("allocation %ld: %s", n, sl_error_message());
+    assert_true((summary != NULL) == (status == SL_OK));
+    assert_int_equal(access(out, F_OK), status == SL_OK ? 0 : -1);
+    if (status == SL_OK) remove_dir(out);
+    n_whole = status == SL_OK ? n_whole + 1 : 0;
+    n_failed += status != SL_OK;
+    free(summary);
+  }
+  assert_true(n_failed > 300);
   remove_dir(dir);
   tear_down(f);
 }
@@ -773,6 +877,7 @@ int main(void) {
       cmocka_unit_test(zero_maps_are_guarded),
       cmocka_unit_test(threshold_and_cliff),
       cmocka_unit_test(noise_depends_on_the_seed),
+      cmocka_unit_test(noise_has_the_asked_deviation),
       cmocka_unit_test(target_gradients),
       cmocka_unit_test(runner_up_of_a_forced_token),
       cmocka_unit_test(contrast_is_one_token),
@@ -782,6 +887,7 @@ int main(void) {
       cmocka_unit_test(trace_from_file),
       cmocka_unit_test(interrupted_run_keeps_what_is_complete),
       cmocka_unit_test(requests_are_checked_before_work),
+      cmocka_unit_test(no_memory_is_an_error),
       cmocka_unit_test(forced_answer_equals_greedy),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -181,6 +181,14 @@ class Ask(Cli):
         os.mkdir(self.path("empty"))
         self.fails(self.work("ask", model="empty"), 1, "config.json")
 
+    def test_without_any_model(self):
+        shutil.copy(PROGRAM, self.path("alone"))
+        r = subprocess.run([self.path("alone"), "info"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           env={k: v for k, v in os.environ.items() if k != "SIGHTLINE_MODEL"})
+        if r.returncode == 0:
+            self.skipTest("a model is installed on this machine")
+        self.fails(r, 1, "--model", "$SIGHTLINE_MODEL")
+
     def test_full_disk_on_standard_output(self):
         with open("/dev/full", "wb") as full:
             r = self.work("ask", "--quiet", stdout=full)
@@ -250,9 +258,11 @@ class Runs(Cli):
         tensors = read_tensors(self.path("run", "tensors.safetensors"))
         self.assertEqual(tensors["cam.heat"][1], [3, 4, 4, 4])
         self.assertEqual(tensors["cam.vision"][1], [4, 4, 4])
+        self.assertEqual(self.work("cam", "--alpha", "--out", "alpha").returncode, 0)
+        self.assertEqual(read_tensors(self.path("alpha", "tensors.safetensors"))["cam.alpha"][1], [3, 1, 48])
         r = self.work("cam", "--contrast", "the", "--out", "contrast", "--json")
         self.assertEqual(json.loads(r.stdout)["analyses"]["cam"]["contrast"]["piece"], "\u2581the")
-        r = self.work("flow", "--per_head", "--sinks", "3", "--out", "flow", "--json")
+        r = self.work("flow", "--sink_threshold", "0.2", "--sinks", "3", "--out", "flow", "--json")
         tensors = read_tensors(self.path("flow", "tensors.safetensors"))
         self.assertEqual(tensors["flow.image_heads"][1], [3, 4, 16])
         self.assertEqual(tensors["flow.sinks"][1], [3, 3])
@@ -304,10 +314,21 @@ class Runs(Cli):
 
 
 class Interrupts(Cli):
-    ARGS = ["--model", GOLDEN, "--image", PICTURE, "--prompt", QUESTION, "--max-tokens", "3", "--smooth", "1000000"]
+    def start(self, command, *args, smooth=True, **more):
+        work = ["--max-tokens", "3", "--smooth", "1000000"] if smooth else ["--max-tokens", "65536"]
+        return subprocess.Popen([PROGRAM, command, "--model", GOLDEN, "--image", PICTURE, "--prompt", QUESTION, *work, *args],
+                                cwd=self.dir, stdout=subprocess.PIPE, **more)
 
-    def start(self, *args, **more):
-        return subprocess.Popen([PROGRAM, *args, *self.ARGS], cwd=self.dir, stdout=subprocess.PIPE, **more)
+    def test_nothing_to_keep_before_the_answer(self):
+        p = self.start("ask", "--out", "run", smooth=False, stderr=subprocess.PIPE)
+        for line in p.stderr:
+            if line.startswith(b"sightline: picture: "):
+                break
+        p.send_signal(signal.SIGINT)
+        out, err = p.communicate(timeout=60)
+        self.assertEqual((p.returncode, out), (130, b""), err)
+        self.assertIn(b"interrupted", err)
+        self.assertEqual(os.listdir(self.dir), [])
 
     def test_partial_results_are_kept(self):
         for number in (signal.SIGINT, signal.SIGTERM):

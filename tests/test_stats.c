@@ -23,9 +23,11 @@ static void pearson_by_hand(void **state) {
 
 static void pearson_edges(void **state) {
   (void)state;
-  /* 0.1 three times sums to more than 0.3: the mean differs from the value by an ulp */
-  const double constant[] = {0.1, 0.1, 0.1}, x[] = {1, 2, 4}, bad[] = {1, NAN, 2}, huge[] = {1, INFINITY, 2};
-  assert_true(isnan(sl_pearson(x, constant, 3)));
+  /* the mean of these differs from the value by an ulp: a spread of 1e-17 is no spread */
+  const double constant[] = {0.1, 0.1, 0.1, 0.1, 0.1, 0.1}, x[] = {1, 2, 4}, bad[] = {1, NAN, 2},
+               huge[] = {1, INFINITY, 2};
+  const double many[] = {1, 2, 4, 3, 5, 7};
+  for (int n = 2; n <= 6; n++) assert_true(isnan(sl_pearson(many, constant, n)));
   assert_true(isnan(sl_pearson(x, x, 1)));
   assert_true(isnan(sl_pearson(x, bad, 3)));
   assert_true(isnan(sl_pearson(huge, x, 3)));
@@ -99,6 +101,10 @@ static void top_share_counts_up(void **state) {
   NEAR(share, 4 / 10.0);
   assert_int_equal(sl_top_share(&share, w, 4, 1), SL_OK);
   NEAR(share, 1);
+  float even[100];
+  for (int i = 0; i < 100; i++) even[i] = 1;
+  assert_int_equal(sl_top_share(&share, even, 100, 0.07), SL_OK); /* 0.07 * 100 is above 7 */
+  NEAR(share, 0.07);
   const float zero[3] = {0};
   assert_int_equal(sl_top_share(&share, zero, 3, 0.1), SL_OK);
   assert_true(isnan(share));

@@ -196,15 +196,20 @@ static sl_status put_maps(sl_cam *cam) {
   return sl_context_say(c, "maps", map_names(cam));
 }
 
-/* Names the layers without a map and what to do about them. */
+/* Names the layers without a map and what to do about them, and those whose map is zero at every image token. */
 static sl_status say_undefined(sl_cam *cam) {
   sl_analysis_context *c = cam->context;
-  json_t *list = json_array();
+  json_t *list = json_array(), *zero = json_array();
   for (int l = 0; l < cam->n_layer; l++) {
-    if (!cam->defined[l]) json_array_append_new(list, json_integer(l));
+    const float *map = cam->heat + (int64_t)l * cam->n_map * cam->n_image;
+    if (!cam->defined[l])
+      json_array_append_new(list, json_integer(l));
+    else if (map[sl_peak(map, cam->n_image)] <= 0)
+      json_array_append_new(zero, json_integer(l));
   }
   const bool any = json_array_size(list) > 0;
   SL_TRY(sl_context_say(c, "undefined", list));
+  SL_TRY(sl_context_say(c, "zero", zero));
   if (!any) return SL_OK;
   return sl_context_say(
       c, "reason",

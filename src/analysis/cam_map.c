@@ -76,7 +76,8 @@ static void add_relu(float *sum, const float *map, int n) {
   for (int i = 0; i < n; i++) sum[i] += map[i] > 0 ? map[i] : 0;
 }
 
-/* Reads what the backward pass left on the device and adds it to the sums. */
+/* Reads what the backward pass left on the device and adds it to the sums; undefined layers were never written there
+ * and hold zeros. */
 static void collect(sl_cam *cam, float *host) {
   sl_queue *queue = sl_session_queue(cam->context->session);
   const int64_t vision = vision_offset(cam), N = cam->n_image, K = cam->n_channel;
@@ -84,7 +85,6 @@ static void collect(sl_cam *cam, float *host) {
   const int64_t n_read = all ? vision + (cam->vision ? cam->n_patch : 0) : alpha_offset(cam);
   sl_buffer_read(queue, host, cam->device, 0, (size_t)n_read * sizeof *host);
   for (int64_t l = 0; l < cam->n_layer; l++) {
-    if (!cam->defined[l]) continue;
     const int64_t row = l * cam->n_map + cam->map;
     add_relu(cam->heat + row * N, host + l * N, cam->n_image);
     for (int64_t k = 0; cam->alpha && k < K; k++) cam->alpha[row * K + k] += host[alpha_offset(cam) + l * K + k];

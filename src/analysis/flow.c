@@ -17,10 +17,6 @@
 #define PATTERN_BYTES ((int64_t)80 << 20)
 
 static const sl_option_info options[] = {
-    {.name = "per-head",
-     .type = SL_OPTION_FLAG,
-     .fallback = "false",
-     .help = "Also store the image row of every head for the first answer token (flow.image_heads)."},
     {.name = "renormalise",
      .type = SL_OPTION_FLAG,
      .fallback = "false",
@@ -59,7 +55,7 @@ typedef struct flow {
   float *share;       /* [L, Q, 5] */
   float *share_heads; /* [L, H, Q, 5] */
   float *image;       /* [L, Q, N] */
-  float *image_heads; /* [L, H, N], or NULL */
+  float *image_heads; /* [L, H, N] of the first query row */
   float *keys;        /* [L, P] head-mean attention of the first query row */
   float *chunk;       /* one head's pattern of this pass */
   int64_t chunk_size; /* elements */
@@ -89,10 +85,8 @@ static void reduce_row(flow *f, int layer, int head, int query, const float *row
   if (query > 0) return;
   float *keys = f->keys + (int64_t)layer * layout->n_token;
   for (int j = 0; j < n_key; j++) keys[j] += row[j] * weight;
-  if (f->image_heads) {
-    memcpy(f->image_heads + ((int64_t)layer * f->n_head + head) * n_image, row + layout->first_image,
-           (size_t)n_image * sizeof *row);
-  }
+  memcpy(f->image_heads + ((int64_t)layer * f->n_head + head) * n_image, row + layout->first_image,
+         (size_t)n_image * sizeof *row);
 }
 
 static void see_pattern(void *user, sl_queue *queue, sl_part part, sl_site site, int layer, int first_row, sl_mat value,
@@ -167,7 +161,7 @@ static sl_status put_shares(flow *f) {
   SL_TRY(sl_context_put(c, "flow.share", SL_F32, 3, (int64_t[]){L, Q, SL_CLASS_COUNT}, f->share));
   SL_TRY(sl_context_put(c, "flow.share_heads", SL_F32, 4, (int64_t[]){L, H, Q, SL_CLASS_COUNT}, f->share_heads));
   SL_TRY(sl_context_put(c, "flow.image", SL_F32, 3, (int64_t[]){L, Q, N}, f->image));
-  if (f->image_heads) SL_TRY(sl_context_put(c, "flow.image_heads", SL_F32, 3, (int64_t[]){L, H, N}, f->image_heads));
+  SL_TRY(sl_context_put(c, "flow.image_heads", SL_F32, 3, (int64_t[]){L, H, N}, f->image_heads));
   const float *first_image = f->share + SL_CLASS_IMAGE;
   SL_TRY(sl_context_say(c, "image_share", sl_json_floats(first_image, f->n_layer, f->n_query * SL_CLASS_COUNT)));
   double *image_share = NULL;
@@ -275,7 +269,7 @@ static sl_status flow_alloc(flow *f) {
   SL_TRY(SL_ALLOC(f->share_heads, L * H * Q * SL_CLASS_COUNT, "attention shares"));
   SL_TRY(SL_ALLOC(f->image, L * Q * N, "attention rows"));
   SL_TRY(SL_ALLOC(f->keys, L * (size_t)f->layout->n_token, "attention rows"));
-  if (sl_context_flag(f->context, "per-head")) SL_TRY(SL_ALLOC(f->image_heads, L * H * N, "attention rows"));
+  SL_TRY(SL_ALLOC(f->image_heads, L * H * N, "attention rows"));
   return SL_OK;
 }
 

@@ -16,34 +16,6 @@ static bool same_name(const char *a, const char *b) {
   return *a == *b;
 }
 
-/* A decimal number with nothing after it. jansson reads with a point whatever the locale says, but refuses "+1", ".5"
- * and "1." which people write; strtod with the locale's comma would refuse "0.5". So the text is brought to JSON's
- * form. */
-static bool parse_real(const char *text, double *out) {
-  const char *digits = text + (*text == '-' || *text == '+');
-  if (strspn(digits, "0123456789.eE+-") != strlen(digits) || !strpbrk(digits, "0123456789")) return false;
-  const size_t n_int = strspn(digits, "0123456789");
-  const char *rest = digits + n_int;
-  const char *fraction = *rest == '.' ? rest + 1 : "";
-  const size_t n_fraction = strspn(fraction, "0123456789");
-  if (n_int + n_fraction == 0) return false;
-  const char *exponent = *rest == '.' ? fraction + n_fraction : rest;
-  const char *whole = digits;
-  size_t n_whole = n_int;
-  while (n_whole > 1 && *whole == '0') whole++, n_whole--; /* JSON has no leading zeros */
-  sl_text json = {0};
-  sl_status status = sl_text_format(&json, "[%s%.*s.%.*s%s]", *text == '-' ? "-" : "", n_whole ? (int)n_whole : 1,
-                                    n_whole ? whole : "0", n_fraction ? (int)n_fraction : 1,
-                                    n_fraction ? fraction : "0", exponent);
-  json_t *array = status == SL_OK ? json_loads(json.data, 0, NULL) : NULL;
-  const json_t *number = json_array_get(array, 0);
-  const bool ok = json_is_number(number) && json_array_size(array) == 1;
-  if (ok) *out = json_number_value(number);
-  json_decref(array);
-  sl_text_dispose(&json);
-  return ok;
-}
-
 static bool parse_int(const char *text, int64_t *out) {
   char *end;
   errno = 0;
@@ -51,6 +23,27 @@ static bool parse_int(const char *text, int64_t *out) {
   if (end == text || *end || errno || strspn(text, "+-0123456789") != strlen(text)) return false;
   *out = value;
   return true;
+}
+
+/* A decimal number with nothing after it: by hand, because strtod follows the locale, and without memory. Up to 15
+ * digits and powers of ten to 22 the result is the nearest double (both operands of the one operation are exact). */
+static bool parse_real(const char *text, double *out) {
+  const char *at = text + (*text == '-' || *text == '+');
+  double digits = 0;
+  int n_digit = 0, power = 0;
+  for (; *at >= '0' && *at <= '9'; at++, n_digit++) digits = 10 * digits + (*at - '0');
+  if (*at == '.') {
+    for (at++; *at >= '0' && *at <= '9'; at++, n_digit++, power--) digits = 10 * digits + (*at - '0');
+  }
+  if (n_digit == 0) return false;
+  if (*at == 'e' || *at == 'E') {
+    int64_t exponent;
+    if (!parse_int(at + 1, &exponent) || exponent < -999 || exponent > 999) return false;
+    power += (int)exponent;
+    at += strlen(at);
+  }
+  *out = (*text == '-' ? -1 : 1) * (power < 0 ? digits / pow(10, -power) : digits * pow(10, power));
+  return *at == '\0' && isfinite(*out);
 }
 
 static sl_status check_choice(const sl_option_info *option, const char *value) {

@@ -100,6 +100,7 @@ void sl_queue_free(sl_queue *queue) {
   free(queue);
 }
 
+int sl_queue_threads(const sl_queue *queue) { return queue->n_thread; }
 const sl_ops *sl_queue_ops(const sl_queue *queue) { return queue->backend->kind->ops; }
 
 static int largest(int a, int b) { return a > b ? a : b; }

@@ -8,8 +8,13 @@
  * product. Row-major; `stride` counts elements between rows.
  *
  * Threads: a backend and its weights are immutable after creation and shared freely; a queue and the buffers it works
- * on belong to one thread at a time. Determinism: every reduction has a fixed order, so the same inputs give the same
- * bits whatever the number of worker threads; and row t of a product depends on row t of x alone, whatever T. */
+ * on belong to one thread at a time.
+ *
+ * Determinism: every reduction has a fixed order, so the same inputs give the same bits whatever the number of worker
+ * threads. Row t of a product (linear, linear_dx), of a norm, activation or rope has the same bits whatever rows come
+ * along, from T = 1 to any T; so has row t of attend at the same keys. attend_dx sums dk and dv over query rows in a
+ * fixed order that starts at row 0, so they belong to the whole set of rows. Bits differ between backends and between
+ * kinds of processor (AMX, AVX-512, AVX2, none). */
 #ifndef SL_BACKEND_BACKEND_H
 #define SL_BACKEND_BACKEND_H
 
@@ -91,7 +96,8 @@ struct sl_ops {
   /* y[i] = W[ids[i]] (embedding rows, exact in f32). Ids are in range. */
   void (*embed)(sl_queue *queue, sl_mat y, const sl_weight *w, sl_ints ids);
 
-  /* LayerNorm: (x - mean) / sqrt(var + eps) * w + b; RMS: x / sqrt(mean(x^2) + eps) * w. w, b [1, D]; b absent for RMS. */
+  /* LayerNorm: (x - mean) / sqrt(var + eps) * w + b; RMS: x / sqrt(mean(x^2) + eps) * w. w, b [1, D]; b absent for RMS.
+   * */
   void (*norm)(sl_queue *queue, sl_norm kind, sl_mat y, sl_mat x, sl_mat w, sl_mat b, float eps);
   /* dx (+)= dy through the norm at input x. */
   void (*norm_dx)(sl_queue *queue, sl_norm kind, sl_mat dx, sl_mat dy, sl_mat x, sl_mat w, float eps, bool add);
@@ -138,9 +144,11 @@ sl_compute sl_backend_default_compute(const sl_backend *backend);
 sl_status sl_queue_new(sl_queue **out, const sl_backend *backend, int n_thread);
 void sl_queue_free(sl_queue *queue);
 const sl_ops *sl_queue_ops(const sl_queue *queue);
+int sl_queue_threads(const sl_queue *queue); /* worker threads, at least 1 */
 
 /* The scratch an op may need grows with its operands; nn declares its largest product before work starts, so that ops
- * never allocate: rows T, widths N and K, and the longest key row Tk. Grows only. */
+ * never allocate: rows T, the largest of all widths N and K (and H d of attention), and the longest key row Tk. Grows
+ * only. An op given larger operands than were declared fails an assertion; heads wider than 256 are not supported. */
 sl_status sl_queue_reserve(sl_queue *queue, int max_rows, int max_width, int max_key);
 
 /* Device memory, 64-byte aligned, zeroed. Offsets in bytes; write and read wait for the queue. */

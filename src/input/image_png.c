@@ -141,6 +141,7 @@ static void write_picture(png_job *job) {
   png_structp png = job->png;
   png_set_write_fn(png, job, on_write, on_flush);
   int type = job->n_channel == 1 ? PNG_COLOR_TYPE_GRAY : job->n_channel == 3 ? PNG_COLOR_TYPE_RGB : PNG_COLOR_TYPE_RGBA;
+  png_set_compression_level(png, 3); /* a third of the default's time for a few per cent more bytes */
   png_set_IHDR(png, job->info, (png_uint_32)job->width_px, (png_uint_32)job->height_px, 8, type, PNG_INTERLACE_NONE,
                PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
   png_write_info(png, job->info);

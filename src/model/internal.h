@@ -29,6 +29,10 @@ struct sl_model {
   uint64_t weight_bytes, packed_bytes, hash;
 };
 
+/* Family, config and shapes from config.json's content, everything checked. `name` is its path, for messages; `json` must
+ * live as long as the model. */
+sl_status sl_model_read_config(sl_model *model, json_t *json, const char *name);
+
 /* Fills tower, projector, decoder and shape from the folder's tensors. */
 sl_status sl_model_load(sl_model *model, const sl_model_options *options);
 void sl_model_unload(sl_model *model);

@@ -219,8 +219,8 @@ static sl_status keep_unused_names(loader *l) {
     m->n_unused++;
   }
   char message[320];
-  snprintf(message, sizeof message, "%d tensor%s of the folder not used, first \"%s\"", n, n == 1 ? " is" : "s are",
-           names[0]);
+  snprintf(message, sizeof message, n == 1 ? "%d tensor of the folder is not used, first \"%s\""
+                                             : "%d tensors of the folder are not used, first \"%s\"", n, names[0]);
   warn(l, message);
   return SL_OK;
 }
@@ -240,7 +240,8 @@ static sl_status load_parts(loader *l) {
 sl_status sl_model_load(sl_model *model, const sl_model_options *options) {
   loader l = {.model = model, .options = options};
   sl_status status = sl_weights_open(&l.weights, model->dir, model->family, &model->config);
-  if (status == SL_OK) status = sl_queue_new(&l.queue, model->backend, 1);
+  if (status == SL_OK) status = sl_queue_new(&l.queue, model->backend, options->n_thread);
+  if (status == SL_OK) model->n_thread = sl_queue_threads(l.queue);
   if (status == SL_OK) status = load_parts(&l);
   sl_queue_free(l.queue);
   sl_weights_close(l.weights);

@@ -101,8 +101,7 @@ static sl_status fill_nn(sl_model *m, const char *name) {
   return SL_OK;
 }
 
-/* Everything config.json says, checked. `name` is its path. */
-static sl_status read_config(sl_model *m, json_t *json, const char *name) {
+sl_status sl_model_read_config(sl_model *m, json_t *json, const char *name) {
   SL_TRY(sl_family_find(&m->family, json, name));
   SL_TRY(sl_config_fill(&m->config, json, m->family->fields, m->family->n_field, name));
   SL_TRY(check_text(&m->config, name));
@@ -116,7 +115,7 @@ static sl_status read_config(sl_model *m, json_t *json, const char *name) {
 static sl_status open_config(sl_model *m) {
   char *name = NULL;
   SL_TRY(sl_config_load(&m->config.json, m->dir, &name));
-  const sl_status status = read_config(m, m->config.json, name);
+  const sl_status status = sl_model_read_config(m, m->config.json, name);
   free(name);
   return status;
 }
@@ -163,7 +162,6 @@ static sl_status open_text(sl_model *m) {
 
 static sl_status choose_backend(sl_model *m, const sl_model_options *options) {
   SL_TRY(sl_backend_open(&m->backend, options->backend ? options->backend : "cpu"));
-  m->n_thread = options->n_thread;
   const char *wanted = options->compute ? options->compute : "auto";
   if (strcmp(wanted, "auto") == 0) {
     m->compute = sl_backend_default_compute(m->backend);

@@ -23,7 +23,8 @@ typedef struct layers {
 
 typedef struct canvas {
   sl_rgb stored, large, small; /* the picture as stored, for one overlay, for the film */
-  sl_token_map tokens;
+  sl_token_map tokens;             /* those that show a part of the picture */
+  int *shown;                      /* their numbers among all image tokens */
   float *box;
   float *raster;
 } canvas;
@@ -39,28 +40,44 @@ static void canvas_dispose(canvas *c) {
   sl_rgb_dispose(&c->stored);
   sl_rgb_dispose(&c->large);
   sl_rgb_dispose(&c->small);
+  free(c->shown);
   free(c->box);
   free(c->raster);
+}
+
+/* Boxes of the tokens that have one; a kept class token has a box without area. */
+static sl_status place_boxes(canvas *c, const sl_tensor *box, int64_t n_token, const char *dir) {
+  SL_TRY(SL_ALLOC(c->box, (size_t)n_token * 4, "boxes"));
+  sl_convert_to_f32(c->box, box->data, box->dtype, n_token * 4);
+  int n_shown = 0;
+  for (int64_t i = 0; i < n_token; i++) {
+    float *at = c->box + i * 4;
+    for (int k = 0; k < 4; k++) {
+      if (!isfinite(at[k])) SL_FAIL(SL_ERROR_FORMAT, "%s: image.box holds a value that is not a number", dir);
+    }
+    if (at[2] <= at[0] || at[3] <= at[1]) continue;
+    memmove(c->box + (size_t)n_shown * 4, at, 4 * sizeof *at);
+    c->shown[n_shown++] = (int)i;
+  }
+  c->tokens.n_token = n_shown;
+  c->tokens.box = c->box;
+  return SL_OK;
 }
 
 static sl_status place_tokens(canvas *c, const sl_run_reader *run, int64_t n_token) {
   int64_t height = 0, width = 0;
   const char *dir = sl_run_dir(run);
-  SL_TRY(sl_json_get_int(sl_run_root(run), "grid.height", 1, 65536, &height, dir));
-  SL_TRY(sl_json_get_int(sl_run_root(run), "grid.width", 1, 65536, &width, dir));
+  SL_TRY(sl_json_get_int(sl_run_root(run), "grid.height", 0, 65536, &height, dir));
+  SL_TRY(sl_json_get_int(sl_run_root(run), "grid.width", 0, 65536, &width, dir));
+  SL_TRY(SL_ALLOC(c->shown, (size_t)n_token, "image tokens"));
+  for (int64_t i = 0; i < n_token; i++) c->shown[i] = (int)i;
   c->tokens.n_token = (int)n_token;
-  if (height * width == n_token) {
+  const sl_tensor *box = sl_run_find(run, "image.box");
+  if (box) SL_TRY(place_boxes(c, box, n_token, dir));
+  if (c->tokens.n_token > 0 && height * width == c->tokens.n_token) {
     c->tokens.grid_height = (int)height;
     c->tokens.grid_width = (int)width;
   }
-  const sl_tensor *box = sl_run_find(run, "image.box");
-  if (!box) return SL_OK;
-  SL_TRY(SL_ALLOC(c->box, (size_t)n_token * 4, "boxes"));
-  sl_convert_to_f32(c->box, box->data, box->dtype, n_token * 4);
-  for (int64_t i = 0; i < n_token * 4; i++) {
-    if (!isfinite(c->box[i])) SL_FAIL(SL_ERROR_FORMAT, "%s: image.box holds a value that is not a number", dir);
-  }
-  c->tokens.box = c->box;
   return SL_OK;
 }
 
@@ -92,8 +109,9 @@ static sl_status draw_layer(sl_rgb *out, canvas *c, const sl_rgb *picture, const
   }
   float *values = NULL, maximum = 0;
   SL_TRY(SL_ALLOC(values, (size_t)c->tokens.n_token, "map"));
-  memcpy(values, (const char *)l->tensor->data + il * l->stride * 4, (size_t)c->tokens.n_token * sizeof *values);
+  const char *row = (const char *)l->tensor->data + il * l->stride * 4; /* unaligned */
   for (int i = 0; i < c->tokens.n_token; i++) {
+    memcpy(&values[i], row + (size_t)c->shown[i] * 4, sizeof *values);
     if (!isfinite(values[i])) values[i] = 0;
     maximum = fmaxf(maximum, values[i]);
   }
@@ -176,7 +194,7 @@ sl_status sl_overlays_write(const sl_run_reader *run) {
   }
   canvas c = {0};
   sl_status status = canvas_prepare(&c, run, n_token);
-  bool placed = c.tokens.grid_height > 0 || c.tokens.box;
+  bool placed = c.tokens.grid_height > 0 || (c.tokens.box && c.tokens.n_token > 0);
   for (int k = 0; k < 2 && status == SL_OK && placed; k++) {
     if (!kinds[k].tensor) continue;
     for (int il = 0; il < kinds[k].n_layer && status == SL_OK; il++) status = write_layer(run, &c, &kinds[k], il);

@@ -37,7 +37,7 @@ sl_status sl_top_share(double *share, const float *w, int n, double fraction) {
   SL_TRY(SL_ALLOC(sorted, (size_t)n, "sorted map"));
   for (int i = 0; i < n; i++) sorted[i] = w[i];
   qsort(sorted, (size_t)n, sizeof *sorted, descending);
-  /* 0.1 * 30 is a little above 3: without the slack one value too many would count. */
+  /* 0.07 * 100 is a little above 7: without the slack one value too many would count. */
   int n_top = (int)ceil(fraction * n - 1e-9);
   if (n_top < 1) n_top = 1;
   if (n_top > n) n_top = n;

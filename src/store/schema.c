@@ -24,7 +24,7 @@ const sl_result sl_results[] = {
     {"flow.stats", SL_F32, "L,4", NULL, "nats, share, share, 0/1",
      "of the first query row's flow.image: entropy; mass of the top 10 % of image tokens; share on the object's "
      "tokens; 1 when the peak lies on the object. The last two are NaN without an object mask"},
-    {"flow.sinks", SL_I32, "L,K", NULL, "position", "the K keys with most attention from the first query row"},
+    {"flow.sinks", SL_I32, "L,K", NULL, "position", "the K keys outside the image (and other than the row itself) with most attention from the first query row"},
     {"flow.sink_share", SL_F32, "L,K", NULL, "share of attention", "what the keys in flow.sinks receive"},
 
     /* LLaVA-CAM: which image tokens' features raise the target at a layer. */
@@ -34,6 +34,8 @@ const sl_result sl_results[] = {
     {"cam.defined", SL_U8, "L", NULL, "0/1",
      "1 where the target's gradient can reach image positions at the site; 0 where it is exactly zero by construction"},
     {"cam.mass", SL_F32, "L", NULL, "as cam.heat", "sum of the first map over image tokens"},
+    {"cam.alpha", SL_F32, "L,A,D", NULL, "target per unit of the site's feature",
+     "mean over image positions of the target's gradient at the site, per channel (with --alpha)"},
     {"cam.stats", SL_F32, "L,4", NULL, "nats, share, share, 0/1", "as flow.stats, of the first map; NaN where undefined"},
     {"cam.vision", SL_F32, "A,gh,gw", "A,N", "as cam.heat", "the same map at the vision tower's last kept layer"},
     {"cam.flow_correlation", SL_F32, "L", NULL, "Spearman's rho",

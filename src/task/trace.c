@@ -28,6 +28,7 @@ typedef struct trace {
   sl_answer answer;
   bool *object;
   float *flow_row;
+  sl_record *record; /* NULL when no sites are asked for */
   sl_run *run;  /* NULL without an out folder */
   json_t *root; /* run.json */
   json_t *warnings, *analyses, *timings; /* borrowed from root */
@@ -130,6 +131,8 @@ static sl_status make_answer(trace *t) {
   SL_TRY(sl_run_json_tokens(t->root, t->model, r, &t->layout, &t->answer));
   SL_TRY(sl_run_json_options(t->root, r, most, r->object_threshold > 0 ? r->object_threshold : 0.5));
   if (t->run) SL_TRY(sl_picture_store(&t->picture, t->model, t->run));
+  /* Here rather than when it records: positions that do not exist are told before the analyses. */
+  if (r->record) SL_TRY(sl_record_new(&t->record, t->model, &t->layout, r->record));
   return note_time(t, "answer", since);
 }
 
@@ -244,38 +247,34 @@ static sl_status forward_whole(trace *t, const sl_image *image, const sl_probe *
 
 static sl_status record_sites(trace *t) {
   const double since = now_ms();
-  if (!t->request->record && !t->request->logits) return SL_OK;
-  sl_record *record = NULL;
+  if (!t->record && !t->request->logits) return SL_OK;
   sl_image *image = NULL;
   sl_probe tower = {0}, decoder = {0};
   sl_status status = SL_OK;
   tell_progress(t, "record", 0, 1);
-  if (t->request->record) {
-    status = sl_record_new(&record, t->model, &t->layout, t->request->record);
-    if (status == SL_OK) status = sl_record_probe(record, t->session, SL_PART_VISION, &tower);
-    if (status == SL_OK) status = sl_record_probe(record, t->session, SL_PART_DECODER, &decoder);
+  if (t->record) {
+    status = sl_record_probe(t->record, t->session, SL_PART_VISION, &tower);
+    if (status == SL_OK) status = sl_record_probe(t->record, t->session, SL_PART_DECODER, &decoder);
     if (status == SL_OK) status = sl_image_encode(&image, t->session, t->picture.pixels, &tower, false);
   }
-  if (status == SL_OK) status = forward_whole(t, image ? image : t->image, record ? &decoder : NULL);
-  if (status == SL_OK && record) status = put_recorded(t, record);
+  if (status == SL_OK) status = forward_whole(t, image ? image : t->image, t->record ? &decoder : NULL);
+  if (status == SL_OK && t->record) status = put_recorded(t, t->record);
   if (status == SL_OK) status = note_time(t, "record", since);
   if (status == SL_OK) tell_progress(t, "record", 1, 1);
   sl_image_free(image);
-  sl_record_free(record);
   return status;
 }
 
 /* Publishes the run directory and builds the report in it. */
 static sl_status publish(trace *t) {
   if (!t->run) return SL_OK;
-  const double since = now_ms();
   if (json_object_update(sl_run_json(t->run), t->root) != 0) SL_FAIL(SL_ERROR_MEMORY, "no memory for run.json");
   SL_TRY(sl_run_commit(t->run));
   if (t->request->no_report) return SL_OK;
   tell_progress(t, "report", 0, 1);
   SL_TRY(sl_report_build(t->request->out_dir));
   tell_progress(t, "report", 1, 1);
-  return note_time(t, "report", since);
+  return SL_OK;
 }
 
 /* What is printed with --json: run.json without the long lists, plus where the files are. */
@@ -310,8 +309,14 @@ static sl_status finish(trace *t, sl_status status, char **summary) {
   }
   SL_TRY(sl_run_json_memory(t->root));
   SL_TRY(sl_run_json_set(t->timings, "total", json_real(now_ms() - t->started_ms)));
-  SL_TRY(publish(t));
+  /* The folder last: nothing can fail once it has its name, except the report. */
   SL_TRY(summarise(t, summary));
+  const sl_status published = publish(t);
+  if (published != SL_OK) {
+    free(*summary);
+    *summary = NULL;
+    return published;
+  }
   if (status == SL_ERROR_CANCELLED) SL_FAIL(SL_ERROR_CANCELLED, "interrupted");
   return SL_OK;
 }
@@ -325,6 +330,7 @@ static sl_status run_stages(trace *t) {
 }
 
 static void trace_dispose(trace *t) {
+  sl_record_free(t->record);
   sl_session_free(t->session);
   sl_image_free(t->image);
   sl_picture_dispose(&t->picture);

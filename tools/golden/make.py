@@ -17,9 +17,10 @@ warnings.filterwarnings("ignore", message="Palette images with Transparency")
 import common
 import llava
 import pixels
+import pocket
 import text
 
-PARTS = {**{n: (lambda out, n=n, s=s: llava.make_one(out, n, s)) for n, s in llava.SPECS.items()}, "tokenizer": text.make, "pixels": pixels.make}
+PARTS = {**{n: (lambda out, n=n, s=s: llava.make_one(out, n, s)) for n, s in llava.SPECS.items()}, "tokenizer": text.make, "pixels": pixels.make, "pocket": pocket.make}
 
 
 def main():

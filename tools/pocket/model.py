@@ -185,12 +185,14 @@ class PocketLlava(nn.Module):
             if name.endswith(("out_proj.weight", "fc2.weight", "o_proj.weight", "down_proj.weight")):
                 layers = s.tower_layers if "vision_tower" in name else s.layers
                 p.data /= (2 * layers) ** 0.5
+        # Equal queries and keys let attention start at what is alike: in the tower at a
+        # patch's surroundings, in the decoder at patches that show what a word names.
         tower = self.model.vision_tower
         tower.embeddings.position_embedding.weight.data[1:] = plane_waves(s.tower_width)
         for layer in tower.encoder.layers:
-            # Equal queries and keys: at the start every patch attends to its surroundings.
             layer.self_attn["k_proj"].weight.data.copy_(layer.self_attn["q_proj"].weight)
         for i, layer in enumerate(self.model.language_model.layers):
+            layer.self_attn["k_proj"].weight.data.copy_(layer.self_attn["q_proj"].weight)
             if i not in self.FIRST_LAYERS:
                 nn.init.zeros_(layer.self_attn["o_proj"].weight)
                 nn.init.zeros_(layer.mlp["down_proj"].weight)

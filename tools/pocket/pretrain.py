@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import parallel
 import scenes
 import shards
 import sprites
@@ -62,44 +63,49 @@ def main():
     parser.add_argument("scenes")
     parser.add_argument("out")
     parser.add_argument("--minutes", type=float, default=15)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=16, help="pictures per process")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
+    rank = parallel.start()
     torch.manual_seed(args.seed)
     model = PocketLlava()
     heads = PatchHeads(model.shape.tower_width)
     both = nn.ModuleList([model.model.vision_tower, heads]).to(args.device, torch.bfloat16)
     optimiser = Optimiser(both.named_parameters(), args.rate)
-    spent = 0.0
+    spent, step = 0.0, 0
     if os.path.exists(args.out):
         state = torch.load(args.out, map_location=args.device)
         optimiser.load_state_dict(state["optimiser"])
-        spent = state["spent"]
-    source = shards.batches(args.scenes, np.random.default_rng([args.seed, int(spent)]), args.batch)
-    step, started, mark = 0, time.time() - spent, time.time()
-    while (spent := time.time() - started) < args.minutes * 60:
+        spent, step = state["spent"], state["step"]
+    source = shards.batches(args.scenes, np.random.default_rng([args.seed, step, rank]), args.batch)
+    started, saved = time.time() - spent, time.time()
+    while spent < args.minutes * 60:
         images, labels, _ = next(source)
         pixels = normalise(torch.from_numpy(images).to(args.device)).bfloat16()
         labels = torch.from_numpy(labels.astype(np.int64)).to(args.device)
         outputs = heads(model.model.vision_tower(pixels))
         loss = loss_of(outputs, labels)
         loss.backward()
+        spent = parallel.average(optimiser.parameters, time.time() - started)
         optimiser.step(spent / (args.minutes * 60))
         step += 1
-        if step % 25 == 0:
+        if rank:
+            continue
+        if step % 50 == 0:
             rates = " ".join(f"{v:.3f}" for v in report(outputs, labels))
             print(f"{step} {spent:.0f}s loss {loss.item():.3f} object/letter/word {rates}", flush=True)
-        if time.time() - mark > 60:
-            save(args.out, both, optimiser, spent)
-            mark = time.time()
-    save(args.out, both, optimiser, args.minutes * 60)
+        if time.time() - saved > 60:
+            save(args.out, both, optimiser, spent, step)
+            saved = time.time()
+    if rank == 0:
+        save(args.out, both, optimiser, spent, step)
 
 
-def save(path, both, optimiser, spent):
-    torch.save({"tower": both[0].state_dict(), "heads": both[1].state_dict(), "optimiser": optimiser.state_dict(),
-                "spent": spent}, f"{path}.part")
+def save(path, both, optimiser, spent, step):
+    torch.save({"tower": both[0].state_dict(), "heads": both[1].state_dict(),
+                "optimiser": optimiser.state_dict(), "spent": spent, "step": step}, f"{path}.part")
     os.replace(f"{path}.part", path)
 
 

@@ -174,15 +174,14 @@ def turns(rng, scene):
     if scene.word:
         asked += [read(rng, scene) for _ in range(2)]
         asked += [choice(rng, scene), describe(rng, scene)]
-        asked += [there(rng, scene) for _ in range(3 if scene.items else 1)]
+        asked += [there(rng, scene) for _ in range(4 if scene.items else 1)]
         if scene.items:
             asked.append(left_right(rng, scene))
     else:
-        asked += [main_object(rng, scene) for _ in range(2)]
-        asked += [there(rng, scene, present=p) for p in (True, False, None)]
+        asked += [main_object(rng, scene), list_objects(rng, scene), choice(rng, scene)]
+        asked += [there(rng, scene, present=p) for p in (True, True, False, False, None)]
         asked += [left_right(rng, scene) for _ in range(2)]
-        asked += [choice(rng, scene), list_objects(rng, scene)]
-        if rng.random() < 0.5:
+        if rng.random() < 0.4:
             asked.append(describe(rng, scene))
     if rng.random() < 0.3:
         asked.append(choice_text(rng))

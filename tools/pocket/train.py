@@ -16,11 +16,11 @@ import time
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import nn
 
+import parallel
 import pretrain
 import questions
 import scenes
@@ -58,20 +58,6 @@ def turn_accuracy(logits, batch):
             for t in range(len(questions.TASKS))]
 
 
-def average(parameters, value):
-    """Averages the gradients and one number over all processes; returns the number."""
-    if not dist.is_initialized():
-        return value
-    grads = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([torch.tensor([value]), *(g.flatten().float() for g in grads)])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    parts = flat[1:].split([g.numel() for g in grads])
-    for grad, part in zip(grads, parts):
-        grad.copy_(part.view_as(grad))
-    return flat[0].item()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scenes")
@@ -86,9 +72,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("gloo")
-    rank = dist.get_rank() if dist.is_initialized() else 0
+    rank = parallel.start()
     torch.manual_seed(args.seed)
     tokenizer = Tokenizer.from_file(args.tokenizer)
     model = PocketLlava()
@@ -131,7 +115,7 @@ def main():
         losses = F.cross_entropy(logits, batch.targets, reduction="none")
         loss = (losses * batch.weights).sum() / batch.weights.sum()
         (loss + (1 - 0.8 * progress) * patch_loss).backward()
-        spent = average(optimiser.parameters, time.time() - started)
+        spent = parallel.average(optimiser.parameters, time.time() - started)
         optimiser.step(progress)
         step += 1
         tally += turn_accuracy(logits, batch)

@@ -2,17 +2,18 @@
  * SL_ATTEND_ROWS query rows take their scores over all keys they may see, softmax in place, and the product with v.
  *
  * Method: two passes over whole score rows (a band's scores stay in L2), so there is no rescaling and a row's bits
- * depend neither on the other rows nor on the cut into tasks: scores are one sum over d, z sums keys in pieces of 256 in
- * ascending order, hidden keys of a band add exact zeros. Keys no row of the band sees are skipped. With bf16 the
- * rounded values are multiplied in f32. Source: arXiv:1706.03762. */
+ * depend neither on the other rows nor on the cut into tasks: scores are one sum over d, z sums keys in pieces of 256
+ * in ascending order, hidden keys of a band add exact zeros. Keys no row of the band sees are skipped. With bf16 both
+ * products run on AMX tiles, or on vectors with rounded values. Source: arXiv:1706.03762. */
 #include <math.h>
 #include <string.h>
 
 #include "backend/cpu/attend.h"
+#include "backend/cpu/product.h"
 
 bool sl_attend_scratch_bytes(int d_head, int n_key, size_t *n_bytes) {
   /* forward: k transposed and v; backward adds v transposed, dk, dv; bands of scores twice, q, dz and z */
-  size_t d = (size_t)sl_round_up(d_head, 16), keys = (size_t)sl_round_up(n_key, 16), rows, bands, total;
+  size_t d = (size_t)sl_round_up(d_head, 32), keys = (size_t)sl_attend_keys(n_key), rows, bands, total;
   return sl_size_mul(keys, 5 * d, &rows) && sl_size_mul(2 * SL_ATTEND_ROWS, keys, &bands) &&
          sl_size_add(rows, bands, &total) && sl_size_add(total, 4 * SL_ATTEND_ROWS * d + 256, &total) &&
          sl_size_mul(total, sizeof(float), n_bytes);
@@ -43,9 +44,33 @@ typedef struct head_keys {
   float *q;  /* [SL_ATTEND_ROWS][d] */
   float *z;  /* [SL_ATTEND_ROWS][d] */
   sl_attend_size size;
+  bool tiles; /* the same places hold bf16: kt pairs [d / 2][n_key][2], v pairs [n_key / 2][d][2], q rows, s rows */
 } head_keys;
 
-static void load_head(head_keys *h, const sl_vector *vector, const sl_attend *a, int head_kv, int n_seen, float *next) {
+/* Keys and values of one head as pairs for AMX: d padded with zeros to 32, keys to 32. */
+static void load_tiles(head_keys *h, const sl_vector *vector, const sl_attend *a, const float *k, const float *v,
+                       int n_seen) {
+  int d = a->d_head, d_tile = sl_round_up(d, 32), n_tile = sl_round_up(n_seen, 32);
+  uint16_t *rows = (uint16_t *)(void *)h->v; /* v's place is free until v is packed below */
+  for (int j = 0; j < n_seen; j++) {
+    vector->to_bf16(rows + (size_t)j * (size_t)d_tile, k + j * a->k.stride, d);
+    memset(rows + (size_t)j * (size_t)d_tile + d, 0, (size_t)(d_tile - d) * sizeof *rows);
+  }
+  vector->transpose(h->kt, h->size.n_key, h->v, d_tile / 2, n_seen, d_tile / 2);
+  uint32_t *pairs = (uint32_t *)(void *)h->v;
+  for (int j = 0; j < n_tile; j += 2, pairs += h->size.d) {
+    memset(pairs, 0, (size_t)h->size.d * sizeof *pairs);
+    if (j + 1 < n_seen) {
+      vector->pair_bf16(pairs, v + j * a->v.stride, v + (j + 1) * a->v.stride, d);
+    } else if (j < n_seen) {
+      uint16_t *halves = (uint16_t *)(void *)pairs;
+      for (int i = 0; i < d; i++) halves[2 * i] = sl_f32_to_bf16(v[j * a->v.stride + i]);
+    }
+  }
+}
+
+static void load_head(head_keys *h, const sl_queue *queue, const sl_attend *a, int head_kv, int n_seen, float *next) {
+  const sl_vector *vector = queue->backend->vector;
   bool bf16 = a->compute == SL_COMPUTE_BF16;
   int d = a->d_head;
   h->size = sl_attend_padded(a);
@@ -56,8 +81,14 @@ static void load_head(head_keys *h, const sl_vector *vector, const sl_attend *a,
   h->q = sl_attend_take(&next, (size_t)SL_ATTEND_ROWS * (size_t)h->size.d);
   h->z = sl_attend_take(&next, (size_t)SL_ATTEND_ROWS * (size_t)h->size.d);
   const float *k = sl_mat_f32(a->k) + head_kv * d, *v = sl_mat_f32(a->v) + head_kv * d;
+  h->tiles = bf16 && queue->backend->amx;
+  if (h->tiles) {
+    load_tiles(h, vector, a, k, v, n_seen);
+    return;
+  }
   if (bf16) {
-    sl_attend_copy(vector, h->v, h->size.d, k, a->k.stride, n_seen, d, true); /* v's place is free until the next line */
+    /* v's place is free until the next line */
+    sl_attend_copy(vector, h->v, h->size.d, k, a->k.stride, n_seen, d, true);
     vector->transpose(h->kt, h->size.n_key, h->v, h->size.d, n_seen, d);
   } else {
     vector->transpose(h->kt, h->size.n_key, k, a->k.stride, n_seen, d);
@@ -106,21 +137,51 @@ static float softmax_row(const sl_vector *vector, const sl_attend *a, float *s, 
   return (float)(1 / sum);
 }
 
-static void attend_band(const sl_vector *vector, const sl_attend *a, head_keys *h, int head, int row, int rows) {
-  int d = a->d_head, n_seen = sl_attend_visible(a, row + rows - 1), n_padded = sl_round_up(n_seen, 16);
-  const float *q = sl_mat_f32(a->q) + row * a->q.stride + head * d;
-  int64_t q_stride = a->q.stride;
-  if (a->compute == SL_COMPUTE_BF16) {
-    sl_attend_copy(vector, h->q, h->size.d, q, q_stride, rows, d, true);
-    q = h->q;
-    q_stride = h->size.d;
+/* Scores of a band, and z from its numerators: on vectors, or on tiles with rows of s turned to bf16 in place. */
+static void multiply_scores(const sl_vector *vector, const sl_attend *a, const head_keys *h, const float *q, int rows,
+                            int n_padded) {
+  int d = a->d_head, d_tile = sl_round_up(d, 32);
+  if (!h->tiles) {
+    sl_attend_copy(vector, h->q, h->size.d, q, a->q.stride, rows, d, a->compute == SL_COMPUTE_BF16);
+    sl_attend_multiply(vector, h->s, h->size.n_key, h->q, h->size.d, 1, h->kt, h->size.n_key, rows, n_padded, d, false);
+    return;
   }
-  sl_attend_multiply(vector, h->s, h->size.n_key, q, q_stride, 1, h->kt, h->size.n_key, rows, n_padded, d, false);
+  uint16_t *to = (uint16_t *)(void *)h->q;
+  for (int i = 0; i < rows; i++, to += d_tile) {
+    vector->to_bf16(to, q + i * a->q.stride, d);
+    memset(to + d, 0, (size_t)(d_tile - d) * sizeof *to);
+  }
+  sl_amx_multiply_small(&(sl_amx_small){.c = h->s, .ldc = h->size.n_key, .a = h->q, .lda = d_tile * 2, .b = h->kt,
+                                        .ldb = (int64_t)h->size.n_key * 4, .m_tiles = (rows + 15) / 16,
+                                        .n_tiles = n_padded / 16, .k_tiles = d_tile / 32});
+}
+
+static void multiply_values(const sl_vector *vector, const head_keys *h, int rows, int n_seen) {
+  if (!h->tiles) {
+    int d = h->size.d;
+    sl_attend_multiply(vector, h->z, d, h->s, h->size.n_key, 1, h->v, d, rows, d, n_seen, false);
+    return;
+  }
+  int n_tile = sl_round_up(n_seen, 32);
+  for (int i = 0; i < rows; i++) {
+    float *row = h->s + (int64_t)i * h->size.n_key;
+    uint16_t *to = (uint16_t *)(void *)row;
+    vector->to_bf16(to, row, n_seen); /* forward, half as wide: never ahead of what is read */
+    memset(to + n_seen, 0, (size_t)(n_tile - n_seen) * sizeof *to);
+  }
+  sl_amx_multiply_small(&(sl_amx_small){.c = h->z, .ldc = h->size.d, .a = h->s, .lda = (int64_t)h->size.n_key * 4,
+                                        .b = h->v, .ldb = (int64_t)h->size.d * 4, .m_tiles = (rows + 15) / 16,
+                                        .n_tiles = h->size.d / 16, .k_tiles = n_tile / 32});
+}
+
+static void attend_band(const sl_vector *vector, const sl_attend *a, const head_keys *h, int head, int row, int rows) {
+  int d = a->d_head, n_seen = sl_attend_visible(a, row + rows - 1), n_padded = sl_round_up(n_seen, 16);
+  multiply_scores(vector, a, h, sl_mat_f32(a->q) + row * a->q.stride + head * d, rows, n_padded);
   float norm[SL_ATTEND_ROWS];
   for (int i = 0; i < rows; i++) {
     norm[i] = softmax_row(vector, a, h->s + (int64_t)i * h->size.n_key, head, row + i, n_padded);
   }
-  sl_attend_multiply(vector, h->z, h->size.d, h->s, h->size.n_key, 1, h->v, h->size.d, rows, h->size.d, n_seen, false);
+  multiply_values(vector, h, rows, n_seen);
   for (int i = 0; i < rows; i++) {
     float *out = sl_mat_f32(a->z) + (row + i) * a->z.stride + head * d;
     vector->scale(out, h->z + i * h->size.d, norm[i], d);
@@ -128,20 +189,19 @@ static void attend_band(const sl_vector *vector, const sl_attend *a, head_keys *
 }
 
 /* Rows first .. end - 1 for every query head of one key/value head. */
-static void attend_task(const sl_vector *vector, const sl_attend *a, int head_kv, int first, int end, float *scratch) {
+static void attend_task(const sl_queue *queue, const sl_attend *a, int head_kv, int first, int end, float *scratch) {
   int group = a->n_head / a->n_head_kv;
   head_keys h;
-  load_head(&h, vector, a, head_kv, sl_attend_visible(a, end - 1), scratch);
+  load_head(&h, queue, a, head_kv, sl_attend_visible(a, end - 1), scratch);
   for (int head = head_kv * group; head < (head_kv + 1) * group; head++) {
     for (int row = first; row < end; row += SL_ATTEND_ROWS) {
-      attend_band(vector, a, &h, head, row, end - row < SL_ATTEND_ROWS ? end - row : SL_ATTEND_ROWS);
+      attend_band(queue->backend->vector, a, &h, head, row, end - row < SL_ATTEND_ROWS ? end - row : SL_ATTEND_ROWS);
     }
   }
 }
 
 void sl_cpu_attend(sl_queue *queue, const sl_attend *a) {
   sl_attend_check(a);
-  const sl_vector *vector = queue->backend->vector;
   size_t need = 0;
   bool fits = sl_attend_scratch_bytes(a->d_head, a->k.rows, &need) && need <= sl_cpu_scratch_bytes(queue);
   assert(fits && "sl_queue_reserve was not told of this many keys");
@@ -160,7 +220,7 @@ void sl_cpu_attend(sl_queue *queue, const sl_attend *a) {
       int cut = n_cut - 1 - task / a->n_head_kv; /* the longest rows first */
       int first = (int)((int64_t)n_band * cut / n_cut) * SL_ATTEND_ROWS;
       int end = (int)((int64_t)n_band * (cut + 1) / n_cut) * SL_ATTEND_ROWS;
-      attend_task(vector, a, task % a->n_head_kv, first, end < a->q.rows ? end : a->q.rows, scratch);
+      attend_task(queue, a, task % a->n_head_kv, first, end < a->q.rows ? end : a->q.rows, scratch);
     }
   }
 }

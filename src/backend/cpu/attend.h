@@ -7,14 +7,19 @@
 
 enum { SL_ATTEND_ROWS = 48, SL_ATTEND_DEPTH = 256 };
 
-/* Widths padded for vectors: keys to 16, head width to 16. */
+/* Widths padded for vectors and tiles, keys to 32 and d to 16; rows of keys never a multiple of 1 KB apart, which would
+ * crowd few sets of L1. */
 typedef struct sl_attend_size {
   int n_key, d; /* padded */
 } sl_attend_size;
 
 static inline int sl_round_up(int n, int step) { return (n + step - 1) / step * step; }
+static inline int sl_attend_keys(int n_key) {
+  int padded = sl_round_up(n_key, 32);
+  return padded % 256 == 0 ? padded + 16 : padded;
+}
 static inline sl_attend_size sl_attend_padded(const sl_attend *a) {
-  return (sl_attend_size){sl_round_up(a->k.rows, 16), sl_round_up(a->d_head, 16)};
+  return (sl_attend_size){sl_attend_keys(a->k.rows), sl_round_up(a->d_head, 16)};
 }
 
 /* Takes `count` floats, 64-byte aligned, from the scratch at *next. */

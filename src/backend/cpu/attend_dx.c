@@ -58,7 +58,8 @@ static void band_dx(const gradient *g, head_gradient *h, int head, int row, int 
   const sl_vector *vector = g->vector;
   int d = a->d_head, dp = h->size.d, nk = h->size.n_key;
   int n_seen = sl_attend_visible(a, row + rows - 1), n_padded = sl_round_up(n_seen, 16);
-  const float *q = sl_mat_f32(a->q) + row * a->q.stride + head * d, *z = sl_mat_f32(a->z) + row * a->z.stride + head * d;
+  const float *q = sl_mat_f32(a->q) + row * a->q.stride + head * d;
+  const float *z = sl_mat_f32(a->z) + row * a->z.stride + head * d;
   const float *dz = sl_mat_f32(g->dz) + row * g->dz.stride + head * d;
   sl_attend_copy(vector, h->q, dp, q, a->q.stride, rows, d, false);
   sl_attend_copy(vector, h->dz, dp, dz, g->dz.stride, rows, d, false);

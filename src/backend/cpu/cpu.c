@@ -89,8 +89,8 @@ void *sl_cpu_shared(const sl_queue *queue, size_t n_bytes) {
   return fits ? queue->scratch : NULL;
 }
 
-/* A share is large enough for whichever op runs: products need a fixed size, attention grows with the keys. Heads are at
- * most 256 wide, or the whole width where that is less. */
+/* A share is large enough for whichever op runs: products need a fixed size, attention grows with the keys. Heads are
+ * at most 256 wide, or the whole width where that is less. */
 static bool scratch_bytes(const sl_queue *queue, int max_rows, int max_width, int max_key, size_t *n_bytes) {
   size_t share = sl_f32_scratch_bytes(), attend = 0, shared = shared_bytes(queue, max_rows, max_width);
   if (queue->backend->amx && sl_amx_scratch_bytes() > share) share = sl_amx_scratch_bytes();

@@ -1,7 +1,8 @@
 /* Linear ops of the cpu backend: packing weights into blocks, sharing a product's output blocks among threads, and
  * reading embedding rows back.
  *
- * Threads get contiguous ranges of output blocks, so no sum is ever shared between threads. */
+ * Threads take contiguous ranges of output blocks, so no sum is ever shared between threads and bits do not depend on
+ * who takes which. */
 #include "backend/cpu/product.h"
 
 #include <string.h>
@@ -81,27 +82,37 @@ static sl_product share_of(const sl_product *p, int share, int n_share) {
   return mine;
 }
 
-static void run_tiles(const sl_queue *queue, const sl_product *p, int n_share) {
+/* How many shares to cut a product into: a multiple of the threads, so that equal cores end together, each about
+ * `width` blocks, so that a core that is held up does not hold up the rest. */
+static int count_shares(const sl_product *p, int n_thread, int width) {
+  int n_block = sl_blocks(sl_product_outputs(p)), n_share = (n_block + width - 1) / width;
+  n_share = (n_share + n_thread - 1) / n_thread * n_thread;
+  return n_share < n_block ? n_share : n_block;
+}
+
+static void run_tiles(const sl_queue *queue, const sl_product *p, int n_thread) {
   void *shared = sl_cpu_shared(queue, sl_amx_rows_bytes(p->rows, sl_product_inputs(p)));
+  int n_share = count_shares(p, n_thread, 16);
   if (!shared) return;
-#pragma omp parallel num_threads(n_share) if (n_share > 1)
+#pragma omp parallel num_threads(n_thread) if (n_thread > 1)
   for (int row = 0; row < p->rows; row += SL_AMX_CHUNK) {
     int rows = p->rows - row < SL_AMX_CHUNK ? p->rows - row : SL_AMX_CHUNK;
 #pragma omp for schedule(static)
     for (int i = 0; i < sl_amx_row_tiles(rows); i++) sl_amx_pack_rows(p, shared, row, rows, i);
-#pragma omp for schedule(static, 1)
+#pragma omp for schedule(dynamic, 1)
     for (int i = 0; i < n_share; i++) {
       sl_product mine = share_of(p, i, n_share);
-      sl_amx_multiply(&mine, shared, row, rows, sl_cpu_scratch(queue, i));
+      sl_amx_multiply(&mine, shared, row, rows, sl_cpu_scratch(queue, sl_cpu_thread()));
     }
   }
 }
 
-static void run_vectors(const sl_queue *queue, const sl_product *p, int n_share) {
-#pragma omp parallel for schedule(static, 1) num_threads(n_share) if (n_share > 1)
+static void run_vectors(const sl_queue *queue, const sl_product *p, int n_thread) {
+  int n_share = count_shares(p, n_thread, 32);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(n_thread) if (n_thread > 1)
   for (int i = 0; i < n_share; i++) {
     sl_product mine = share_of(p, i, n_share);
-    sl_f32_product(queue->backend->vector, &mine, sl_cpu_scratch(queue, i));
+    sl_f32_product(queue->backend->vector, &mine, sl_cpu_scratch(queue, sl_cpu_thread()));
   }
 }
 
@@ -109,12 +120,12 @@ static void run_product(const sl_queue *queue, const sl_product *p) {
   if (p->rows == 0) return;
   bool tiles = p->w->compute != SL_COMPUTE_F32 && queue->backend->amx;
   double work = (double)p->rows * p->w->n * p->w->k;
-  int n_share = sl_cpu_threads(queue, tiles ? work / 4 : work), n_block = sl_blocks(sl_product_outputs(p));
-  if (n_share > n_block) n_share = n_block;
+  int n_thread = sl_cpu_threads(queue, tiles ? work / 4 : work), n_block = sl_blocks(sl_product_outputs(p));
+  if (n_thread > n_block) n_thread = n_block;
   if (tiles) {
-    run_tiles(queue, p, n_share);
+    run_tiles(queue, p, n_thread);
   } else {
-    run_vectors(queue, p, n_share);
+    run_vectors(queue, p, n_thread);
   }
 }
 

@@ -28,7 +28,8 @@ static inline int sl_product_inputs(const sl_product *p) { return p->transposed 
 /* Address of block (ib, kt) and of an element inside a block. */
 static inline const unsigned char *sl_weight_block(const sl_weight *w, int ib, int kt) {
   size_t size = w->dtype == SL_F32 ? 4 : 2;
-  return (const unsigned char *)w->data + ((size_t)ib * (size_t)sl_blocks(w->k) + (size_t)kt) * SL_BLOCK_ELEMENTS * size;
+  size_t at = (size_t)ib * (size_t)sl_blocks(w->k) + (size_t)kt;
+  return (const unsigned char *)w->data + at * SL_BLOCK_ELEMENTS * size;
 }
 static inline int sl_block_index(int n, int k) { return (n / 16) * 512 + (k / 2) * 32 + (n % 16) * 2 + k % 2; }
 
@@ -41,6 +42,17 @@ size_t sl_amx_rows_bytes(int rows, int width); /* of `shared` */
 int sl_amx_row_tiles(int rows);
 void sl_amx_pack_rows(const sl_product *p, void *shared, int row, int rows, int row_tile);
 void sl_amx_multiply(const sl_product *p, void *shared, int row, int rows, void *scratch);
+
+/* A product inside attention, on one thread: c[16 m_tiles, 16 n_tiles] = a b, sums in ascending order of k from zero.
+ * a holds bf16 rows `lda` bytes apart; b holds pairs of bf16 neighbours along k, rows of pairs `ldb` bytes apart; c's
+ * rows are ldc floats apart. k_tiles counts 32 k. */
+typedef struct sl_amx_small {
+  float *c;
+  const void *a, *b;
+  int64_t ldc, lda, ldb;
+  int m_tiles, n_tiles, k_tiles;
+} sl_amx_small;
+void sl_amx_multiply_small(const sl_amx_small *m);
 
 /* f32 vectors, for mode f32 and, with operands rounded as the mode says, for processors without AMX. */
 struct sl_vector;

@@ -1,14 +1,15 @@
 /* The bf16 product on AMX tiles, one thread's share.
  *
- * Method: the rows' operand is rounded to bf16 (bf16x2: split into hi + lo) into row tiles, shared by all threads. Two row
- * tiles meet two column tiles in four accumulators, so each tile loaded serves two products. Three levels of blocking: a
- * slice of a weight's block (32 outputs x 512 deep, 32 KB) stays in L1 while the row tiles pass it as streaming loads;
- * the sums of SUPER rows x GROUP blocks and the row tiles of one slice stay in L2; the next slices are prefetched. For the
- * gradient the weight's blocks are transposed in 64-bit atoms into L1; f16 and f32 weights are split to hi + lo there.
+ * Method: the rows' operand is rounded to bf16 (bf16x2: split into hi + lo) into row tiles, shared by all threads. Two
+ * row tiles meet two column tiles in four accumulators, so each tile loaded serves two products. Three levels of
+ * blocking: a slice of a weight's block (32 outputs x 512 deep, 32 KB) stays in L1 while the row tiles pass it as
+ * streaming loads; the sums of SUPER rows x GROUP blocks and the row tiles of one slice stay in L2; the next slices are
+ * prefetched. For the gradient the weight's blocks are transposed in 64-bit atoms into L1; f16 and f32 weights are
+ * split to hi + lo there.
  *
- * Order of sums, for every output: one chain of tile products from zero, 32 inputs at a time in ascending order (bf16x2:
- * lo hi, hi lo, hi hi within each); sums wait in f32 between slices, which is exact; bias and the old output come last.
- * Nothing depends on the number of rows or on the thread: row t of the result is the same bits whatever T.
+ * Order of sums, for every output: one chain of tile products from zero, 32 inputs at a time in ascending order
+ * (bf16x2: lo hi, hi lo, hi hi within each); sums wait in f32 between slices, which is exact; bias and the old output
+ * come last. Nothing depends on the number of rows or on the thread: row t of the result is the same bits whatever T.
  *
  * Source: Intel 64 Software Developer's Manual, TDPBF16PS and TILELOADDT1; Goto and van de Geijn, "Anatomy of
  * high-performance matrix multiplication" (2008). */
@@ -45,8 +46,8 @@ bool sl_amx_available(void) {
   enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
   __builtin_cpu_init();
   unsigned a, b, c, d;
-  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
-      !__builtin_cpu_supports("avx512dq")) {
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq")) {
     return false;
   }
   __asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "0"(7), "2"(0));
@@ -75,8 +76,8 @@ AMX_INLINE void configure_tiles(void) {
 /* The tile intrinsics do not tell the compiler that they touch memory. */
 #define MEMORY_FENCE() __asm__ volatile("" ::: "memory")
 
-/* What to bring to L2 while the tiles work: n_line lines, `per_step` of them a step; after every run of 32 (one block of a
- * bf16 weight) `skip` bytes are left out. */
+/* What to bring to L2 while the tiles work: n_line lines, `per_step` of them a step; after every run of 32 (one block
+ * of a bf16 weight) `skip` bytes are left out. */
 typedef struct prefetch {
   const unsigned char *at;
   int64_t skip;
@@ -90,7 +91,8 @@ AMX_INLINE void prefetch_step(prefetch *p) {
   if (p->n_line % 32 == 0) p->at += p->skip;
 }
 
-/* A run of tile products over `n_step` depths of 32: two row tiles a0, a1 (lo plane `lo_a` bytes after hi), blocks b. */
+/* A run of tile products over `n_step` depths of 32: two row tiles a0, a1 (lo plane `lo_a` bytes after hi), blocks b.
+ * */
 typedef struct run {
   const unsigned char *a0, *a1, *b;
   size_t lo_a, lo_b; /* 0: no such plane */
@@ -182,7 +184,9 @@ static chunk chunk_at(const sl_product *p, void *shared, int row, int rows) {
   c.slice = SLICE / c.n_plane;
   return c;
 }
-static int slice_depth(const chunk *c, int first) { return c->n_depth - first < c->slice ? c->n_depth - first : c->slice; }
+static int slice_depth(const chunk *c, int first) {
+  return c->n_depth - first < c->slice ? c->n_depth - first : c->slice;
+}
 static unsigned char *slice_tiles(const chunk *c, int first) {
   return c->tiles + (size_t)first * (size_t)c->n_row_tile * (size_t)c->n_plane * TILE;
 }
@@ -274,7 +278,8 @@ AMX static const unsigned char *columns_of(const sl_product *p, amx_scratch *s, 
   if (!p->transposed && w->dtype == SL_BF16) return sl_weight_block(w, block, first);
   _Alignas(64) unsigned char planes[2][PAIR];
   for (int i = 0; i < n_step; i++) {
-    const unsigned char *in = p->transposed ? sl_weight_block(w, first + i, block) : sl_weight_block(w, block, first + i);
+    int along = first + i;
+    const unsigned char *in = p->transposed ? sl_weight_block(w, along, block) : sl_weight_block(w, block, along);
     unsigned char *hi = s->columns[0] + i * PAIR, *lo = s->columns[1] + i * PAIR;
     if (w->dtype == SL_BF16) {
       transpose_block(hi, in);
@@ -289,7 +294,8 @@ AMX static const unsigned char *columns_of(const sl_product *p, amx_scratch *s, 
   return s->columns[0];
 }
 
-/* Writes 32 sums of one row (two runs of 16) to output block `block`: bias and, with `add`, the old output come last. */
+/* Writes 32 sums of one row (two runs of 16) to output block `block`: bias and, with `add`, the old output come last.
+ * */
 AMX_INLINE void write_row(const sl_product *p, int row, int block, const float *left_sums, const float *right_sums,
                           bool past_cache) {
   int left = sl_product_outputs(p) - block * 32;
@@ -372,8 +378,8 @@ AMX static void multiply_few(const sl_product *p, const chunk *c, amx_scratch *s
   }
 }
 
-/* One slice of one block past n_pair pairs of row tiles. Sums are stored and the next pair's loaded tile by tile, so that
- * they overlap with the products still under way. */
+/* One slice of one block past n_pair pairs of row tiles. Sums are stored and the next pair's loaded tile by tile, so
+ * that they overlap with the products still under way. */
 AMX static void multiply_slice(run r, prefetch p[2], int n_pair, float *sums, bool begin) {
   MEMORY_FENCE();
   for (int i = 0; i < n_pair; i++, sums += SUMS) {
@@ -464,6 +470,52 @@ AMX void sl_amx_multiply(const sl_product *p, void *shared, int row, int rows, v
   _mm_sfence(); /* streaming stores before whoever reads next */
 }
 
+/* Two column tiles (or, at an odd end, one taken twice) by one or two row tiles. */
+AMX_INLINE void small_tiles(const sl_amx_small *m, int i, int j, bool two_rows, bool two_columns) {
+  const unsigned char *a0 = (const unsigned char *)m->a + (int64_t)i * 16 * m->lda, *a1 = a0 + 16 * m->lda;
+  const unsigned char *b0 = (const unsigned char *)m->b + j * 64, *b1 = b0 + 64;
+  float *c0 = m->c + (int64_t)i * 16 * m->ldc + j * 16, *c1 = c0 + 16 * m->ldc;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int l = 0; l < m->k_tiles; l++, a0 += 64, a1 += 64, b0 += 16 * m->ldb, b1 += 16 * m->ldb) {
+    _tile_loadd(4, b0, m->ldb);
+    _tile_loadd(6, a0, m->lda);
+    _tile_dpbf16ps(0, 6, 4);
+    if (two_rows) {
+      _tile_loadd(7, a1, m->lda);
+      _tile_dpbf16ps(2, 7, 4);
+    }
+    if (two_columns) {
+      _tile_loadd(5, b1, m->ldb);
+      _tile_dpbf16ps(1, 6, 5);
+      if (two_rows) _tile_dpbf16ps(3, 7, 5);
+    }
+  }
+  _tile_stored(0, c0, m->ldc * 4);
+  if (two_columns) _tile_stored(1, c0 + 16, m->ldc * 4);
+  if (two_rows) _tile_stored(2, c1, m->ldc * 4);
+  if (two_rows && two_columns) _tile_stored(3, c1 + 16, m->ldc * 4);
+}
+
+AMX void sl_amx_multiply_small(const sl_amx_small *m) {
+  configure_tiles();
+  MEMORY_FENCE();
+  for (int j = 0; j < m->n_tiles; j += 2) {
+    for (int i = 0; i < m->m_tiles; i += 2) {
+      bool two_rows = i + 1 < m->m_tiles, two_columns = j + 1 < m->n_tiles;
+      if (two_rows && two_columns) {
+        small_tiles(m, i, j, true, true);
+      } else {
+        small_tiles(m, i, j, two_rows, two_columns);
+      }
+    }
+  }
+  MEMORY_FENCE();
+  _tile_release();
+}
+
 #else
 
 bool sl_amx_available(void) { return false; }
@@ -476,5 +528,6 @@ void sl_amx_pack_rows(const sl_product *p, void *shared, int row, int rows, int 
 void sl_amx_multiply(const sl_product *p, void *shared, int row, int rows, void *scratch) {
   (void)p, (void)shared, (void)row, (void)rows, (void)scratch;
 }
+void sl_amx_multiply_small(const sl_amx_small *m) { (void)m; }
 
 #endif

@@ -8,11 +8,12 @@
 #include "backend/cpu/product.h"
 #include "backend/cpu/vector.h"
 
-enum { DEPTH = 256, ROUND_ROWS = 240, EDGE_ROWS = 48 };
+/* Rows are copied with a stride that is no power of two: twelve rows 16 KB apart would share one set of L1. */
+enum { DEPTH = 256, ROW_STRIDE = DEPTH + 16, BAND_ROWS = 324, EDGE_ROWS = 48 };
 
 typedef struct f32_scratch {
   _Alignas(64) float panel[DEPTH * SL_BLOCK];
-  _Alignas(64) float rows[ROUND_ROWS * DEPTH];     /* x rounded to the mode */
+  _Alignas(64) float rows[BAND_ROWS * ROW_STRIDE]; /* x, rounded to the mode */
   _Alignas(64) float edge[EDGE_ROWS * SL_BLOCK];   /* outputs of a last, partial block */
 } f32_scratch;
 
@@ -36,17 +37,18 @@ static void begin(const sl_product *p, int block, int row, int rows) {
   }
 }
 
-static void multiply_rows(const sl_vector *vector, const sl_product *p, f32_scratch *s, const float *in, int64_t stride,
-                          int block, int row, int rows, int depth) {
+static void multiply_rows(const sl_vector *vector, const sl_product *p, f32_scratch *s, int block, int row, int rows,
+                          int depth) {
   int width = sl_product_outputs(p) - block * SL_BLOCK;
   float *out = p->out + row * p->out_stride + block * SL_BLOCK;
   if (width >= SL_BLOCK) {
-    vector->multiply(out, p->out_stride, in, stride, 1, s->panel, SL_BLOCK, rows, SL_BLOCK, depth, true);
+    vector->multiply(out, p->out_stride, s->rows, ROW_STRIDE, 1, s->panel, SL_BLOCK, rows, SL_BLOCK, depth, true);
     return;
   }
   for (int i = 0; i < rows; i += EDGE_ROWS) {
     int n = rows - i < EDGE_ROWS ? rows - i : EDGE_ROWS;
-    vector->multiply(s->edge, SL_BLOCK, in + i * stride, stride, 1, s->panel, SL_BLOCK, n, SL_BLOCK, depth, false);
+    vector->multiply(s->edge, SL_BLOCK, s->rows + i * ROW_STRIDE, ROW_STRIDE, 1, s->panel, SL_BLOCK, n, SL_BLOCK, depth,
+                     false);
     for (int j = 0; j < n; j++) {
       float *to = out + (i + j) * p->out_stride;
       for (int l = 0; l < width; l++) to[l] += s->edge[j * SL_BLOCK + l];
@@ -57,23 +59,18 @@ static void multiply_rows(const sl_vector *vector, const sl_product *p, f32_scra
 void sl_f32_product(const sl_vector *vector, const sl_product *p, void *scratch) {
   f32_scratch *s = scratch;
   int n_in = sl_product_inputs(p), end = p->first_block + p->n_block;
-  bool rounds = p->w->compute != SL_COMPUTE_F32;
-  int band = rounds ? ROUND_ROWS : p->rows; /* rounded rows are kept for a band of rows at a time */
+  int n_band = (p->rows + BAND_ROWS - 1) / BAND_ROWS, band = (p->rows + n_band - 1) / n_band;
   for (int row = 0; row < p->rows; row += band) {
     int rows = p->rows - row < band ? p->rows - row : band;
     for (int block = p->first_block; block < end; block++) begin(p, block, row, rows);
     for (int first = 0; first < n_in; first += DEPTH) {
       int depth = n_in - first < DEPTH ? n_in - first : DEPTH;
-      const float *in = p->in + row * p->in_stride + first;
-      int64_t stride = p->in_stride;
-      if (rounds) {
-        for (int i = 0; i < rows; i++) vector->round(s->rows + i * DEPTH, in + i * stride, depth, p->w->compute);
-        in = s->rows;
-        stride = DEPTH;
+      for (int i = 0; i < rows; i++) {
+        vector->round(s->rows + i * ROW_STRIDE, p->in + (row + i) * p->in_stride + first, depth, p->w->compute);
       }
       for (int block = p->first_block; block < end; block++) {
         expand(vector, p, s->panel, block, first, depth);
-        multiply_rows(vector, p, s, in, stride, block, row, rows, depth);
+        multiply_rows(vector, p, s, block, row, rows, depth);
       }
     }
   }

@@ -1,5 +1,6 @@
 /* Norms, activations, rotary embedding and the plain row operations of the cpu backend: rows shared among threads, each
- * row done by one vector kernel. The work per element is counted in multiply-adds only to decide whether threads pay. */
+ * row done by one vector kernel. The work per element is counted in multiply-adds only to decide whether threads pay.
+ * */
 #include <math.h>
 #include <string.h>
 
@@ -18,7 +19,9 @@ void sl_cpu_norm(sl_queue *queue, sl_norm kind, sl_mat y, sl_mat x, sl_mat w, sl
   assert(y.rows == x.rows && y.cols == x.cols && w.cols == x.cols && (!b.buffer || b.cols == x.cols));
   float *py = sl_mat_f32(y);
   const float *px = sl_mat_f32(x), *pw = sl_mat_f32(w), *pb = b.buffer ? sl_mat_f32(b) : NULL;
-  FOR_ROWS(t, x.rows, x.cols * 4.0) VECTOR(queue)->norm(kind, py + t * y.stride, px + t * x.stride, pw, pb, eps, x.cols);
+  FOR_ROWS(t, x.rows, x.cols * 4.0) {
+    VECTOR(queue)->norm(kind, py + t * y.stride, px + t * x.stride, pw, pb, eps, x.cols);
+  }
 }
 
 void sl_cpu_norm_dx(sl_queue *queue, sl_norm kind, sl_mat dx, sl_mat dy, sl_mat x, sl_mat w, float eps, bool add) {

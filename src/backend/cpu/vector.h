@@ -21,6 +21,8 @@ typedef struct sl_vector {
 
   void (*round)(float *out, const float *in, int n, sl_compute compute); /* to what the mode's products see */
   void (*to_bf16)(uint16_t *out, const float *in, int n);
+  /* out[i] = bf16(a[i]) | bf16(b[i]) << 16. */
+  void (*pair_bf16)(uint32_t *out, const float *a, const float *b, int n);
   void (*from_bf16)(float *out, const uint16_t *in, int n);
   void (*add)(float *y, const float *a, const float *b, int n);
   void (*scale)(float *y, const float *x, float factor, int n);

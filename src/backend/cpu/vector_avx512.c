@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,prefer-vector-width=512")))
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")))
 #define VECTOR_TABLE sl_vector_avx512
 #define VECTOR_NAME "AVX-512"
 #define ROWS 12

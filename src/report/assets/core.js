@@ -113,8 +113,11 @@ sl.facts = (() => {
   const defined = sl.tensor("cam.defined");
   const nMap = heat ? heat.shape[1] : 0;
   const stored = Array.isArray(cam.maps) ? cam.maps : [];
-  const maps = Array.from({length: nMap}, (_, i) => String(stored[i] ?? (nMap === 1 ? "sum" : "token " + i)));
-  const mapIsSum = i => maps[i] === "sum" && i === 0;
+  // Stored names are the tokenizer's pieces ("▁red", "Ġred"); the answer's tokens have the text, where they match.
+  const sumFirst = nMap === 1 || stored[0] === "sum", offset = sumFirst ? 1 : 0;
+  const maps = Array.from({length: nMap}, (_, i) => i === 0 && sumFirst ? "sum"
+    : queries.length === nMap - offset && text(tokens[queries[i - offset] + 1]) || String(stored[i] ?? "token " + i).replace(/^[▁Ġ]/, " "));
+  const mapIsSum = i => i === 0 && sumFirst;
   const layerOf = value => Number.isInteger(value) && value >= 0 && value < nLayer ? value : null;
   return {
     classes, tokens, queries, nLayer, nQuery, text, cam, flow, maps, nMap, mapIsSum,

@@ -15,6 +15,8 @@ sl.findings = () => {
       const most = d3.max(image.slice(cliff)), limit = most < facts.cliffShare ? "less than " + percent(facts.cliffShare) : "at most " + percent(most);
       out.push({text: `From layer ${cliff} on, ${limit} of the attention of the position that predicts ${word} is on the image; `
         + `in layer ${peak} it is ${percent(image[peak])}, its highest. The last layer gives it ${percent(last)}.`});
+    } else if (cliff === 0) {
+      out.push({text: `In no layer does the position that predicts ${word} put more than ${percent(image[peak])} of its attention on the image (layer ${peak}).`});
     } else {
       out.push({text: `The position that predicts ${word} never turns from the image for good: its share of attention is highest in `
         + `layer ${peak} (${percent(image[peak])}) and ${percent(last)} in the last layer.`});
@@ -31,7 +33,7 @@ sl.findings = () => {
       const object = stats ? d3.range(facts.nLayer).map(il => facts.isDefined(il) ? stats.at(il, 2) : NaN) : [], on = best(object);
       if (layersOf(object).length > 0) {
         text += ` Its map lies most on the marked object in layer ${on}: ${percent(object[on])} of the map’s weight`;
-        text += isNumber(sl.data.object_area) ? `, on ${percent(sl.data.object_area)} of the picture.` : ".";
+        text += isNumber(sl.data.object_area) ? `, where an even spread would put ${percent(sl.data.object_area)}.` : ".";
       }
       out.push({text});
     }
@@ -41,8 +43,9 @@ sl.findings = () => {
   if (rho) {
     const high = best(rho.values), low = best(rho.values.map(value => -value));
     if (layersOf(rho.values).length > 1) {
-      const strength = rho.values[high] >= 0.5 ? "agree best" : "agree little, and best";
-      out.push({text: `Attention and CAM ${strength} on which image tokens come first in layer ${high} (Spearman’s ρ ${fixed(rho.values[high], 2)}) and least in layer ${low} (${fixed(rho.values[low], 2)}).`});
+      const top = rho.values[high], where = `layer ${high} (Spearman’s ρ ${fixed(top, 2)})`;
+      out.push({text: top < 0.3 ? `Attention and CAM do not agree on which image tokens come first: their rank correlation is highest in ${where}.`
+        : `Attention and CAM agree best on which image tokens come first in ${where} and least in layer ${low} (${fixed(rho.values[low], 2)}).`});
     }
   }
   return out;

@@ -37,7 +37,16 @@ sl.maps = (() => {
   }
 
   const size = () => picture ? [picture.naturalWidth, picture.naturalHeight] : [336, 336];
-  const hasGrid = n => grid && grid.height * grid.width === n;
+  // Tokens that show a part of the picture; a kept class token has a box without area.
+  const shownCache = new Map();
+  function shown(n) {
+    if (!shownCache.has(n)) {
+      const hasArea = i => { const box = boxes.at(i); return box[2] > box[0] && box[3] > box[1]; };
+      shownCache.set(n, boxes && boxes.shape[0] === n ? d3.range(n).filter(hasArea) : d3.range(n));
+    }
+    return shownCache.get(n);
+  }
+  const hasGrid = n => grid && grid.height * grid.width === shown(n).length;
   const placed = n => hasGrid(n) || (boxes && boxes.shape[0] === n);
   // In px of the stored picture.
   function boxOf(i, n) {
@@ -48,7 +57,7 @@ sl.maps = (() => {
     return [x, y, x + w, y + h];
   }
   const tokenAt = (x, y, n) => {
-    for (let i = n - 1; i >= 0; i--) {
+    for (const i of shown(n)) {
       const box = boxOf(i, n);
       if (box && x >= box[0] && x < box[2] && y >= box[1] && y < box[3]) return i;
     }
@@ -59,8 +68,9 @@ sl.maps = (() => {
 
   function rasterGrid(values, width, height, smooth) {
     const n = values.length, gh = grid.height, gw = grid.width, [fullWidth, fullHeight] = size();
-    const area = [Infinity, Infinity, -Infinity, -Infinity];
-    for (let i = 0; i < n; i++) {
+    const area = [Infinity, Infinity, -Infinity, -Infinity], all = values;
+    values = Float32Array.from(shown(n), i => all[i]);
+    for (const i of shown(n)) {
       const box = boxOf(i, n);
       for (let k = 0; k < 4; k++) {
         const value = box[k] * (k % 2 ? height / fullHeight : width / fullWidth);
@@ -191,8 +201,11 @@ sl.maps = (() => {
   // A canvas of the picture's shape, `width` px wide.
   const canvas = (width, attributes) => sl.el("canvas", {width: Math.round(width),
     height: Math.max(1, Math.round(width * size()[1] / size()[0])), ...attributes});
-  const top = values => { let best = 0; for (const value of values) if (value > best) best = value; return best; };
+  // The largest value that can be seen.
+  const top = values => { let best = 0; for (const i of shown(values.length)) if (values[i] > best) best = values[i]; return best; };
+  // Share of a map on tokens that show no part of the picture.
+  const unseen = values => { const sum = d3.sum(values); return sum > 0 ? Math.max(0, 1 - d3.sum(shown(values.length), i => values[i]) / sum) : 0; };
   const gradient = () => "linear-gradient(90deg," + d3.range(0, 1.01, 0.1).map(colour).join(",") + ")";
-  return {prepare, paint, paintMask, colour, canvas, top, boxOf, tokenAt, placed, size, gradient,
+  return {prepare, paint, paintMask, colour, canvas, top, boxOf, tokenAt, placed, unseen, shown, size, gradient,
           hasMask: () => mask !== null, hasPicture: () => picture !== null};
 })();

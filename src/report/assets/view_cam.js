@@ -94,6 +94,7 @@ sl.view("cam", section => {
     if (first && rho) entries.push(["rank correlation with attention", sl.fixed(rho.values[il], 2)]);
     words.replaceChildren(el("p", {class: "strong"}, `Layer ${il}`), ...(defined ? [
       el("dl", {}, entries.filter(entry => entry[1] !== sl.dash).map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
+      sl.maps.unseen(camRow(il)) > 0 ? el("p", {class: "caption"}, `${sl.percent(sl.maps.unseen(camRow(il)))} of the map’s sum is on tokens that show no part of the picture, such as a class token.`) : "",
       sum > 0 ? "" : el("p", {}, "The map is empty: no image token’s features would raise the target.")]
       : [el("p", {}, "There is no map here, which is not the same as an empty one: ", facts.reason, "."), otherSites(il)]));
   }
@@ -178,10 +179,10 @@ sl.view("cam", section => {
   const vision = tensor("cam.vision");
   if (vision) addTower();
   function addTower() {
-    const canvas = sl.maps.canvas(300, {role: "img", "aria-label": "CAM in the vision tower"});
+    const canvas = sl.maps.canvas(300, {role: "img", "aria-label": "CAM in the vision tower"}), note = el("p", {class: "strong"});
     const figure = sl.figure(section, {name: "cam_vision", title: "Before the language model", canvas: () => canvas});
-    figure.body.append(el("div", {class: "beside"}, canvas, el("div", {class: "readout"}, el("p", {}, "The same map at the vision tower’s last kept layer: what the tower’s features contribute before the language model reads them."))));
-    const drawTower = () => { const row = vision.at(state.map); sl.maps.paint(canvas, row, {maximum: sl.maps.top(row), strength: 0.75, outline: view.outline}); };
+    figure.body.append(el("div", {class: "beside"}, canvas, el("div", {class: "readout"}, note, el("p", {}, "The same map at the vision tower’s last kept layer: what the tower’s features contribute before the language model reads them."))));
+    const drawTower = () => { const row = vision.at(state.map); note.textContent = sl.maps.top(row) > 0 ? "" : "The map is empty: no patch’s features would raise the target."; sl.maps.paint(canvas, row, {maximum: sl.maps.top(row), strength: 0.75, outline: view.outline}); };
     drawTower();
     sl.on("map", drawTower);
   }

@@ -43,7 +43,10 @@ sl.view("run", section => {
       ["positions", sl.facts.tokens.length || null], ["answer", (run.prompt || {}).answer_source], ["seed", run.seed]]),
     list("Computation", [["sightline", run.sightline], ["backend", compute.backend], ["mode", compute.mode], ["products", compute.products], ["threads", compute.threads], ["peak memory", bytes(run.peak_memory_bytes)],
       ...Object.entries(run.timings_ms || {}).map(([name, ms]) => ["time: " + name.replace(/_/g, " "), time(ms)])]),
-    list("Options", Object.entries(options).map(([name, value]) => [name, typeof value === "object" ? JSON.stringify(value) : value]))));
+    // The analyses' own options are objects inside: "cam" {"site": ..} becomes "cam site".
+    list("Options", Object.entries(options).flatMap(([name, value]) => value !== null && typeof value === "object" && !Array.isArray(value)
+      ? Object.entries(value).map(([inner, own]) => [`${name} ${inner}`, own]) : [[name, value]])
+      .map(([name, value]) => [name, value !== null && typeof value === "object" ? JSON.stringify(value) : value]))));
   section.append(el("details", {class: "numbers"}, el("summary", {}, "The whole run.json"), el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "run.json"}, el("pre", {id: "run-json"}))),
     el("p", {}, el("button", {type: "button", onclick: () => sl.save(new Blob([JSON.stringify(run, null, 1)], {type: "application/json"}), "run.json")}, "Download run.json")));
   section.querySelector("details").addEventListener("toggle", event => { if (event.target.open) section.querySelector("#run-json").textContent = JSON.stringify(run, null, 1); });

@@ -33,7 +33,7 @@ sl.view("summary", section => {
   const toggle = sl.maps.hasMask() ? el("label", {class: "check"}, el("input", {type: "checkbox", id: "show-mask",
     onchange: event => { masked = event.target.checked; paint(); }}), "show only the marked object") : null;
   const generated = facts.tokens.filter(token => token.class === "generated" && sl.isNumber(token.prob));
-  const given = prompt.answer_source === "given";
+  const given = prompt.answer_source !== undefined && prompt.answer_source !== "greedy";
   section.append(
     el("div", {class: "picture"}, canvas, note, toggle),
     el("div", {class: "words"},

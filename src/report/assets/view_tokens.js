@@ -15,13 +15,15 @@ sl.view("tokens", section => {
   };
   const queryOf = position => facts.queries.indexOf(position - 1);
 
+  // A token that begins no word stands close to the one before. Pieces mark the beginning ("▁", "Ġ") where texts do not.
+  const continues = token => /^\S/.test(facts.text(token)) && !/^[▁Ġ]/.test(String(token.piece ?? ""));
   const list = el("div", {class: "tokens", role: "group", "aria-label": "Tokens of prompt and answer"});
   const chips = [];
   const add = (first, last) => {
     const token = tokens[first], run = last > first, query = token.class === "generated" ? queryOf(first) : -1;
     const text = facts.text(token), label = run ? `${last - first + 1} image tokens` : sl.word(text) || "∅";
     const lines = run ? [label, `positions ${first} to ${last}; point at the picture to find one`] : describe(token, first);
-    const chip = el("button", {type: "button", class: "token c-" + (names[token.class] ? token.class : "system") + (/^\S/.test(text) && !run ? " joined" : ""), tabindex: "-1",
+    const chip = el("button", {type: "button", class: "token c-" + (names[token.class] ? token.class : "system") + (continues(token) && !run ? " joined" : ""), tabindex: "-1",
       "data-query": query >= 0 && query < facts.nQuery ? query : null, "aria-label": lines.join("; ")}, label);
     const show = () => { detail.textContent = lines.join(" · "); };
     chip.addEventListener("mousemove", event => { show(); sl.tip.at(event, lines); });

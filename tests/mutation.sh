@@ -1,0 +1,67 @@
+#!/bin/sh
+# Shows that the golden numbers bite: every line of tests/mutations.txt makes one source file wrong, and the test it names
+# must fail. Only the changed file is compiled; everything else comes from the object files of a build folder.
+#   sh tests/mutation.sh [BUILD]        BUILD: a built CMake folder, default build
+# Ends with "N passed, N failed, 0 skipped". A text that is not found exactly once is a failure.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+build=${1:-build}
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+passed=0 failed=0
+flags="-std=gnu17 -O1 -fopenmp -fno-math-errno -ffp-contract=off -w -DSL_BUILD_SHARED=1 -Isrc -Iinclude"
+libs="-fopenmp -lcmocka -ljansson -lxxhash -ljpeg -lpng -lwebp -lpcre2-8 -lutf8proc -ldnnl -lm"
+cc=${CC:-cc}
+
+say_result() { # ok|bad WHAT WHY
+  if [ "$1" = ok ]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
+  printf '%-6s %s: %s\n' "$1" "$2" "$3"
+}
+
+# link TEST OUT [SOURCE OBJECT]: the test with every object of the rooms, SOURCE's replaced by OBJECT.
+link() {
+  objects=$(find "$build/CMakeFiles" -name '*.o' -path '*/sl_*.dir/src/*' | grep -v "/${3:-no such file}\.o\$")
+  $cc -o "$2" "$build/tests/CMakeFiles/$1.dir/$1.c.o" $objects ${4:-} $libs
+}
+
+# mutate FILE TEXT REPLACEMENT OUT: fails when TEXT is not there exactly once.
+mutate() {
+  python3 - "$@" <<'PYTHON'
+import sys
+path, text, replacement, out = sys.argv[1:]
+source = open(path).read()
+if source.count(text) != 1:
+    sys.exit(f"found {source.count(text)} times in {path}: {text}")
+open(out, "w").write(source.replace(text, replacement))
+PYTHON
+}
+
+# The unchanged code passes: what fails below fails for the change alone.
+for name in $(sed -n '/^#/d; s/.*|//p' tests/mutations.txt | sort -u); do
+  if ! link "$name" "$work/$name" 2>"$work/log"; then
+    say_result bad "$name unchanged" "does not link: $(head -c 300 "$work/log")"
+  elif ! timeout 300 "$work/$name" >"$work/log" 2>&1; then
+    say_result bad "$name unchanged" "fails"
+  else
+    say_result ok "$name unchanged" "passes"
+  fi
+done
+
+while IFS='|' read -r what file text replacement name; do
+  case $what in '#'* | '') continue ;; esac
+  if ! mutate "$file" "$text" "$replacement" "$work/mutant.c" 2>"$work/log"; then
+    say_result bad "$what" "$(cat "$work/log")"
+  elif ! $cc $flags -I"$(dirname "$file")" -c "$work/mutant.c" -o "$work/mutant.o" 2>"$work/log"; then
+    say_result bad "$what" "does not compile: $(head -c 300 "$work/log")"
+  elif ! link "$name" "$work/mutant" "$file" "$work/mutant.o" 2>"$work/log"; then
+    say_result bad "$what" "does not link: $(head -c 300 "$work/log")"
+  elif timeout 300 "$work/mutant" >"$work/log" 2>&1 </dev/null; then
+    say_result bad "$what" "$name does not notice"
+  else
+    say_result ok "$what" "$name fails"
+  fi
+done <tests/mutations.txt
+
+printf '%d passed, %d failed, 0 skipped\n' "$passed" "$failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,683 @@
+/* Layouts, sessions and records on the golden folders: spans and classes, equal bits whatever the way to a value (step or
+ * forward, kept or recomputed, one thread or more), errors of arguments, cancellation, and failing allocations. */
+#include "folder.h"
+
+#include "model/internal.h"
+#include "model/record.h"
+
+static const char *const folders[] = {"llava-gqa", "llava-mha", "llava-orig-pad"};
+
+typedef struct run {
+  sl_model *model;
+  sl_session *session;
+  sl_layout layout;
+  sl_image *image;
+  float *pixels;
+  int n_vocab;
+} run;
+
+static sl_model *open_model(const char *name, const char *backend) {
+  char dir[600];
+  snprintf(dir, sizeof dir, "%s/%s", GOLDEN_DIR, name);
+  const sl_model_options options = {.size = sizeof options, .backend = backend, .compute = "f32", .n_thread = 1};
+  sl_model *model = NULL;
+  ASSERT_OK(sl_model_open(&model, dir, &options));
+  return model;
+}
+
+/* A session over a model with an encoded picture of waves and a prompt. */
+static run start_on(sl_model *model, int n_thread, bool keep) {
+  run r = {.model = model};
+  const sl_model_shape *shape = sl_model_get_shape(model);
+  const size_t n = (size_t)3 * (size_t)shape->image_px * (size_t)shape->image_px;
+  r.n_vocab = shape->n_vocab;
+  r.pixels = calloc(n, sizeof *r.pixels);
+  for (size_t i = 0; i < n; i++) r.pixels[i] = (float)sin(0.37 * (double)i);
+  ASSERT_OK(sl_session_new(&r.session, model, n_thread));
+  ASSERT_OK(sl_layout_build(&r.layout, model, "Is there a cat?", false));
+  ASSERT_OK(sl_image_encode(&r.image, r.session, r.pixels, NULL, keep));
+  return r;
+}
+
+static run start(const char *name, const char *backend) { return start_on(open_model(name, backend), 1, true); }
+
+static void stop(run *r) {
+  free(r->pixels);
+  sl_image_free(r->image);
+  sl_layout_dispose(&r->layout);
+  sl_session_free(r->session);
+}
+
+static void finish(run *r) {
+  stop(r);
+  sl_model_close(r->model);
+}
+
+#define ASSERT_FAILS(expression, wanted, part)                                                                         \
+  do {                                                                                                                 \
+    const sl_status status_ = (expression);                                                                            \
+    if (status_ != (wanted) || !strstr(sl_error_message(), (part)))                                                    \
+      fail_msg("%s: %s (%s); expected %s with \"%s\"", #expression, sl_status_name(status_), sl_error_message(),       \
+               sl_status_name(wanted), (part));                                                                        \
+  } while (0)
+
+/* ---- layout ---- */
+
+static void classes_match_golden(void **state) {
+  (void)state;
+  for (int f = 0; f < 3; f++)
+    for (int c = 0; c < 2; c++) {
+      const char *test_case = c ? "c1" : "c0";
+      golden g = golden_open(folders[f]);
+      sl_model *model = open_model(folders[f], "ref");
+      sl_layout layout = {0};
+      ASSERT_OK(sl_layout_build(&layout, model, golden_string(&g, test_case, "prompt"), true));
+      ASSERT_OK(sl_layout_append(&layout, model, golden_find(&g, test_case, "greedy")->data, 3));
+      const sl_tensor *want = golden_find(&g, test_case, "flow/class");
+      assert_int_equal(want->shape[0], layout.n_token);
+      /* The maker counts a kept class token as image; here it shows no patch and is structure. */
+      if (sl_model_get_shape(model)->keeps_cls) {
+        assert_int_equal(layout.classes[layout.first_image], SL_CLASS_STRUCTURE);
+        layout.classes[layout.first_image] = SL_CLASS_IMAGE;
+      }
+      for (int t = 0; t < layout.n_token; t++)
+        if (((const int32_t *)want->data)[t] != layout.classes[t])
+          fail_msg("%s %s: position %d is %s, expected class %d", folders[f], test_case, t,
+                   sl_class_name((sl_token_class)layout.classes[t]), ((const int32_t *)want->data)[t]);
+      char path[64];
+      snprintf(path, sizeof path, "cases.%s.image_first", test_case);
+      assert_int_equal(json_integer_value(sl_json_at(g.facts, path)), layout.first_image);
+      snprintf(path, sizeof path, "cases.%s.image_count", test_case);
+      assert_int_equal(json_integer_value(sl_json_at(g.facts, path)), layout.n_image);
+      sl_layout_dispose(&layout);
+      sl_model_close(model);
+      golden_close(&g);
+    }
+}
+
+/* The roles: the last row is FINAL, the tokens that spell "ASSISTANT:" before it are ROLE, nothing else. */
+static void roles_are_found(void **state) {
+  (void)state;
+  for (int f = 0; f < 3; f++) {
+    sl_model *model = open_model(folders[f], "ref");
+    sl_layout layout = {0};
+    ASSERT_OK(sl_layout_build(&layout, model, "Is ASSISTANT: a word?", false));
+    int first = layout.n_prompt;
+    while (first > 0 && layout.roles[first - 1] != SL_ROLE_NONE) first--;
+    for (int t = 0; t < first; t++) assert_int_equal(layout.roles[t], SL_ROLE_NONE);
+    for (int t = first; t < layout.n_prompt; t++)
+      assert_int_equal(layout.roles[t], t == layout.n_prompt - 1 ? SL_ROLE_FINAL : SL_ROLE_ROLE);
+    sl_text text = {0};
+    ASSERT_OK(sl_tokenizer_decode(sl_model_get_tokenizer(model), layout.ids + first, layout.n_prompt - first, false, &text));
+    assert_string_equal(text.data + strspn(text.data, " "), "ASSISTANT:");
+    sl_text_dispose(&text);
+    sl_layout_dispose(&layout);
+    sl_model_close(model);
+  }
+}
+
+static void questions_are_checked(void **state) {
+  (void)state;
+  sl_model *model = open_model("llava-gqa", "ref");
+  sl_layout l = {0};
+  ASSERT_FAILS(sl_layout_build(&l, model, "", false), SL_ERROR_ARGUMENT, "empty");
+  ASSERT_FAILS(sl_layout_build(&l, model, "Is <image> a cat?", false), SL_ERROR_ARGUMENT, "<image>");
+  ASSERT_FAILS(sl_layout_build(&l, model, "The end.</s>", false), SL_ERROR_ARGUMENT, "</s>");
+  ASSERT_FAILS(sl_layout_build(&l, model, "caf\xe9?", false), SL_ERROR_ARGUMENT, "UTF-8 (byte 3)");
+  ASSERT_FAILS(sl_layout_build(&l, model, "\xed\xa0\x80", false), SL_ERROR_ARGUMENT, "UTF-8 (byte 0)");
+  ASSERT_FAILS(sl_layout_build(&l, model, "USER: no picture ASSISTANT:", true), SL_ERROR_ARGUMENT, "lacks");
+  ASSERT_FAILS(sl_layout_build(&l, model, "<image> <image>", true), SL_ERROR_ARGUMENT, "more than once");
+  assert_null(l.ids);
+  assert_int_equal(l.first_image, -1);
+  char *big = malloc(((size_t)1 << 20) + 2);
+  memset(big, 'a', ((size_t)1 << 20) + 1);
+  big[((size_t)1 << 20) + 1] = '\0';
+  ASSERT_FAILS(sl_layout_build(&l, model, big, false), SL_ERROR_ARGUMENT, "1048577 bytes; the limit is 1048576");
+  big[(size_t)1 << 20] = '\0';
+  ASSERT_OK(sl_layout_build(&l, model, big, false)); /* the limit itself is fine, and quick */
+  assert_true(l.n_token > 1000);
+  ASSERT_FAILS(sl_layout_append_text(&l, model, ""), SL_ERROR_ARGUMENT, "empty");
+  ASSERT_FAILS(sl_layout_append_text(&l, model, "a <image>"), SL_ERROR_ARGUMENT, "<image>");
+  ASSERT_FAILS(sl_layout_append_text(&l, model, "\xff"), SL_ERROR_ARGUMENT, "UTF-8");
+  const int32_t bad[] = {3, 352}, negative = -1;
+  const int n = l.n_token;
+  ASSERT_FAILS(sl_layout_append(&l, model, bad, 2), SL_ERROR_ARGUMENT, "352");
+  ASSERT_FAILS(sl_layout_append(&l, model, &negative, 1), SL_ERROR_ARGUMENT, "-1");
+  assert_int_equal(l.n_token, n);
+  free(big);
+  sl_layout_dispose(&l);
+  sl_layout_dispose(&l); /* twice is fine */
+  sl_model_close(model);
+}
+
+/* Raw prompts: the question may come first, roles may be missing. */
+static void raw_prompts(void **state) {
+  (void)state;
+  sl_model *model = open_model("llava-gqa", "ref");
+  sl_layout l = {0};
+  ASSERT_OK(sl_layout_build(&l, model, "USER: What is it? <image> ASSISTANT:", true));
+  assert_int_equal(l.classes[0], SL_CLASS_SYSTEM);
+  assert_int_equal(l.classes[l.first_image - 1], SL_CLASS_USER);
+  assert_int_equal(l.classes[l.first_image + l.n_image], SL_CLASS_USER);
+  int n_user = 0;
+  for (int t = 0; t < l.first_image; t++) n_user += l.classes[t] == SL_CLASS_USER;
+  assert_true(n_user >= 4); /* the question's tokens, not "USER:" */
+  assert_int_equal(l.classes[l.first_image - n_user - 1], SL_CLASS_SYSTEM);
+  sl_layout_dispose(&l);
+
+  ASSERT_OK(sl_layout_build(&l, model, "<image>", true));
+  assert_int_equal(l.first_image, 1); /* after <s> */
+  assert_int_equal(l.n_token, 17);
+  assert_int_equal(l.classes[0], SL_CLASS_SYSTEM);
+  assert_int_equal(l.classes[16], SL_CLASS_IMAGE);
+  assert_int_equal(l.roles[16], SL_ROLE_FINAL);
+  sl_layout_dispose(&l);
+  ASSERT_OK(sl_layout_build(&l, model, "</s><image>\xf0\x9f\x90\x88 \xe7\x8c\xab", true)); /* anything goes */
+  assert_true(l.n_token > 20);
+  sl_layout_dispose(&l);
+  sl_model_close(model);
+}
+
+/* The prompt with its answer, cut into tokens at once, is the prompt's tokens and then the answer's. */
+static void appended_text_is_the_whole(void **state) {
+  (void)state;
+  static const char *const answers[] = {"Yes", " yes, a cat", "A", "\xc3\xa9t\xc3\xa9", "1 2  3", "No.\nNo."};
+  for (int f = 0; f < 3; f++) {
+    sl_model *model = open_model(folders[f], "ref");
+    for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
+      sl_layout l = {0}, whole = {0};
+      sl_text text = {0};
+      ASSERT_OK(sl_layout_build(&l, model, "Is there a cat?", false));
+      ASSERT_OK(sl_text_format(&text, "%s%s%s", l.text, answers[i][0] == ' ' ? "" : " ", answers[i]));
+      ASSERT_OK(sl_layout_build(&whole, model, text.data, true));
+      const int n_prompt = l.n_prompt;
+      ASSERT_OK(sl_layout_append_text(&l, model, answers[i]));
+      assert_int_equal(l.n_token, whole.n_token);
+      assert_memory_equal(l.ids, whole.ids, (size_t)l.n_token * sizeof *l.ids);
+      assert_int_equal(l.n_prompt, n_prompt);
+      for (int t = 0; t < l.n_token; t++) assert_int_equal(l.classes[t] == SL_CLASS_GENERATED, t >= n_prompt);
+      sl_text_dispose(&text);
+      sl_layout_dispose(&l);
+      sl_layout_dispose(&whole);
+    }
+    sl_model_close(model);
+  }
+}
+
+/* The boxes tile what the model saw, back on the source picture: all of it when padded, the crop's middle otherwise. */
+static void boxes_cover_the_picture(void **state) {
+  (void)state;
+  for (int f = 0; f < 3; f++) {
+    sl_model *model = open_model(folders[f], "ref");
+    const sl_model_shape *shape = sl_model_get_shape(model);
+    char path[700];
+    snprintf(path, sizeof path, "%s/%s/b.png", GOLDEN_DIR, folders[f]);
+    sl_rgb image = {0};
+    ASSERT_OK(sl_rgb_load(&image, path, true));
+    float *pixels = NULL;
+    int width = 0, height = 0;
+    sl_pixel_map map;
+    ASSERT_OK(sl_preprocess_apply(sl_model_get_preprocess(model), &image, &pixels, &width, &height, NULL, &map));
+    float(*box)[4] = calloc((size_t)shape->n_image_token, sizeof *box);
+    int32_t *view = calloc((size_t)shape->n_image_token, sizeof *view);
+    sl_layout_boxes(model, &map, box, view);
+    const int cls = shape->keeps_cls ? 1 : 0, w = shape->grid_width;
+    assert_int_equal(shape->n_image_token, cls + w * shape->grid_height);
+    if (cls) {
+      assert_int_equal(view[0], -1);
+      assert_true(box[0][0] == box[0][2] && box[0][1] == box[0][3]);
+    }
+    double area = 0, low[2] = {1e9, 1e9}, high[2] = {-1e9, -1e9};
+    for (int i = cls; i < shape->n_image_token; i++) {
+      assert_int_equal(view[i], 0);
+      area += (double)(box[i][2] - box[i][0]) * (double)(box[i][3] - box[i][1]);
+      for (int axis = 0; axis < 2; axis++) {
+        low[axis] = fmin(low[axis], (double)box[i][axis]);
+        high[axis] = fmax(high[axis], (double)box[i][axis + 2]);
+      }
+      if ((i - cls) % w > 0) assert_true(fabs((double)(box[i][0] - box[i - 1][2])) < 1e-3);
+      if (i - cls >= w) assert_true(fabs((double)(box[i][1] - box[i - w][3])) < 1e-3);
+    }
+    assert_true(fabs(area - (high[0] - low[0]) * (high[1] - low[1])) < 0.01 * area);
+    const double centre[2] = {(low[0] + high[0]) / 2, (low[1] + high[1]) / 2};
+    assert_true(fabs(centre[0] - image.width_px / 2.0) < 1.5 && fabs(centre[1] - image.height_px / 2.0) < 1.5);
+    const int side[2] = {image.width_px, image.height_px}, longer = side[0] > side[1] ? side[0] : side[1];
+    const int shorter = side[0] > side[1] ? side[1] : side[0];
+    const int expected = sl_model_get_preprocess(model)->pad_to_square ? longer : shorter;
+    assert_true(fabs(high[0] - low[0] - expected) < 0.06 * expected && fabs(high[1] - low[1] - expected) < 0.06 * expected);
+    free(box);
+    free(view);
+    free(pixels);
+    sl_rgb_dispose(&image);
+    sl_model_close(model);
+  }
+}
+
+/* ---- session ---- */
+
+/* Rows of logits of a forward over the whole layout. */
+static float *forward_rows(run *r, const int *rows, int n_row, bool keep) {
+  float *logits = calloc((size_t)n_row * (size_t)r->n_vocab, sizeof *logits);
+  ASSERT_OK(sl_session_forward(r->session, &r->layout, r->image, rows, n_row, logits, NULL, keep));
+  return logits;
+}
+
+/* backend.h: row t of a product depends on row t of x alone, and every reduction has a fixed order; so steps over the
+ * cache give the bits of a forward over the whole. Through the cache's growth, one token or several at a time. */
+static void steps_equal_forward(void **state) {
+  (void)state;
+  static const char *const backends[] = {"ref", "cpu"};
+  for (int b = 0; b < 2; b++)
+    for (int f = 0; f < 3; f++) {
+      run r = start(folders[f], backends[b]);
+      enum { N = 150 }; /* three times the prompt: the cache grows twice */
+      int32_t ids[N];
+      for (int i = 0; i < N; i++) ids[i] = 3 + (i * 37) % 200;
+      const int last = r.layout.n_token - 1;
+      float *first = forward_rows(&r, &last, 1, false), *got = calloc((size_t)r.n_vocab, sizeof *got);
+      run whole = start_on(r.model, 1, false);
+      ASSERT_OK(sl_layout_append(&whole.layout, r.model, ids, N));
+      int rows[3] = {last, last + 100, last + N};
+      float *want = forward_rows(&whole, rows, 3, false);
+      assert_memory_equal(first, want, (size_t)r.n_vocab * sizeof *want);
+      for (int i = 0; i < 100; i++) ASSERT_OK(sl_session_step(r.session, ids + i, 1, got, NULL));
+      assert_memory_equal(got, want + r.n_vocab, (size_t)r.n_vocab * sizeof *want);
+      ASSERT_OK(sl_session_step(r.session, ids + 100, N - 100, got, NULL));
+      assert_memory_equal(got, want + 2 * r.n_vocab, (size_t)r.n_vocab * sizeof *want);
+      free(first);
+      free(got);
+      free(want);
+      stop(&whole);
+      finish(&r);
+    }
+}
+
+/* A long greedy answer is what forwards over growing layouts would choose; its probabilities are those of the logits. */
+static void greedy_is_argmax(void **state) {
+  (void)state;
+  run r = start("llava-gqa", "ref");
+  enum { N = 60 };
+  float prob[N], logit[N];
+  r.model->shape.eos_id = -1; /* never stops */
+  ASSERT_OK(sl_session_greedy(r.session, &r.layout, r.image, N, prob, logit));
+  assert_int_equal(r.layout.n_token, r.layout.n_prompt + N);
+  int rows[N];
+  for (int i = 0; i < N; i++) rows[i] = r.layout.n_prompt - 1 + i;
+  float *logits = forward_rows(&r, rows, N, false);
+  for (int i = 0; i < N; i++) {
+    const float *z = logits + (size_t)i * (size_t)r.n_vocab;
+    int best = 0;
+    double sum = 0;
+    for (int v = 1; v < r.n_vocab; v++) best = z[v] > z[best] ? v : best;
+    for (int v = 0; v < r.n_vocab; v++) sum += exp((double)z[v] - (double)z[best]);
+    assert_int_equal(r.layout.ids[r.layout.n_prompt + i], best);
+    assert_true(logit[i] == z[best]);
+    assert_true(fabs((double)prob[i] - 1 / sum) < 1e-6);
+  }
+  free(logits);
+  /* eos stops before it */
+  r.model->shape.eos_id = r.layout.ids[r.layout.n_prompt];
+  sl_layout fresh = {0};
+  ASSERT_OK(sl_layout_build(&fresh, r.model, "Is there a cat?", false));
+  ASSERT_OK(sl_session_greedy(r.session, &fresh, r.image, N, NULL, NULL));
+  assert_int_equal(fresh.n_token, fresh.n_prompt);
+  ASSERT_FAILS(sl_session_greedy(r.session, &fresh, r.image, 0, NULL, NULL), SL_ERROR_ARGUMENT, "max tokens");
+  sl_layout_dispose(&fresh);
+  finish(&r);
+}
+
+/* Gradients at all decoder sites and the tower's, one after another. */
+typedef struct gradients {
+  float *data;
+  size_t n;
+} gradients;
+
+static bool wants_grad(void *user, sl_part part, sl_site site, int layer, bool backward) {
+  (void)user, (void)part, (void)site, (void)layer;
+  return backward;
+}
+
+static void see_grad(void *user, sl_queue *queue, sl_part part, sl_site site, int layer, int first_row, sl_mat value,
+                     sl_mat grad) {
+  (void)part, (void)site, (void)layer, (void)first_row, (void)value;
+  gradients *g = user;
+  g->data = realloc(g->data, (g->n + (size_t)grad.rows * (size_t)grad.cols) * sizeof *g->data);
+  for (int i = 0; i < grad.rows; i++, g->n += (size_t)grad.cols)
+    sl_buffer_read(queue, g->data + g->n, grad.buffer, (size_t)(grad.offset + i * grad.stride) * sizeof(float),
+                   (size_t)grad.cols * sizeof(float));
+}
+
+static gradients backward_all(run *r) {
+  gradients g = {0};
+  const sl_probe probe = {.user = &g, .wants = wants_grad, .see = see_grad};
+  const int rows[2] = {r->layout.n_token - 3, r->layout.n_token - 1};
+  float *d = calloc(2 * (size_t)r->n_vocab, sizeof *d);
+  for (int i = 0; i < 2 * r->n_vocab; i++) d[i] = (float)cos(i);
+  ASSERT_OK(sl_session_forward(r->session, &r->layout, r->image, NULL, 0, NULL, NULL, true));
+  ASSERT_OK(sl_session_backward(r->session, rows, 2, d, &probe, true));
+  free(d);
+  return g;
+}
+
+/* Whatever fits the limit, and however many threads work: the same bits. */
+static void kept_recomputed_and_threads_agree(void **state) {
+  (void)state;
+  static const char *const backends[] = {"ref", "cpu"};
+  for (int b = 0; b < 2; b++)
+    for (int f = 0; f < 3; f++) {
+      sl_model *model = open_model(folders[f], backends[b]);
+      run one = start_on(model, 1, true);
+      gradients want = backward_all(&one);
+      assert_true(want.n > 1000);
+      sl_session_set_keep_limit(one.session, 0);
+      gradients got = backward_all(&one);
+      assert_int_equal(got.n, want.n);
+      assert_memory_equal(got.data, want.data, want.n * sizeof *want.data);
+      free(got.data);
+      for (int n_thread = 2; n_thread <= 3; n_thread++) {
+        run many = start_on(model, n_thread, true);
+        got = backward_all(&many);
+        assert_int_equal(got.n, want.n);
+        assert_memory_equal(got.data, want.data, want.n * sizeof *want.data);
+        free(got.data);
+        stop(&many);
+      }
+      free(want.data);
+      finish(&one);
+    }
+}
+
+static void keep_limit_saves_memory(void **state) {
+  (void)state;
+  run r = start("llava-gqa", "ref");
+  const size_t all = sl_session_keep_bytes(r.session, 100);
+  sl_session_set_keep_limit(r.session, all);
+  assert_int_equal(sl_session_keep_bytes(r.session, 100), all);
+  sl_session_set_keep_limit(r.session, all - 1);
+  assert_true(sl_session_keep_bytes(r.session, 100) < all / 3);
+  finish(&r);
+}
+
+/* Two models and two sessions on one of them, used in turn, do not touch each other. */
+static void sessions_do_not_meet(void **state) {
+  (void)state;
+  sl_model *model = open_model("llava-gqa", "cpu");
+  run a = start_on(model, 1, false), b = start_on(model, 2, false), other = start("llava-mha", "cpu");
+  ASSERT_OK(sl_layout_append_text(&b.layout, model, "Yes, I think so"));
+  const int last_a = a.layout.n_token - 1, last_b = b.layout.n_token - 1, last_o = other.layout.n_token - 1;
+  float *want_a = forward_rows(&a, &last_a, 1, false), *want_b = forward_rows(&b, &last_b, 1, false);
+  float *want_o = forward_rows(&other, &last_o, 1, false), *got = calloc((size_t)a.n_vocab, sizeof *got);
+  const int32_t id = 9;
+  float *step_a = calloc((size_t)a.n_vocab, sizeof *step_a);
+  ASSERT_OK(sl_session_step(a.session, &id, 1, step_a, NULL));
+  free(forward_rows(&a, &last_a, 1, false));
+  float *again_b = forward_rows(&b, &last_b, 1, false), *again_o = forward_rows(&other, &last_o, 1, false);
+  ASSERT_OK(sl_session_step(a.session, &id, 1, got, NULL));
+  assert_memory_equal(got, step_a, (size_t)a.n_vocab * sizeof *got);
+  assert_memory_equal(again_b, want_b, (size_t)b.n_vocab * sizeof *got);
+  assert_memory_equal(again_o, want_o, (size_t)other.n_vocab * sizeof *got);
+  assert_memory_not_equal(want_a, want_b, (size_t)a.n_vocab * sizeof *got);
+  float *const all[] = {want_a, want_b, want_o, again_b, again_o, got, step_a};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+  stop(&a);
+  stop(&b);
+  sl_model_close(model);
+  finish(&other);
+}
+
+static void cancel_stops_work(void **state) {
+  (void)state;
+  run r = start("llava-gqa", "ref");
+  atomic_bool flag = true;
+  const int last = r.layout.n_token - 1;
+  float *logits = forward_rows(&r, &last, 1, true), *d = calloc((size_t)r.n_vocab, sizeof *d);
+  sl_session_set_cancel(r.session, &flag);
+  sl_image *image = NULL;
+  const int32_t id = 5;
+  ASSERT_FAILS(sl_image_encode(&image, r.session, r.pixels, NULL, false), SL_ERROR_CANCELLED, "interrupted");
+  assert_null(image);
+  ASSERT_FAILS(sl_session_backward(r.session, &last, 1, d, NULL, true), SL_ERROR_CANCELLED, "interrupted");
+  ASSERT_FAILS(sl_session_step(r.session, &id, 1, logits, NULL), SL_ERROR_CANCELLED, "interrupted");
+  ASSERT_FAILS(sl_session_forward(r.session, &r.layout, r.image, NULL, 0, NULL, NULL, false), SL_ERROR_CANCELLED, "interrupted");
+  ASSERT_FAILS(sl_session_step(r.session, &id, 1, logits, NULL), SL_ERROR_ARGUMENT, "forward before it");
+  ASSERT_FAILS(sl_session_greedy(r.session, &r.layout, r.image, 2, NULL, NULL), SL_ERROR_CANCELLED, "interrupted");
+  flag = false; /* and everything goes on as before */
+  float *again = forward_rows(&r, &last, 1, true);
+  sl_session_set_cancel(r.session, NULL);
+  float *third = forward_rows(&r, &last, 1, false);
+  assert_memory_equal(again, third, (size_t)r.n_vocab * sizeof *again);
+  free(again);
+  free(third);
+  free(logits);
+  free(d);
+  finish(&r);
+}
+
+static void arguments_are_checked(void **state) {
+  (void)state;
+  run r = start("llava-gqa", "ref");
+  const int n = r.layout.n_token;
+  float *x = calloc(3 * (size_t)r.n_vocab, sizeof *x);
+  const int32_t ids[2] = {5, 352}, negative = -1;
+  const int down[2] = {3, 2}, same[2] = {3, 3}, past = n, before = -1, last = n - 1;
+  ASSERT_FAILS(sl_session_step(r.session, ids, 1, x, NULL), SL_ERROR_ARGUMENT, "forward before it");
+  ASSERT_FAILS(sl_session_backward(r.session, &last, 1, x, NULL, false), SL_ERROR_ARGUMENT, "forward with keep");
+  ASSERT_FAILS(sl_session_forward(r.session, &r.layout, NULL, NULL, 0, NULL, NULL, false), SL_ERROR_ARGUMENT, "picture");
+  ASSERT_FAILS(sl_session_forward(r.session, &r.layout, r.image, down, 2, x, NULL, false), SL_ERROR_ARGUMENT, "ascending");
+  ASSERT_FAILS(sl_session_forward(r.session, &r.layout, r.image, same, 2, x, NULL, false), SL_ERROR_ARGUMENT, "ascending");
+  ASSERT_FAILS(sl_session_forward(r.session, &r.layout, r.image, &past, 1, x, NULL, false), SL_ERROR_ARGUMENT, "row");
+  ASSERT_FAILS(sl_session_forward(r.session, &r.layout, r.image, &before, 1, x, NULL, false), SL_ERROR_ARGUMENT, "row");
+  ASSERT_OK(sl_session_forward(r.session, &r.layout, r.image, &last, 1, NULL, NULL, false)); /* logits may be NULL */
+  ASSERT_FAILS(sl_session_backward(r.session, &last, 1, x, NULL, false), SL_ERROR_ARGUMENT, "forward with keep");
+  ASSERT_FAILS(sl_session_step(r.session, ids, 2, x, NULL), SL_ERROR_ARGUMENT, "352");
+  ASSERT_FAILS(sl_session_step(r.session, &negative, 1, x, NULL), SL_ERROR_ARGUMENT, "-1");
+  ASSERT_FAILS(sl_session_step(r.session, ids, 0, x, NULL), SL_ERROR_ARGUMENT, "at least 1");
+  ASSERT_OK(sl_session_forward(r.session, &r.layout, r.image, NULL, 0, NULL, NULL, true));
+  ASSERT_FAILS(sl_session_backward(r.session, &last, 0, x, NULL, false), SL_ERROR_ARGUMENT, "at least one");
+  ASSERT_FAILS(sl_session_backward(r.session, down, 2, x, NULL, false), SL_ERROR_ARGUMENT, "ascending");
+  ASSERT_FAILS(sl_session_backward(r.session, &past, 1, x, NULL, false), SL_ERROR_ARGUMENT, "row");
+  ASSERT_OK(sl_session_backward(r.session, &last, 1, x, NULL, true));
+  sl_image *plain = NULL;
+  ASSERT_OK(sl_image_encode(&plain, r.session, r.pixels, NULL, false));
+  ASSERT_OK(sl_session_forward(r.session, &r.layout, plain, NULL, 0, NULL, NULL, true));
+  ASSERT_FAILS(sl_session_backward(r.session, &last, 1, x, NULL, true), SL_ERROR_ARGUMENT, "encoded with keep");
+  ASSERT_OK(sl_session_step(r.session, ids, 1, x, NULL));
+  ASSERT_FAILS(sl_session_backward(r.session, &last, 1, x, NULL, false), SL_ERROR_ARGUMENT, "forward with keep");
+  sl_image_free(plain);
+  free(x);
+  finish(&r);
+}
+
+/* ---- records ---- */
+
+static const sl_tensor *record_find(const sl_record *record, const char *name) {
+  for (int i = 0; i < sl_record_count(record); i++)
+    if (strcmp(sl_record_at(record, i)->name, name) == 0) return sl_record_at(record, i);
+  fail_msg("%s was not recorded", name);
+  return NULL;
+}
+
+static sl_record *record_run(run *r, const char *spec) {
+  sl_record *record = NULL;
+  sl_probe vision, decoder;
+  sl_image *image = NULL;
+  ASSERT_OK(sl_record_new(&record, r->model, &r->layout, spec));
+  ASSERT_OK(sl_record_probe(record, r->session, SL_PART_VISION, &vision));
+  ASSERT_OK(sl_record_probe(record, r->session, SL_PART_DECODER, &decoder));
+  ASSERT_OK(sl_image_encode(&image, r->session, r->pixels, &vision, false));
+  ASSERT_OK(sl_session_forward(r->session, &r->layout, image, NULL, 0, NULL, &decoder, false));
+  sl_image_free(image);
+  return record;
+}
+
+static void check_shape(const sl_tensor *t, int n_dim, int64_t a, int64_t b, int64_t c) {
+  assert_int_equal(t->n_dim, n_dim);
+  assert_int_equal(t->shape[0], a);
+  assert_int_equal(t->shape[1], b);
+  if (n_dim > 2) assert_int_equal(t->shape[2], c);
+}
+
+/* Equal but for the last bits: a branch's output that is recorded is computed apart from the sum it goes into. */
+static void expect_floats(const float *got, const float *want, int n) {
+  for (int i = 0; i < n; i++)
+    if (!(fabs((double)got[i] - (double)want[i]) <= 1e-5 * (1 + fabs((double)want[i]))) && got[i] != want[i])
+      fail_msg("value %d is %.9g, expected %.9g", i, (double)got[i], (double)want[i]);
+}
+
+/* A part recorded alone equals that part of the whole. */
+static void parts_equal_the_whole(void **state) {
+  (void)state;
+  run r = start("llava-gqa", "ref");
+  const int n = r.layout.n_token;
+  sl_record *all = record_run(&r, "*");
+  sl_record *some = record_run(&r, "blocks.1.attn.hook_q@0-2;-1#1;-1,model.layers.2.mlp@5,blocks.0.attn.hook_pattern@3;-2#2,"
+                                   "blocks.0.attn.hook_attn_scores@-1,hook_logits@-1,vision.blocks.1.hook_mlp_out@0,"
+                                   "vision_tower.vision_model.encoder.layers.1.layer_norm2@-1,"
+                                   "language_model.model.layers.2.mlp@7;6-8,blocks.1.attn.hook_v#0");
+  assert_int_equal(sl_record_count(some), 8);
+  const float *q = record_find(all, "blocks.1.attn.hook_q")->data, *got = NULL;
+  const sl_tensor *t = record_find(some, "blocks.1.attn.hook_q");
+  check_shape(t, 3, 4, 2, 12);
+  got = t->data;
+  const int positions[4] = {0, 1, 2, n - 1}, heads[2] = {1, 3};
+  for (int i = 0; i < 4; i++)
+    for (int h = 0; h < 2; h++)
+      expect_floats(got + (i * 2 + h) * 12, q + (positions[i] * 4 + heads[h]) * 12, 12);
+  t = record_find(some, "blocks.2.hook_mlp_out"); /* two items name it: both have their rows */
+  check_shape(t, 2, 4, 48, 0);
+  const float *mlp = record_find(all, "blocks.2.hook_mlp_out")->data;
+  for (int i = 0; i < 4; i++) expect_floats((const float *)t->data + i * 48, mlp + (5 + i) * 48, 48);
+  t = record_find(some, "blocks.0.attn.hook_pattern"); /* other rows of the same attention are emitted besides */
+  check_shape(t, 3, 1, 2, n);
+  const float *pattern = record_find(all, "blocks.0.attn.hook_pattern")->data;
+  expect_floats(t->data, pattern + (2 * n + 3) * n, n);
+  expect_floats((const float *)t->data + n, pattern + (2 * n + n - 2) * n, n);
+  t = record_find(some, "blocks.0.attn.hook_attn_scores");
+  check_shape(t, 3, 4, 1, n);
+  const float *scores = record_find(all, "blocks.0.attn.hook_attn_scores")->data;
+  for (int h = 0; h < 4; h++)
+    expect_floats((const float *)t->data + h * n, scores + (h * n + n - 1) * n, n);
+  check_shape(record_find(some, "hook_logits"), 2, 1, r.n_vocab, 0);
+  check_shape(record_find(some, "vision.blocks.1.hook_mlp_out"), 2, 1, 32, 0);
+  check_shape(record_find(some, "vision.blocks.1.ln2.hook_normalized"), 2, 1, 32, 0);
+  check_shape(record_find(some, "blocks.1.attn.hook_v"), 3, n, 1, 12);
+  sl_record_free(some);
+  sl_record_free(all);
+  finish(&r);
+}
+
+static void record_specs_are_checked(void **state) {
+  (void)state;
+  run r = start("llava-gqa", "ref");
+  static const struct {
+    const char *spec, *part;
+  } wrong[] = {{"", "no site"},
+               {",,", "no site"},
+               {"blocks.9.hook_resid_pre", "\"blocks.9.hook_resid_pre\" names no site"},
+               {"blocks.0.hook_resid_pre,nonsense", "\"nonsense\" names no site"},
+               {"blocks.0.hook_resid_pre@999", "from 0 to"},
+               {"blocks.0.hook_resid_pre@-999", "from 0 to"},
+               {"blocks.0.hook_resid_pre@5-3", "ascending"},
+               {"blocks.0.hook_resid_pre@", "not a list of positions"},
+               {"blocks.0.hook_resid_pre@0-", "not a list of positions"},
+               {"blocks.0.hook_resid_pre@1;", "not a list of positions"},
+               {"blocks.0.hook_resid_pre@x", "not a list of positions"},
+               {"blocks.0.hook_resid_pre@+1", "not a list of positions"},
+               {"blocks.0.hook_resid_pre@ 1", "not a list of positions"},
+               {"blocks.0.hook_resid_pre@1:2", "not a list of positions"},
+               {"blocks.0.hook_resid_pre@99999999999999999999", "from 0 to"},
+               {"blocks.0.hook_resid_pre@--1", "not a list of positions"},
+               {"blocks.0.hook_resid_pre#0", "no heads"},
+               {"blocks.0.attn.hook_q#4", "from 0 to 3"},
+               {"blocks.0.attn.hook_k#2", "from 0 to 1"},
+               {"blocks.0.attn.hook_q#0@1", "not a list of heads"},
+               {"vision.blocks.2.hook_resid_pre", "names no site"}}; /* above the kept feature layer */
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+    sl_record *record = (sl_record *)1;
+    ASSERT_FAILS(sl_record_new(&record, r.model, &r.layout, wrong[i].spec), SL_ERROR_ARGUMENT, wrong[i].part);
+    assert_null(record);
+  }
+  /* Patterns cannot be had from a step; other sites can. */
+  sl_record *record = record_run(&r, "blocks.0.attn.hook_pattern@-1");
+  sl_probe probe;
+  ASSERT_OK(sl_record_probe(record, r.session, SL_PART_DECODER, &probe));
+  float *logits = calloc((size_t)r.n_vocab, sizeof *logits);
+  const int32_t id = 4;
+  ASSERT_FAILS(sl_session_step(r.session, &id, 1, logits, &probe), SL_ERROR_ARGUMENT, "step");
+  ASSERT_OK(sl_session_step(r.session, &id, 1, logits, NULL));
+  sl_record_free(record);
+  free(logits);
+  finish(&r);
+}
+
+/* ---- failing allocations ---- */
+
+static sl_status whole_run(const sl_model *model, const float *pixels) {
+  sl_session *session = NULL;
+  sl_layout layout = {0};
+  sl_image *image = NULL;
+  sl_record *record = NULL;
+  sl_probe probe;
+  float *x = calloc((size_t)sl_model_get_shape(model)->n_vocab, sizeof *x);
+  sl_status status = sl_session_new(&session, model, 1);
+  if (status == SL_OK) status = sl_layout_build(&layout, model, "Is there a cat?", false);
+  if (status == SL_OK) status = sl_image_encode(&image, session, pixels, NULL, true);
+  if (status == SL_OK) status = sl_record_new(&record, model, &layout, "blocks.*.attn.hook_pattern@-1");
+  if (status == SL_OK) status = sl_record_probe(record, session, SL_PART_DECODER, &probe);
+  const int last = layout.n_token - 1;
+  const int32_t ids[] = {3, 4, 5, 6};
+  if (status == SL_OK) status = sl_session_forward(session, &layout, image, &last, 1, x, &probe, true);
+  if (status == SL_OK) status = sl_session_backward(session, &last, 1, x, NULL, true);
+  if (status == SL_OK) status = sl_session_step(session, ids, 4, x, NULL);
+  if (status == SL_ERROR_MEMORY && session) { /* the session still works, or says what it lacks */
+    sl_alloc_fail_at(0);
+    const sl_status again = sl_session_step(session, ids, 4, x, NULL);
+    if (again != SL_OK && again != SL_ERROR_ARGUMENT) fail_msg("a step after a failure: %s", sl_error_message());
+  }
+  if (status == SL_OK) status = sl_layout_append_text(&layout, model, "Yes");
+  if (status == SL_OK) status = sl_session_greedy(session, &layout, image, 2, NULL, NULL);
+  sl_record_free(record);
+  sl_image_free(image);
+  sl_layout_dispose(&layout);
+  sl_session_free(session);
+  free(x);
+  return status;
+}
+
+static void allocations_may_fail(void **state) {
+  (void)state;
+  run r = start("llava-gqa", "ref");
+  for (long n = 1;; n++) {
+    sl_alloc_fail_at(n);
+    const sl_status status = whole_run(r.model, r.pixels);
+    sl_alloc_fail_at(0);
+    if (status == SL_OK) {
+      assert_true(n > 40);
+      break;
+    }
+    if (status != SL_ERROR_MEMORY) fail_msg("allocation %ld: %s", n, sl_error_message());
+  }
+  finish(&r);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(classes_match_golden),
+      cmocka_unit_test(roles_are_found),
+      cmocka_unit_test(questions_are_checked),
+      cmocka_unit_test(raw_prompts),
+      cmocka_unit_test(appended_text_is_the_whole),
+      cmocka_unit_test(boxes_cover_the_picture),
+      cmocka_unit_test(steps_equal_forward),
+      cmocka_unit_test(greedy_is_argmax),
+      cmocka_unit_test(kept_recomputed_and_threads_agree),
+      cmocka_unit_test(keep_limit_saves_memory),
+      cmocka_unit_test(sessions_do_not_meet),
+      cmocka_unit_test(cancel_stops_work),
+      cmocka_unit_test(arguments_are_checked),
+      cmocka_unit_test(parts_equal_the_whole),
+      cmocka_unit_test(record_specs_are_checked),
+      cmocka_unit_test(allocations_may_fail),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
