@@ -1,8 +1,9 @@
-/* Times sightline on one checkpoint: tower, prefill, LLaVA-CAM of all layers, and the memory of attention flow. Prints one
- * JSON object. Usage: bench_engine MODEL [text tokens] [threads] [runs]
+/* Times sightline on one checkpoint: tower, prefill, LLaVA-CAM of all layers, and the memory of attention flow. Prints
+ * one JSON object. Usage: bench_engine MODEL [text tokens] [threads] [runs]
  *
  * Work and floors, LLaVA-7B geometry, T = 576 + text tokens: the decoder's products are 2 * 6.48e9 * T FLOP forward and
- * the same again for the gradients of activations; the floor is that over the product's own measured rate (bench_product). */
+ * the same again for the gradients of activations; the floor is that over the product's own measured rate
+ * (bench_product). */
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -229,9 +230,11 @@ int main(int argc, char **argv) {
   const double tower = time_tower(&b), prefill = time_prefill(&b, logits);
   double flow_peak, cam_peak;
   const double flow = time_flow(&b, &flow_peak), cam = time_cam(&b, &cam_peak);
-  const double kv = 2.0 * shape->decoder.n_layer * b.layout.n_token * shape->decoder.n_head_kv * shape->decoder.d_head * 4;
-  printf("{\"tokens\": %d, \"load_s\": %.3f, \"tower_s\": %.4f, \"prefill_s\": %.4f, \"flow_s\": %.4f, \"flow_peak_bytes\": %.0f, "
-         "\"kv_bytes\": %.0f, \"cam_s\": %.4f, \"cam_peak_bytes\": %.0f, \"weights_resident_bytes\": %.0f}\n",
+  const sl_part_shape *d = &shape->decoder;
+  const double kv = 2.0 * d->n_layer * b.layout.n_token * d->n_head_kv * d->d_head * 4;
+  printf("{\"tokens\": %d, \"load_s\": %.3f, \"tower_s\": %.4f, \"prefill_s\": %.4f, \"flow_s\": %.4f, "
+         "\"flow_peak_bytes\": %.0f, \"kv_bytes\": %.0f, \"cam_s\": %.4f, "
+         "\"cam_peak_bytes\": %.0f, \"weights_resident_bytes\": %.0f}\n",
          b.layout.n_token, load, tower, prefill, flow, flow_peak, kv, cam, cam_peak, b.base_bytes);
   free(logits);
   free(b.pixels);

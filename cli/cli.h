@@ -9,6 +9,8 @@
 
 #include "sightline/sightline.h"
 
+/* EXIT_USAGE: what the command line alone shows to be wrong (an unknown command, option or choice, a missing required
+ * option, a malformed number); EXIT_FAILED: everything else. */
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
 /* Options that do not belong to an analysis. */
@@ -72,8 +74,8 @@ const sl_analysis_info *cli_command_analysis(const cli_command *command, int i);
 int cli_parse(cli_args *args, const cli_command *command, int argc, char **argv);
 void cli_args_dispose(cli_args *args);
 
-/* A whole number from min to max. */
-bool cli_parse_int(const char *text, int64_t min, int64_t max, int64_t *out);
+/* The number given for --max-tokens, --seed or --threads; *out stays as it is when none was. False after a message. */
+bool cli_number(const cli_args *args, cli_id id, int64_t *out);
 
 /* The best match for a mistyped word, or NULL when nothing is near. `names` is NULL-terminated. */
 const char *cli_nearest(const char *word, const char *const *names);

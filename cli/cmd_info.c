@@ -52,11 +52,15 @@ static void print_model(const json_t *root) {
   }
   printf("\n%-12s %s on %s, %s\n", "compute", text(compute, "mode"), text(compute, "backend"),
          text(compute, "products"));
-  printf("%-12s %lld tensors used, %zu unused\n", "weights", whole(weights, "found"), json_array_size(unused));
+  const json_t *counted = json_object_get(weights, "unused_count"); /* the names may be fewer: the list has a limit */
+  const long long n_unused = counted ? whole(weights, "unused_count") : (long long)json_array_size(unused);
+  printf("%-12s %lld tensors used, %lld unused\n", "weights", whole(weights, "found"), n_unused);
   print_bytes("in files", json_number_value(json_object_get(weights, "bytes")));
   print_bytes("in memory", json_number_value(json_object_get(weights, "packed_bytes")));
   for (size_t i = 0; i < json_array_size(unused); i++)
     printf("  unused: %s\n", json_string_value(json_array_get(unused, i)));
+  if (n_unused > (long long)json_array_size(unused))
+    printf("  unused: %lld more\n", n_unused - (long long)json_array_size(unused));
 }
 
 static void print_sites(const json_t *root) {

@@ -86,7 +86,11 @@ static void print_overview(FILE *to) {
                 "`sightline COMMAND --help` explains a command. Hyphens and underscores in option names are the same. "
                 "Without --model the small model that comes with sightline is used.",
                 0, 0);
-  fprintf(to, "\nExit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted (what was complete is kept).\n");
+  fputc('\n', to);
+  print_wrapped(to,
+                "Exit codes: 0 done, 1 failed, 2 bad usage (an unknown command, option or choice, a missing required "
+                "option, a malformed number), 130 interrupted (what was complete is kept).",
+                0, 0);
 }
 
 void cli_print_help(FILE *to, const cli_command *command) {

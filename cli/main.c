@@ -43,7 +43,7 @@ void cli_error(const char *format, ...) {
 int cli_fail(sl_status status) {
   if (status == SL_OK) return EXIT_DONE;
   cli_error("%s", sl_error_message());
-  return status == SL_ERROR_CANCELLED ? EXIT_INTERRUPTED : status == SL_ERROR_ARGUMENT ? EXIT_USAGE : EXIT_FAILED;
+  return status == SL_ERROR_CANCELLED ? EXIT_INTERRUPTED : EXIT_FAILED;
 }
 
 int cli_finish_output(int code) {

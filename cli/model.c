@@ -45,10 +45,7 @@ int cli_open_model(sl_model **out, const cli_args *args) {
   char buffer[PATH_MAX + 64];
   int64_t n_thread = 0;
   *out = NULL;
-  if (args->value[OPT_THREADS] && !cli_parse_int(args->value[OPT_THREADS], 1, 4096, &n_thread)) {
-    cli_error("--threads: expected a whole number from 1 to 4096, found \"%s\"", args->value[OPT_THREADS]);
-    return EXIT_USAGE;
-  }
+  if (!cli_number(args, OPT_THREADS, &n_thread)) return EXIT_USAGE;
   const char *path = cli_model_path(args, buffer, sizeof buffer);
   if (!path) return EXIT_FAILED;
   const sl_model_options options = {.size = sizeof options,
@@ -60,9 +57,7 @@ int cli_open_model(sl_model **out, const cli_args *args) {
                                     .user = (void *)args};
   const sl_status status = sl_model_open(out, path, &options);
   cli_progress_end();
-  if (status == SL_ERROR_ARGUMENT) { /* a folder that is no model is a failure, not bad usage */
-    cli_error("%s", sl_error_message());
-    return args->value[OPT_DEVICE] || args->value[OPT_DTYPE] ? EXIT_USAGE : EXIT_FAILED;
-  }
-  return cli_fail(status);
+  const int code = cli_fail(status);
+  /* The library knows the names of devices and modes; that it has none such is bad usage. */
+  return status == SL_ERROR_ARGUMENT && (args->value[OPT_DEVICE] || args->value[OPT_DTYPE]) ? EXIT_USAGE : code;
 }

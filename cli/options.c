@@ -64,31 +64,8 @@ const sl_analysis_info *cli_command_analysis(const cli_command *command, int i) 
   return i < MAX_ANALYSIS && command->analyses[i] ? sl_analysis_find(command->analyses[i]) : NULL;
 }
 
-/* All options a command takes, in one list: the common ones first, then those of its analyses. */
-typedef struct entry {
-  const char *name;
-  bool has_argument;
-  int id; /* cli_id, or -1 */
-} entry;
-
-static int list_entries(const cli_command *command, entry *list, int capacity) {
-  int n = 0;
-  for (int id = 0; id < OPT_COUNT && n < capacity; id++) {
-    if (command->options & BIT(id)) list[n++] = (entry){cli_options[id].name, cli_options[id].argument != NULL, id};
-  }
-  const sl_analysis_info *analysis;
-  for (int i = 0; (analysis = cli_command_analysis(command, i)); i++) {
-    for (int k = 0; k < analysis->n_option; k++) {
-      const sl_option_info *option = &analysis->options[k];
-      bool known = false; /* two analyses may share an option */
-      for (int j = 0; j < n; j++) known = known || strcmp(list[j].name, option->name) == 0;
-      if (!known && n < capacity) list[n++] = (entry){option->name, option->type != SL_OPTION_FLAG, -1};
-    }
-  }
-  return n;
-}
-
-bool cli_parse_int(const char *text, int64_t min, int64_t max, int64_t *out) {
+/* A whole number from min to max. */
+static bool parse_int(const char *text, int64_t min, int64_t max, int64_t *out) {
   char *end;
   errno = 0;
   const long long value = strtoll(text, &end, 10);
@@ -96,6 +73,43 @@ bool cli_parse_int(const char *text, int64_t min, int64_t max, int64_t *out) {
   if (value < min || value > max) return false;
   *out = value;
   return true;
+}
+
+/* Ranges of the options whose value is a whole number. 1024 threads are the backends' limit. */
+static const struct {
+  int64_t min, max;
+} ranges[OPT_COUNT] = {[OPT_MAX_TOKENS] = {1, 65536}, [OPT_SEED] = {0, INT64_MAX}, [OPT_THREADS] = {1, 1024}};
+
+bool cli_number(const cli_args *args, cli_id id, int64_t *out) {
+  if (!args->value[id] || parse_int(args->value[id], ranges[id].min, ranges[id].max, out)) return true;
+  cli_error("--%s: expected a whole number from %lld to %lld, found \"%s\"", cli_options[id].name,
+            (long long)ranges[id].min, (long long)ranges[id].max, args->value[id]);
+  return false;
+}
+
+/* All options a command takes, in one list: the common ones first, then those of its analyses. */
+typedef struct entry {
+  const char *name;
+  bool has_argument;
+  int id;                     /* cli_id, or -1 */
+  const sl_option_info *info; /* NULL for a cli_id */
+} entry;
+
+static int list_entries(const cli_command *command, entry *list, int capacity) {
+  int n = 0;
+  for (int id = 0; id < OPT_COUNT && n < capacity; id++) {
+    if (command->options & BIT(id)) list[n++] = (entry){cli_options[id].name, cli_options[id].argument != NULL, id, NULL};
+  }
+  const sl_analysis_info *analysis;
+  for (int i = 0; (analysis = cli_command_analysis(command, i)); i++) {
+    for (int k = 0; k < analysis->n_option; k++) {
+      const sl_option_info *option = &analysis->options[k];
+      bool known = false; /* two analyses may share an option */
+      for (int j = 0; j < n; j++) known = known || strcmp(list[j].name, option->name) == 0;
+      if (!known && n < capacity) list[n++] = (entry){option->name, option->type != SL_OPTION_FLAG, -1, option};
+    }
+  }
+  return n;
 }
 
 static void free_words(char **words) {
@@ -176,7 +190,13 @@ static int keep(cli_args *args, const entry *e, const char *value) {
     cli_error("more than %d options", MAX_OPTION_VALUE);
     return EXIT_USAGE;
   }
-  args->analysis_value[args->n_analysis_value++] = (sl_option_value){e->name, value ? value : "true"};
+  value = value ? value : "true";
+  /* Texts are for the library to judge: an empty or broken one is no misuse of the command. */
+  if (e->info->type != SL_OPTION_TEXT && sl_option_check(e->info, value) != SL_OK) {
+    cli_error("%s", sl_error_message());
+    return EXIT_USAGE;
+  }
+  args->analysis_value[args->n_analysis_value++] = (sl_option_value){e->name, value};
   return EXIT_DONE;
 }
 

@@ -13,13 +13,6 @@ static void default_out(char *out, size_t n_bytes, const char *command, const ch
   snprintf(out, n_bytes, "sightline-%s-%.*s", command, length, base);
 }
 
-static bool number_option(const cli_args *args, cli_id id, int64_t min, int64_t max, int64_t *value) {
-  if (!args->value[id] || cli_parse_int(args->value[id], min, max, value)) return true;
-  cli_error("--%s: expected a whole number from %lld to %lld, found \"%s\"", cli_options[id].name, (long long)min,
-            (long long)max, args->value[id]);
-  return false;
-}
-
 static bool share_option(const cli_args *args, cli_id id, double *value) {
   char *end = NULL;
   if (!args->value[id]) return true;
@@ -45,10 +38,8 @@ static bool make_request(const cli_args *args, sl_trace_request *r, const char *
     return false;
   }
   if (!required(args, OPT_IMAGE) || !required(args, OPT_PROMPT)) return false;
-  if (!number_option(args, OPT_SEED, 0, INT64_MAX, &seed) ||
-      !number_option(args, OPT_MAX_TOKENS, 1, 65536, &max_token) ||
-      !number_option(args, OPT_THREADS, 1, 4096, &n_thread) ||
-      !share_option(args, OPT_OBJECT_THRESHOLD, &r->object_threshold))
+  if (!cli_number(args, OPT_SEED, &seed) || !cli_number(args, OPT_MAX_TOKENS, &max_token) ||
+      !cli_number(args, OPT_THREADS, &n_thread) || !share_option(args, OPT_OBJECT_THRESHOLD, &r->object_threshold))
     return false;
   r->size = sizeof *r;
   r->command = (const char *const *)args->argv;

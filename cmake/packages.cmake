@@ -21,15 +21,6 @@ sl_package(webp libwebp libwebp-dev)
 sl_package(pcre2 libpcre2-8 libpcre2-dev)
 sl_package(utf8proc libutf8proc libutf8proc-dev)
 
-find_path(DNNL_INCLUDE_DIR dnnl.h)
-find_library(DNNL_LIBRARY dnnl)
-if(NOT DNNL_INCLUDE_DIR OR NOT DNNL_LIBRARY)
-  message(FATAL_ERROR "oneDNN is missing: apt-get install libdnnl-dev")
-endif()
-add_library(sl_lib_dnnl INTERFACE)
-target_include_directories(sl_lib_dnnl INTERFACE ${DNNL_INCLUDE_DIR})
-target_link_libraries(sl_lib_dnnl INTERFACE ${DNNL_LIBRARY})
-
 add_library(sl_lib_openmp INTERFACE)
 if(NOT SL_FUZZ) # fuzz targets work in one thread, and clang's OpenMP is a package of its own
   find_package(OpenMP REQUIRED COMPONENTS C)

@@ -11,9 +11,7 @@ typedef struct folder {
   char dir[128];
 } folder;
 
-static inline bool folder_skips(const char *name) {
-  return name[0] == '.' || strncmp(name, "golden.", 7) == 0;
-}
+static inline bool folder_skips(const char *name) { return name[0] == '.' || strncmp(name, "golden.", 7) == 0; }
 
 static inline folder folder_copy(const char *golden_name) {
   folder f;
@@ -37,7 +35,9 @@ static inline folder folder_copy(const char *golden_name) {
   return f;
 }
 
-static inline void folder_path(const folder *f, const char *name, char out[400]) { snprintf(out, 400, "%s/%s", f->dir, name); }
+static inline void folder_path(const folder *f, const char *name, char out[400]) {
+  snprintf(out, 400, "%s/%s", f->dir, name);
+}
 
 static inline void folder_delete(const folder *f, const char *name) {
   char path[400];

@@ -11,7 +11,7 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 passed=0 failed=0
 flags="-std=gnu17 -O1 -fopenmp -fno-math-errno -ffp-contract=off -w -DSL_BUILD_SHARED=1 -Isrc -Iinclude"
-libs="-fopenmp -lcmocka -ljansson -lxxhash -ljpeg -lpng -lwebp -lpcre2-8 -lutf8proc -ldnnl -lm"
+libs="-fopenmp -lcmocka -ljansson -lxxhash -ljpeg -lpng -lwebp -lpcre2-8 -lutf8proc -lm"
 cc=${CC:-cc}
 
 say_result() { # ok|bad WHAT WHY

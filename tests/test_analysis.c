@@ -204,6 +204,22 @@ static void vision_map_matches(void **state) {
   }
 }
 
+/* vision_feature_layer 0: no layer of the tower runs, so a map of one is refused instead of being zero. */
+static void vision_map_needs_a_layer(void **state) {
+  (void)state;
+  fixture *f = set_up("llava-gqa", "c0", 1);
+  sl_part_shape *vision = &((sl_model_shape *)sl_model_get_shape(f->model))->vision;
+  const int n_layer = vision->n_layer;
+  f->context.options = &(sl_option_value){"vision", "true"};
+  f->context.n_option = 1;
+  ASSERT_OK(sl_cam_analysis.check(&f->context));
+  vision->n_layer = 0;
+  assert_int_equal(sl_cam_analysis.check(&f->context), SL_ERROR_UNSUPPORTED);
+  assert_non_null(strstr(sl_error_message(), "vision_feature_layer"));
+  vision->n_layer = n_layer;
+  tear_down(f);
+}
+
 /* Two given noisy pictures: the mean of the raw maps, and only then the division by the maximum. */
 static void smooth_averages_raw_maps(void **state) {
   (void)state;
@@ -218,7 +234,8 @@ static void smooth_averages_raw_maps(void **state) {
     expect(f, "smooth/cam/sum/ln2", cam.heat);
     for (int l = 0; l < cam.n_layer; l++) {
       float *map = cam.heat + (int64_t)l * cam.n_image;
-      sl_map_normalise(map, map, cam.n_image);
+      const float top = map[sl_peak(map, cam.n_image)];
+      for (int i = 0; i < cam.n_image && top > 0; i++) map[i] /= top;
     }
     expect(f, "smooth/cam/sum/ln2/norm", cam.heat); /* the last layer's map is zero and stays so */
     sl_cam_dispose(&cam);
@@ -499,13 +516,15 @@ static void noise_depends_on_the_seed(void **state) {
   tear_down(f);
 }
 
-/* sigma is meant on the picture from 0 to 1; what the tower sees was divided by each channel's deviation. */
+/* sigma is meant on the picture from 0 to 1; what the tower sees was rescaled by the processor's factor (here twice the
+ * usual 1/255, so that it cannot be taken for granted) and divided by each channel's deviation. */
 static void noise_has_the_asked_deviation(void **state) {
   (void)state;
   fixture *f = set_up("llava-gqa", "c0", 2);
   char *dir = temporary_dir();
   const sl_tensor *pixels = golden_find(&f->g, "c0", "pixels");
   const int64_t n = sl_tensor_count(pixels);
+  ((sl_preprocess *)sl_model_get_preprocess(f->model))->rescale_factor = 2.0 / 255.0;
   const double *std = sl_model_get_preprocess(f->model)->std;
   float *noisy = malloc((size_t)n * sizeof *noisy);
   sl_cam cam;
@@ -513,7 +532,7 @@ static void noise_has_the_asked_deviation(void **state) {
   for (uint64_t j = 0; j < 2; j++) {
     for (int64_t i = 0; i < n; i++) {
       const double normal = sl_rng_normal(f->context.seed, ((uint64_t)0x43414d << 32) + j, (uint64_t)i);
-      noisy[i] = ((const float *)pixels->data)[i] + (float)(0.25 / std[i / (n / 3)] * normal);
+      noisy[i] = ((const float *)pixels->data)[i] + (float)(0.25 * 2 / std[i / (n / 3)] * normal);
     }
     ASSERT_OK(sl_cam_add(&cam, noisy));
   }
@@ -662,9 +681,15 @@ static void options_are_checked(void **state) {
 /* ---- the task ---- */
 
 typedef struct stop {
-  const char *at; /* stage that is interrupted, NULL = none */
-  int n_flow;     /* how often flow told its progress */
+  const char *at;    /* stage that is interrupted, NULL = none */
+  int n_flow;        /* how often flow told its progress */
+  sl_cancel *cancel; /* requested by the first line of the log */
 } stop;
+
+static void stop_at_log(void *user, const char *message) {
+  (void)message;
+  sl_cancel_request(((stop *)user)->cancel);
+}
 
 static bool stop_at(void *user, const char *what, double done, double total) {
   stop *s = user;
@@ -758,6 +783,49 @@ static void interrupted_run_keeps_what_is_complete(void **state) {
   ASSERT_OK(sl_run_open(&reader, out)); /* the old one is as it was */
   sl_run_close(reader);
   remove_dir(dir);
+  tear_down(f);
+}
+
+/* The model ends at once, and the interruption comes before the row of that end was read: there is no answer to keep. */
+static void interrupted_empty_answer_leaves_nothing(void **state) {
+  (void)state;
+  fixture *f = set_up("llava-gqa", "c0", 1);
+  char *dir = temporary_dir(), out[128], picture[640], *summary = NULL;
+  snprintf(out, sizeof out, "%s/run", dir);
+  snprintf(picture, sizeof picture, "%s/a.png", f->g.dir);
+  ((sl_model_shape *)sl_model_get_shape(f->model))->eos_id = f->answer.tokens[0].id;
+  stop s = {.cancel = f->cancel};
+  sl_trace_request request = request_for(f, picture, out);
+  ASSERT_OK(sl_trace_run(f->model, &request, &summary)); /* uninterrupted: the end itself is analysed */
+  assert_non_null(strstr(summary, "\"answer\": \"\""));
+  free(summary);
+  remove_dir(out);
+  request.log = stop_at_log;
+  request.user = &s;
+  request.cancel = f->cancel;
+  assert_int_equal(sl_trace_run(f->model, &request, &summary), SL_ERROR_CANCELLED);
+  assert_null(summary);
+  assert_int_equal(access(out, F_OK), -1);
+  remove_dir(dir);
+  tear_down(f);
+}
+
+/* The request's number of threads is what run.json tells, else the model's. */
+static void threads_are_told(void **state) {
+  (void)state;
+  fixture *f = set_up("llava-gqa", "c0", 1);
+  char picture[640], *summary = NULL;
+  snprintf(picture, sizeof picture, "%s/a.png", f->g.dir);
+  sl_trace_request request = request_for(f, picture, NULL);
+  request.n_analysis = 0;
+  for (int n = 0; n < 3; n += 2) {
+    request.n_thread = n;
+    ASSERT_OK(sl_trace_run(f->model, &request, &summary));
+    json_t *root = json_loads(summary, 0, NULL);
+    assert_int_equal(json_integer_value(sl_json_at(root, "compute.threads")), n ? n : 1);
+    json_decref(root);
+    free(summary);
+  }
   tear_down(f);
 }
 
@@ -868,6 +936,7 @@ int main(void) {
       cmocka_unit_test(other_targets_match),
       cmocka_unit_test(contrast_and_margin_match),
       cmocka_unit_test(vision_map_matches),
+      cmocka_unit_test(vision_map_needs_a_layer),
       cmocka_unit_test(smooth_averages_raw_maps),
       cmocka_unit_test(flow_matches),
       cmocka_unit_test(flow_details_follow_from_the_pattern),
@@ -886,6 +955,8 @@ int main(void) {
       cmocka_unit_test(options_are_checked),
       cmocka_unit_test(trace_from_file),
       cmocka_unit_test(interrupted_run_keeps_what_is_complete),
+      cmocka_unit_test(interrupted_empty_answer_leaves_nothing),
+      cmocka_unit_test(threads_are_told),
       cmocka_unit_test(requests_are_checked_before_work),
       cmocka_unit_test(no_memory_is_an_error),
       cmocka_unit_test(forced_answer_equals_greedy),

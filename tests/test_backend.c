@@ -34,12 +34,13 @@ static double normal(uint64_t *seed) {
   return sqrt(-2 * log(1 - u)) * cos(6.283185307179586 * v);
 }
 
-/* What the cpu backend is allowed to use, to run every path on one machine. */
-typedef enum level { LEVEL_BEST, LEVEL_NO_TILES, LEVEL_AVX2, LEVEL_PLAIN, N_LEVEL } level;
-static level allowed = LEVEL_BEST;
+/* What the cpu backend is allowed to use, to run every path on one machine. Tiles have a test case of their own, which
+ * says when the processor has none. */
+typedef enum level { LEVEL_TILES, LEVEL_NO_TILES, LEVEL_AVX2, LEVEL_PLAIN } level;
+static level allowed = LEVEL_NO_TILES;
 
 static void restrict_backend(sl_backend *backend) {
-  if (allowed != LEVEL_BEST) backend->amx = false;
+  if (allowed != LEVEL_TILES) backend->amx = false;
 #if defined(__x86_64__)
   if (allowed == LEVEL_AVX2 && backend->vector != &sl_vector_plain) backend->vector = &sl_vector_avx2;
 #endif
@@ -815,27 +816,53 @@ static void test_errors(void **state) {
   }
 }
 
-/* The same checks on what lesser processors would run. */
-static void test_lesser_processors(void **state) {
-  for (allowed = LEVEL_NO_TILES; allowed < N_LEVEL; allowed++) {
-    test_product_known(state);
-    test_product_determinism(state);
-    test_norm(state);
-    test_activations(state);
-    test_rope(state);
-    test_attend(state);
-    test_attend_determinism(state);
-    test_moves(state);
-    for (int dtype = SL_F32; dtype <= SL_BF16; dtype++) {
-      for (int compute = 0; compute < SL_COMPUTE_COUNT; compute++) {
-        bench b;
-        bench_open(&b, 2);
-        check_product(&b, 17, 50, 290, (sl_dtype)dtype, (sl_compute)compute);
-        bench_close(&b);
-      }
+/* The same checks on what another processor would run. */
+static void check_level(void **state, level now) {
+  allowed = now;
+  test_product_known(state);
+  test_product_determinism(state);
+  test_norm(state);
+  test_activations(state);
+  test_rope(state);
+  test_attend(state);
+  test_attend_determinism(state);
+  test_moves(state);
+  for (int dtype = SL_F32; dtype <= SL_BF16; dtype++) {
+    for (int compute = 0; compute < SL_COMPUTE_COUNT; compute++) {
+      bench b;
+      bench_open(&b, 2);
+      check_product(&b, 17, 50, 290, (sl_dtype)dtype, (sl_compute)compute);
+      bench_close(&b);
     }
   }
-  allowed = LEVEL_BEST;
+  allowed = LEVEL_NO_TILES;
+}
+
+static void test_lesser_processors(void **state) {
+  check_level(state, LEVEL_AVX2);
+  check_level(state, LEVEL_PLAIN);
+}
+
+static void test_amx_tiles(void **state) {
+  sl_backend *backend = NULL;
+  assert_int_equal(sl_backend_open(&backend, "cpu"), SL_OK);
+  const bool tiles = strstr(sl_backend_describe(backend, SL_COMPUTE_BF16), "AMX") != NULL;
+  sl_backend_close(backend);
+  if (!tiles) {
+    print_message("this processor has no AMX tiles\n");
+    skip();
+  }
+  allowed = LEVEL_TILES;
+  test_product(state);
+  test_accuracy(state);
+  check_level(state, LEVEL_TILES);
+}
+
+/* A failed case leaves its level behind; the next one starts from the usual one. */
+static int reset_level(void **state) {
+  (void)state;
+  allowed = LEVEL_NO_TILES;
+  return 0;
 }
 
 int main(void) {
@@ -854,7 +881,8 @@ int main(void) {
       cmocka_unit_test(test_argmax_ties),
       cmocka_unit_test(test_cam),
       cmocka_unit_test(test_errors),
-      cmocka_unit_test(test_lesser_processors),
+      cmocka_unit_test_setup(test_lesser_processors, reset_level),
+      cmocka_unit_test_setup(test_amx_tiles, reset_level),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,12 +1,12 @@
-/* Opening model folders: every way in which a folder can be wrong gives one sentence that names file and thing, and what
- * was expected and found; every layout of tensor names that transformers ever wrote opens to the same model. */
+/* Opening model folders: every way in which a folder can be wrong gives one sentence that names file and thing, and
+ * what was expected and found; every layout of tensor names that transformers ever wrote opens to the same model. */
 #include "folder.h"
 
 #include "model/session.h"
 
 static sl_status open_with(sl_model **model, const char *dir, sl_log_fn log, void *user) {
-  const sl_model_options options = {.size = sizeof options, .backend = "ref", .compute = "f32", .n_thread = 1, .log = log,
-                                    .user = user};
+  const sl_model_options options = {
+      .size = sizeof options, .backend = "ref", .compute = "f32", .n_thread = 1, .log = log, .user = user};
   return sl_model_open(model, dir, &options);
 }
 
@@ -22,7 +22,8 @@ static void expect_failure(const char *what, const char *dir, sl_status status, 
   if (strchr(message, '\n') || strlen(message) > 700) fail_msg("%s: not one sentence: %s", what, message);
   if (getenv("SL_TEST_VERBOSE")) fprintf(stderr, "%-40s %s\n", what, message);
 }
-#define EXPECT_FAILURE(what, dir, status, ...) expect_failure(what, dir, status, (const char *const[]){__VA_ARGS__, NULL})
+#define EXPECT_FAILURE(what, dir, status, ...) \
+  expect_failure(what, dir, status, (const char *const[]){__VA_ARGS__, NULL})
 
 /* ---- files ---- */
 
@@ -60,7 +61,8 @@ static void broken_files(void **state) {
       {"config cut", "config.json", "{\"model_type\": \"llava\",", "line 1"},
       {"config an array", "config.json", "[1]", "object"},
       {"config of two values", "config.json", "{} {}", "config.json"},
-      {"config with a key twice", "config.json", "{\"model_type\": \"llava\", \"model_type\": \"llava\"}", "model_type"},
+      {"config with a key twice", "config.json", "{\"model_type\": \"llava\", \"model_type\": \"llava\"}",
+       "model_type"},
       {"config without a type", "config.json", "{}", "model_type"},
       {"tokenizer cut", "tokenizer.json", "{\"model\":", "tokenizer.json"},
       {"tokenizer empty", "tokenizer.json", "{}", "tokenizer.json"},
@@ -87,17 +89,28 @@ static void broken_files(void **state) {
 /* ---- config.json ---- */
 
 static const char *const int_keys[] = {
-    "vision_config.hidden_size",      "vision_config.intermediate_size",   "vision_config.num_hidden_layers",
-    "vision_config.num_attention_heads", "vision_config.image_size",       "vision_config.patch_size",
-    "text_config.vocab_size",         "text_config.hidden_size",           "text_config.intermediate_size",
-    "text_config.num_hidden_layers",  "text_config.num_attention_heads",   "text_config.num_key_value_heads",
-    "text_config.head_dim",           "image_token_index",                 "vision_feature_layer",
+    "vision_config.hidden_size",
+    "vision_config.intermediate_size",
+    "vision_config.num_hidden_layers",
+    "vision_config.num_attention_heads",
+    "vision_config.image_size",
+    "vision_config.patch_size",
+    "text_config.vocab_size",
+    "text_config.hidden_size",
+    "text_config.intermediate_size",
+    "text_config.num_hidden_layers",
+    "text_config.num_attention_heads",
+    "text_config.num_key_value_heads",
+    "text_config.head_dim",
+    "image_token_index",
+    "vision_feature_layer",
 };
 
 static void wrong_integers(void **state) {
   (void)state;
-  static const char *const values[] = {"-2000", "1000000000", "9223372036854775807", "99999999999999999999999", "\"12\"",
-                                       "1.5",   "[-2, -5]",   "{}",                  "true",                    "0"};
+  static const char *const values[] = {
+      "-2000", "1000000000", "9223372036854775807", "99999999999999999999999", "\"12\"", "1.5", "[-2, -5]", "{}",
+      "true",  "0"};
   folder f = folder_copy("llava-gqa");
   char config[400], what[160], *original = NULL;
   size_t n_original = 0;
@@ -125,12 +138,14 @@ static const struct {
     {"model_type", "7", SL_ERROR_FORMAT, "model_type", "expected a string"},
     {"model_type", "null", SL_ERROR_FORMAT, "model_type", "config.json"},
     {"model_type", "\"lla\\u0000va\"", SL_ERROR_FORMAT, "model_type", "U+0000"},
-    {"quantization_config", "{\"quant_method\": \"awq\"}", SL_ERROR_UNSUPPORTED, "quantization_config", "not supported"},
+    {"quantization_config", "{\"quant_method\": \"awq\"}", SL_ERROR_UNSUPPORTED, "quantization_config",
+     "not supported"},
     {"vision_config", "[]", SL_ERROR_FORMAT, "vision_config", "expected an object"},
     {"text_config", "\"llama\"", SL_ERROR_FORMAT, "text_config", "expected an object"},
     {"text_config.rope_scaling", "\"linear\"", SL_ERROR_FORMAT, "rope_scaling", "expected an object"},
     {"text_config.rope_parameters.rope_type", "\"yarn\"", SL_ERROR_UNSUPPORTED, "rope type", "\"yarn\""},
-    {"text_config.rope_parameters", "{\"rope_type\": \"linear\", \"factor\": 2.0}", SL_ERROR_UNSUPPORTED, "linear", "rope"},
+    {"text_config.rope_parameters", "{\"rope_type\": \"linear\", \"factor\": 2.0}", SL_ERROR_UNSUPPORTED, "linear",
+     "rope"},
     {"text_config.rope_parameters.rope_theta", "0", SL_ERROR_FORMAT, "rope_theta", "> 0"},
     {"text_config.rope_parameters.rope_theta", "-500.0", SL_ERROR_FORMAT, "rope_theta", "-500"},
     {"text_config.rope_parameters.rope_theta", "\"big\"", SL_ERROR_FORMAT, "rope_theta", "expected a number"},
@@ -149,7 +164,8 @@ static const struct {
     {"vision_config.hidden_act", "\"relu\"", SL_ERROR_UNSUPPORTED, "hidden_act", "\"relu\""},
     {"text_config.hidden_act", "\"relu\"", SL_ERROR_UNSUPPORTED, "hidden_act", "\"relu\""},
     {"projector_hidden_act", "\"mish\"", SL_ERROR_UNSUPPORTED, "projector_hidden_act", "\"mish\""},
-    {"vision_config.model_type", "\"siglip_vision_model\"", SL_ERROR_UNSUPPORTED, "siglip_vision_model", "clip_vision_model"},
+    {"vision_config.model_type", "\"siglip_vision_model\"", SL_ERROR_UNSUPPORTED, "siglip_vision_model",
+     "clip_vision_model"},
     {"text_config.model_type", "\"mistral\"", SL_ERROR_UNSUPPORTED, "mistral", "llama"},
     {"text_config.attention_bias", "1", SL_ERROR_FORMAT, "attention_bias", "true or false"},
     {"image_token_index", "343", SL_ERROR_FORMAT, "\"<image>\" has id 344", "image_token_index is 343"},
@@ -157,12 +173,14 @@ static const struct {
     /* right by themselves, but not what the tensors are */
     {"text_config.hidden_size", "52", SL_ERROR_FORMAT, "has shape [", "config.json makes it ["},
     {"text_config.intermediate_size", "262144", SL_ERROR_FORMAT, "gate_proj", "[262144, 48]"},
-    {"text_config.vocab_size", "4194304", SL_ERROR_FORMAT, "embed_tokens.weight\" has shape [352, 48]", "[4194304, 48]"},
+    {"text_config.vocab_size", "4194304", SL_ERROR_FORMAT, "embed_tokens.weight\" has shape [352, 48]",
+     "[4194304, 48]"},
     {"text_config.num_hidden_layers", "1024", SL_ERROR_FORMAT, "layers.3.", "missing"},
     {"text_config.num_attention_heads", "8", SL_ERROR_FORMAT, "q_proj.weight\" has shape [48, 48]", "[96, 48]"},
     {"vision_config.num_hidden_layers", "1024", SL_ERROR_FORMAT, "encoder.layers.3.", "missing"},
     {"vision_config.hidden_size", "34", SL_ERROR_FORMAT, "has shape [", "makes it ["},
-    {"vision_config.patch_size", "14", SL_ERROR_FORMAT, "patch_embedding.weight\" has shape [32, 3, 7, 7]", "[32, 3, 14, 14]"},
+    {"vision_config.patch_size", "14", SL_ERROR_FORMAT, "patch_embedding.weight\" has shape [32, 3, 7, 7]",
+     "[32, 3, 14, 14]"},
 };
 
 static void wrong_config_values(void **state) {
@@ -193,10 +211,11 @@ static void right_config_values(void **state) {
     const char *path, *value;
     int vision_layers;
   } values[] = {
-      {"quantization_config", "null", 2},  {"text_config.rope_scaling", "null", 2}, {"image_token_id", "344", 2},
-      {"vision_feature_layer", "0", 0},    {"vision_feature_layer", "-4", 0},       {"vision_feature_layer", "3", 3},
-      {"vision_feature_layer", "-1", 3},   {"text_config.hidden_act", "\"swish\"", 2}, {"anything_else", "[1, {}]", 2},
-      {"text_config.rms_norm_eps", "0", 2},
+      {"quantization_config", "null", 2}, {"text_config.rope_scaling", "null", 2},
+      {"image_token_id", "344", 2},       {"vision_feature_layer", "0", 0},
+      {"vision_feature_layer", "-4", 0},  {"vision_feature_layer", "3", 3},
+      {"vision_feature_layer", "-1", 3},  {"text_config.hidden_act", "\"swish\"", 2},
+      {"anything_else", "[1, {}]", 2},    {"text_config.rms_norm_eps", "0", 2},
   };
   for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
     folder f = folder_copy("llava-gqa");
@@ -219,9 +238,20 @@ static void wrong_options(void **state) {
   options = (sl_model_options){.size = sizeof options, .backend = "ref", .compute = "f64"};
   assert_int_equal(sl_model_open(&model, dir, &options), SL_ERROR_ARGUMENT);
   assert_non_null(strstr(sl_error_message(), "f64"));
-  options = (sl_model_options){.size = 8};
-  assert_int_equal(sl_model_open(&model, dir, &options), SL_ERROR_ARGUMENT);
-  assert_non_null(strstr(sl_error_message(), "sl_model_options"));
+  const size_t sizes[] = {0, sizeof options + 8};
+  for (int i = 0; i < 2; i++) {
+    options = (sl_model_options){.size = sizes[i]};
+    assert_int_equal(sl_model_open(&model, dir, &options), SL_ERROR_ARGUMENT);
+    assert_non_null(strstr(sl_error_message(), "sl_model_options"));
+  }
+  assert_int_equal(sl_model_open(&model, "bad\xff", NULL), SL_ERROR_ARGUMENT);
+  assert_non_null(strstr(sl_error_message(), "UTF-8"));
+  assert_null(model);
+  options = (sl_model_options){.size = offsetof(sl_model_options, compute), .backend = "ref"}; /* an older caller's */
+  ASSERT_OK(sl_model_open(&model, dir, &options));
+  assert_string_equal(sl_backend_name(sl_model_get_backend(model)), "ref");
+  sl_model_close(model);
+  model = NULL;
   assert_null(model);
   sl_model_close(NULL);
 }
@@ -239,19 +269,19 @@ static bool edit_tensor(sl_tensor *t, char *name, void *user) {
   if (strcmp(name, edit->name) != 0) return true;
   const int64_t count = sl_tensor_count(t), first = t->shape[0];
   switch (edit->how) {
-    case WRONG_SHAPE: t->shape[0] -= 1; break;
-    case TRANSPOSED:
-      t->shape[0] = t->shape[1];
-      t->shape[1] = first;
-      break;
-    case WRONG_TYPE: t->dtype = SL_I32; break;
-    case DROPPED: return false;
-    case WITH_NAN:
-      edit->values = malloc((size_t)count * sizeof(float));
-      memcpy(edit->values, t->data, (size_t)count * sizeof(float));
-      edit->values[5] = NAN;
-      t->data = edit->values;
-      break;
+  case WRONG_SHAPE: t->shape[0] -= 1; break;
+  case TRANSPOSED:
+    t->shape[0] = t->shape[1];
+    t->shape[1] = first;
+    break;
+  case WRONG_TYPE: t->dtype = SL_I32; break;
+  case DROPPED: return false;
+  case WITH_NAN:
+    edit->values = malloc((size_t)count * sizeof(float));
+    memcpy(edit->values, t->data, (size_t)count * sizeof(float));
+    edit->values[5] = NAN;
+    t->data = edit->values;
+    break;
   }
   return true;
 }
@@ -277,7 +307,8 @@ static void wrong_tensors(void **state) {
     folder f = folder_copy("llava-gqa");
     tensor_edit edit = cases[i].edit;
     folder_rewrite(&f, edit_tensor, &edit, NULL);
-    EXPECT_FAILURE(edit.name, f.dir, cases[i].status, f.dir, "model.safetensors", edit.name, cases[i].part, cases[i].other);
+    EXPECT_FAILURE(edit.name, f.dir, cases[i].status, f.dir, "model.safetensors", edit.name, cases[i].part,
+                   cases[i].other);
     folder_remove(&f);
   }
 }
@@ -313,7 +344,8 @@ static void duplicate_tensor(void **state) {
   (void)state;
   folder f = folder_copy("llava-gqa");
   float values[48] = {0};
-  const sl_tensor more = {.name = "model.language_model.norm.weight", .data = values, .dtype = SL_F32, .n_dim = 1, .shape = {48}};
+  const sl_tensor more = {
+      .name = "model.language_model.norm.weight", .data = values, .dtype = SL_F32, .n_dim = 1, .shape = {48}};
   folder_rewrite(&f, NULL, NULL, &more);
   EXPECT_FAILURE("one weight under two names", f.dir, SL_ERROR_FORMAT, f.dir, "\"model.language_model.norm.weight\"",
                  "\"language_model.model.norm.weight\"");
@@ -375,7 +407,8 @@ static void nan_weights_are_told(void **state) {
     sl_model *model = NULL;
     ASSERT_OK(open_with(&model, f.dir, keep_log, &log));
     assert_non_null(log.data);
-    if (!strstr(log.data, names[i]) || !strstr(log.data, "element 5")) fail_msg("%s: the log says: %s", names[i], log.data);
+    if (!strstr(log.data, names[i]) || !strstr(log.data, "element 5"))
+      fail_msg("%s: the log says: %s", names[i], log.data);
     sl_text_dispose(&log);
     sl_model_close(model);
     folder_remove(&f);

@@ -1,5 +1,5 @@
-/* Layouts, sessions and records on the golden folders: spans and classes, equal bits whatever the way to a value (step or
- * forward, kept or recomputed, one thread or more), errors of arguments, cancellation, and failing allocations. */
+/* Layouts, sessions and records on the golden folders: spans and classes, equal bits whatever the way to a value (step
+ * or forward, kept or recomputed, one thread or more), errors of arguments, cancellation, and failing allocations. */
 #include "folder.h"
 
 #include "model/internal.h"
@@ -53,12 +53,12 @@ static void finish(run *r) {
   sl_model_close(r->model);
 }
 
-#define ASSERT_FAILS(expression, wanted, part)                                                                         \
-  do {                                                                                                                 \
-    const sl_status status_ = (expression);                                                                            \
-    if (status_ != (wanted) || !strstr(sl_error_message(), (part)))                                                    \
-      fail_msg("%s: %s (%s); expected %s with \"%s\"", #expression, sl_status_name(status_), sl_error_message(),       \
-               sl_status_name(wanted), (part));                                                                        \
+#define ASSERT_FAILS(expression, wanted, part)                                                                   \
+  do {                                                                                                           \
+    const sl_status status_ = (expression);                                                                      \
+    if (status_ != (wanted) || !strstr(sl_error_message(), (part)))                                              \
+      fail_msg("%s: %s (%s); expected %s with \"%s\"", #expression, sl_status_name(status_), sl_error_message(), \
+               sl_status_name(wanted), (part));                                                                  \
   } while (0)
 
 /* ---- layout ---- */
@@ -108,7 +108,8 @@ static void roles_are_found(void **state) {
     for (int t = first; t < layout.n_prompt; t++)
       assert_int_equal(layout.roles[t], t == layout.n_prompt - 1 ? SL_ROLE_FINAL : SL_ROLE_ROLE);
     sl_text text = {0};
-    ASSERT_OK(sl_tokenizer_decode(sl_model_get_tokenizer(model), layout.ids + first, layout.n_prompt - first, false, &text));
+    ASSERT_OK(
+        sl_tokenizer_decode(sl_model_get_tokenizer(model), layout.ids + first, layout.n_prompt - first, false, &text));
     assert_string_equal(text.data + strspn(text.data, " "), "ASSISTANT:");
     sl_text_dispose(&text);
     sl_layout_dispose(&layout);
@@ -134,6 +135,8 @@ static void questions_are_checked(void **state) {
   big[((size_t)1 << 20) + 1] = '\0';
   ASSERT_FAILS(sl_layout_build(&l, model, big, false), SL_ERROR_ARGUMENT, "1048577 bytes; the limit is 1048576");
   big[(size_t)1 << 20] = '\0';
+  ASSERT_FAILS(sl_layout_build(&l, model, big, false), SL_ERROR_ARGUMENT, "max_position_embeddings");
+  model->shape.max_position = 1 << 24;
   ASSERT_OK(sl_layout_build(&l, model, big, false)); /* the limit itself is fine, and quick */
   assert_true(l.n_token > 1000);
   ASSERT_FAILS(sl_layout_append_text(&l, model, ""), SL_ERROR_ARGUMENT, "empty");
@@ -244,7 +247,8 @@ static void boxes_cover_the_picture(void **state) {
     const int side[2] = {image.width_px, image.height_px}, longer = side[0] > side[1] ? side[0] : side[1];
     const int shorter = side[0] > side[1] ? side[1] : side[0];
     const int expected = sl_model_get_preprocess(model)->pad_to_square ? longer : shorter;
-    assert_true(fabs(high[0] - low[0] - expected) < 0.06 * expected && fabs(high[1] - low[1] - expected) < 0.06 * expected);
+    assert_true(fabs(high[0] - low[0] - expected) < 0.06 * expected &&
+                fabs(high[1] - low[1] - expected) < 0.06 * expected);
     free(box);
     free(view);
     free(pixels);
@@ -274,6 +278,7 @@ static void steps_equal_forward(void **state) {
       int32_t ids[N];
       for (int i = 0; i < N; i++) ids[i] = 3 + (i * 37) % 200;
       const int last = r.layout.n_token - 1;
+      r.model->shape.max_position = 4096;
       float *first = forward_rows(&r, &last, 1, false), *got = calloc((size_t)r.n_vocab, sizeof *got);
       run whole = start_on(r.model, 1, false);
       ASSERT_OK(sl_layout_append(&whole.layout, r.model, ids, N));
@@ -292,13 +297,13 @@ static void steps_equal_forward(void **state) {
     }
 }
 
-/* A long greedy answer is what forwards over growing layouts would choose; its probabilities are those of the logits. */
+/* A long greedy answer is what forwards over growing layouts would choose, and its probabilities those of the logits. */
 static void greedy_is_argmax(void **state) {
   (void)state;
   run r = start("llava-gqa", "ref");
   enum { N = 60 };
   float prob[N], logit[N];
-  r.model->shape.eos_id = -1; /* never stops */
+  r.model->shape.n_eos = 0; /* never stops */
   ASSERT_OK(sl_session_greedy(r.session, &r.layout, r.image, N, prob, logit));
   assert_int_equal(r.layout.n_token, r.layout.n_prompt + N);
   int rows[N];
@@ -316,13 +321,26 @@ static void greedy_is_argmax(void **state) {
   }
   free(logits);
   /* eos stops before it */
-  r.model->shape.eos_id = r.layout.ids[r.layout.n_prompt];
+  r.model->shape.eos_ids[0] = -1; /* the second of a list */
+  r.model->shape.eos_ids[1] = r.layout.ids[r.layout.n_prompt];
+  r.model->shape.n_eos = 2;
   sl_layout fresh = {0};
   ASSERT_OK(sl_layout_build(&fresh, r.model, "Is there a cat?", false));
   ASSERT_OK(sl_session_greedy(r.session, &fresh, r.image, N, NULL, NULL));
   assert_int_equal(fresh.n_token, fresh.n_prompt);
   ASSERT_FAILS(sl_session_greedy(r.session, &fresh, r.image, 0, NULL, NULL), SL_ERROR_ARGUMENT, "max tokens");
+  /* and so do the model's positions; a prompt beyond them is refused */
+  r.model->shape.n_eos = 0;
+  r.model->shape.max_position = fresh.n_prompt + 5;
+  ASSERT_OK(sl_session_greedy(r.session, &fresh, r.image, N, NULL, NULL));
+  assert_int_equal(fresh.n_token, fresh.n_prompt + 5);
+  const int32_t id = 5;
+  ASSERT_FAILS(sl_session_step(r.session, &id, 1, prob, NULL), SL_ERROR_ARGUMENT, "max_position_embeddings");
+  r.model->shape.max_position = fresh.n_prompt - 1;
+  ASSERT_FAILS(sl_session_forward(r.session, &fresh, r.image, NULL, 0, NULL, NULL, false), SL_ERROR_ARGUMENT,
+               "max_position_embeddings");
   sl_layout_dispose(&fresh);
+  ASSERT_FAILS(sl_layout_build(&fresh, r.model, "Is there a cat?", false), SL_ERROR_ARGUMENT, "max_position_embeddings");
   finish(&r);
 }
 
@@ -393,7 +411,9 @@ static void keep_limit_saves_memory(void **state) {
   const size_t all = sl_session_keep_bytes(r.session, 100);
   sl_session_set_keep_limit(r.session, all);
   assert_int_equal(sl_session_keep_bytes(r.session, 100), all);
-  sl_session_set_keep_limit(r.session, all - 1);
+  sl_session_set_keep_limit(r.session, all - 1); /* one layer is recomputed */
+  assert_true(sl_session_keep_bytes(r.session, 100) < all);
+  sl_session_set_keep_limit(r.session, 0);
   assert_true(sl_session_keep_bytes(r.session, 100) < all / 3);
   finish(&r);
 }
@@ -434,12 +454,17 @@ static void cancel_stops_work(void **state) {
   sl_session_set_cancel(r.session, &flag);
   sl_image *image = NULL;
   const int32_t id = 5;
+  run cached = start_on(r.model, 1, false);
+  free(forward_rows(&cached, &last, 1, false));
+  sl_session_set_cancel(cached.session, &flag);
   ASSERT_FAILS(sl_image_encode(&image, r.session, r.pixels, NULL, false), SL_ERROR_CANCELLED, "interrupted");
   assert_null(image);
   ASSERT_FAILS(sl_session_backward(r.session, &last, 1, d, NULL, true), SL_ERROR_CANCELLED, "interrupted");
-  ASSERT_FAILS(sl_session_step(r.session, &id, 1, logits, NULL), SL_ERROR_CANCELLED, "interrupted");
-  ASSERT_FAILS(sl_session_forward(r.session, &r.layout, r.image, NULL, 0, NULL, NULL, false), SL_ERROR_CANCELLED, "interrupted");
-  ASSERT_FAILS(sl_session_step(r.session, &id, 1, logits, NULL), SL_ERROR_ARGUMENT, "forward before it");
+  ASSERT_FAILS(sl_session_step(cached.session, &id, 1, logits, NULL), SL_ERROR_CANCELLED, "interrupted");
+  stop(&cached);
+  ASSERT_FAILS(sl_session_forward(r.session, &r.layout, r.image, NULL, 0, NULL, NULL, false), SL_ERROR_CANCELLED,
+               "interrupted");
+  ASSERT_FAILS(sl_session_step(r.session, &id, 1, logits, NULL), SL_ERROR_ARGUMENT, "before it");
   ASSERT_FAILS(sl_session_greedy(r.session, &r.layout, r.image, 2, NULL, NULL), SL_ERROR_CANCELLED, "interrupted");
   flag = false; /* and everything goes on as before */
   float *again = forward_rows(&r, &last, 1, true);
@@ -460,11 +485,14 @@ static void arguments_are_checked(void **state) {
   float *x = calloc(3 * (size_t)r.n_vocab, sizeof *x);
   const int32_t ids[2] = {5, 352}, negative = -1;
   const int down[2] = {3, 2}, same[2] = {3, 3}, past = n, before = -1, last = n - 1;
-  ASSERT_FAILS(sl_session_step(r.session, ids, 1, x, NULL), SL_ERROR_ARGUMENT, "forward before it");
+  ASSERT_FAILS(sl_session_step(r.session, ids, 1, x, NULL), SL_ERROR_ARGUMENT, "before it");
   ASSERT_FAILS(sl_session_backward(r.session, &last, 1, x, NULL, false), SL_ERROR_ARGUMENT, "forward with keep");
-  ASSERT_FAILS(sl_session_forward(r.session, &r.layout, NULL, NULL, 0, NULL, NULL, false), SL_ERROR_ARGUMENT, "picture");
-  ASSERT_FAILS(sl_session_forward(r.session, &r.layout, r.image, down, 2, x, NULL, false), SL_ERROR_ARGUMENT, "ascending");
-  ASSERT_FAILS(sl_session_forward(r.session, &r.layout, r.image, same, 2, x, NULL, false), SL_ERROR_ARGUMENT, "ascending");
+  ASSERT_FAILS(sl_session_forward(r.session, &r.layout, NULL, NULL, 0, NULL, NULL, false), SL_ERROR_ARGUMENT,
+               "picture");
+  ASSERT_FAILS(sl_session_forward(r.session, &r.layout, r.image, down, 2, x, NULL, false), SL_ERROR_ARGUMENT,
+               "ascending");
+  ASSERT_FAILS(sl_session_forward(r.session, &r.layout, r.image, same, 2, x, NULL, false), SL_ERROR_ARGUMENT,
+               "ascending");
   ASSERT_FAILS(sl_session_forward(r.session, &r.layout, r.image, &past, 1, x, NULL, false), SL_ERROR_ARGUMENT, "row");
   ASSERT_FAILS(sl_session_forward(r.session, &r.layout, r.image, &before, 1, x, NULL, false), SL_ERROR_ARGUMENT, "row");
   ASSERT_OK(sl_session_forward(r.session, &r.layout, r.image, &last, 1, NULL, NULL, false)); /* logits may be NULL */
@@ -481,6 +509,8 @@ static void arguments_are_checked(void **state) {
   ASSERT_OK(sl_image_encode(&plain, r.session, r.pixels, NULL, false));
   ASSERT_OK(sl_session_forward(r.session, &r.layout, plain, NULL, 0, NULL, NULL, true));
   ASSERT_FAILS(sl_session_backward(r.session, &last, 1, x, NULL, true), SL_ERROR_ARGUMENT, "encoded with keep");
+  ASSERT_FAILS(sl_session_step(r.session, ids, 1, x, NULL), SL_ERROR_ARGUMENT, "without keep");
+  ASSERT_OK(sl_session_forward(r.session, &r.layout, plain, NULL, 0, NULL, NULL, false));
   ASSERT_OK(sl_session_step(r.session, ids, 1, x, NULL));
   ASSERT_FAILS(sl_session_backward(r.session, &last, 1, x, NULL, false), SL_ERROR_ARGUMENT, "forward with keep");
   sl_image_free(plain);
@@ -530,10 +560,11 @@ static void parts_equal_the_whole(void **state) {
   run r = start("llava-gqa", "ref");
   const int n = r.layout.n_token;
   sl_record *all = record_run(&r, "*");
-  sl_record *some = record_run(&r, "blocks.1.attn.hook_q@0-2;-1#1;-1,model.layers.2.mlp@5,blocks.0.attn.hook_pattern@3;-2#2,"
-                                   "blocks.0.attn.hook_attn_scores@-1,hook_logits@-1,vision.blocks.1.hook_mlp_out@0,"
-                                   "vision_tower.vision_model.encoder.layers.1.layer_norm2@-1,"
-                                   "language_model.model.layers.2.mlp@7;6-8,blocks.1.attn.hook_v#0");
+  sl_record *some =
+      record_run(&r, "blocks.1.attn.hook_q@0-2;-1#1;-1,model.layers.2.mlp@5,blocks.0.attn.hook_pattern@3;-2#2,"
+                     "blocks.0.attn.hook_attn_scores@-1,hook_logits@-1,vision.blocks.1.hook_mlp_out@0,"
+                     "vision_tower.vision_model.encoder.layers.1.layer_norm2@-1,"
+                     "language_model.model.layers.2.mlp@7;6-8,blocks.1.attn.hook_v#0");
   assert_int_equal(sl_record_count(some), 8);
   const float *q = record_find(all, "blocks.1.attn.hook_q")->data, *got = NULL;
   const sl_tensor *t = record_find(some, "blocks.1.attn.hook_q");
@@ -541,8 +572,7 @@ static void parts_equal_the_whole(void **state) {
   got = t->data;
   const int positions[4] = {0, 1, 2, n - 1}, heads[2] = {1, 3};
   for (int i = 0; i < 4; i++)
-    for (int h = 0; h < 2; h++)
-      expect_floats(got + (i * 2 + h) * 12, q + (positions[i] * 4 + heads[h]) * 12, 12);
+    for (int h = 0; h < 2; h++) expect_floats(got + (i * 2 + h) * 12, q + (positions[i] * 4 + heads[h]) * 12, 12);
   t = record_find(some, "blocks.2.hook_mlp_out"); /* two items name it: both have their rows */
   check_shape(t, 2, 4, 48, 0);
   const float *mlp = record_find(all, "blocks.2.hook_mlp_out")->data;
@@ -555,8 +585,7 @@ static void parts_equal_the_whole(void **state) {
   t = record_find(some, "blocks.0.attn.hook_attn_scores");
   check_shape(t, 3, 4, 1, n);
   const float *scores = record_find(all, "blocks.0.attn.hook_attn_scores")->data;
-  for (int h = 0; h < 4; h++)
-    expect_floats((const float *)t->data + h * n, scores + (h * n + n - 1) * n, n);
+  for (int h = 0; h < 4; h++) expect_floats((const float *)t->data + h * n, scores + (h * n + n - 1) * n, n);
   check_shape(record_find(some, "hook_logits"), 2, 1, r.n_vocab, 0);
   check_shape(record_find(some, "vision.blocks.1.hook_mlp_out"), 2, 1, 32, 0);
   check_shape(record_find(some, "vision.blocks.1.ln2.hook_normalized"), 2, 1, 32, 0);
@@ -628,6 +657,7 @@ static sl_status whole_run(const sl_model *model, const float *pixels) {
   const int32_t ids[] = {3, 4, 5, 6};
   if (status == SL_OK) status = sl_session_forward(session, &layout, image, &last, 1, x, &probe, true);
   if (status == SL_OK) status = sl_session_backward(session, &last, 1, x, NULL, true);
+  if (status == SL_OK) status = sl_session_forward(session, &layout, image, NULL, 0, NULL, NULL, false);
   if (status == SL_OK) status = sl_session_step(session, ids, 4, x, NULL);
   if (status == SL_ERROR_MEMORY && session) { /* the session still works, or says what it lacks */
     sl_alloc_fail_at(0);

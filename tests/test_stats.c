@@ -1,4 +1,4 @@
-/* stats/: correlations, entropy, top mass, quantiles, cliffs, against numbers worked out by hand. */
+/* stats/: correlations, entropy, top mass, cliffs, against numbers worked out by hand. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -120,34 +120,6 @@ static void chosen_share_and_peak(void **state) {
   assert_int_equal(sl_peak(w, 0), -1);
 }
 
-static void zero_map_is_not_divided(void **state) {
-  (void)state;
-  float zero[3] = {0}, w[] = {1, 4, 2};
-  sl_map_normalise(zero, zero, 3);
-  for (int i = 0; i < 3; i++) assert_true(zero[i] == 0);
-  sl_map_normalise(w, w, 3);
-  NEAR(w[0], 0.25);
-  NEAR(w[1], 1);
-}
-
-static void quantiles_are_type_7(void **state) {
-  (void)state;
-  const double x[] = {7, 1, 3, 10};
-  double value;
-  const struct {
-    double q, expected;
-  } cases[] = {{0, 1}, {1, 10}, {0.5, 5}, {0.25, 2.5}, {0.9, 7 + 0.7 * 3}, {1.0 / 3, 3}};
-  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-    assert_int_equal(sl_quantile(&value, x, 4, cases[i].q), SL_OK);
-    assert_true(fabs(value - cases[i].expected) < 1e-12);
-  }
-  const double bad[] = {1, NAN};
-  assert_int_equal(sl_quantile(&value, bad, 2, 0.5), SL_OK);
-  assert_true(isnan(value));
-  assert_int_equal(sl_quantile(&value, x, 0, 0.5), SL_OK);
-  assert_true(isnan(value));
-}
-
 static void cliff_stays_below(void **state) {
   (void)state;
   const double falls[] = {0.5, 0.01, 0.03, 0.01, 0.01}, rises[] = {0.5, 0.01, 0.01, 0.3};
@@ -168,7 +140,6 @@ int main(void) {
       cmocka_unit_test(ranks_share_places),    cmocka_unit_test(spearman_with_ties),
       cmocka_unit_test(spearman_out_of_memory), cmocka_unit_test(entropy_in_nats),
       cmocka_unit_test(top_share_counts_up),   cmocka_unit_test(chosen_share_and_peak),
-      cmocka_unit_test(zero_map_is_not_divided), cmocka_unit_test(quantiles_are_type_7),
       cmocka_unit_test(cliff_stays_below),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

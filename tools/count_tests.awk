@@ -1,11 +1,18 @@
-# From a `ctest -V` log: "PASSED FAILED SKIPPED" in test cases. A cmocka program counts its cases by its own lines; any
-# other program counts as one case by ctest's verdict. A program that failed without naming a failed case (a crash, a
+# From a `ctest -V` log: "PASSED FAILED SKIPPED" in test cases. A cmocka program counts its cases by its own lines,
+# another by the line "N passed, N failed, N skipped" if it prints one, else as one case by ctest's verdict. A program that failed without naming a failed case (a crash, a
 # sanitizer report, a timeout) counts as one failure.
 { line = $0; sub(/^[0-9]+: /, "", line) }
 match($0, /^[0-9]+: /) {
   test = substr($0, 1, RLENGTH - 2) + 0
   if (line ~ /^\[==========\] Running/) cmocka[test] = 1
   if (line ~ /^\[       OK \]/) ok[test]++
+  if (line ~ /^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/) {
+    split(line, f, " ")
+    told[test] = 1
+    ok[test] = f[1]
+    bad[test] = f[3]
+    skip[test] = f[5]
+  }
   if (line ~ /^\[  FAILED  \] [0-9]+ test/) { split(line, f, " "); bad[test] = f[4] }
   if (line ~ /^\[  SKIPPED \] [0-9]+ test/) { split(line, f, " "); skip[test] = f[4] }
 }
@@ -18,7 +25,7 @@ match($0, /^[0-9]+: /) {
 }
 END {
   for (test in verdict) {
-    if (test in cmocka) {
+    if (test in cmocka || test in told) {
       passed += ok[test]
       skipped += skip[test]
       failed += bad[test]

@@ -21,7 +21,7 @@ step() {
   fi
 }
 
-BUILD_PACKAGES="gcc libc6-dev make cmake pkg-config libdnnl-dev libjansson-dev libxxhash-dev libjpeg62-turbo-dev libpng-dev
+BUILD_PACKAGES="gcc libc6-dev make cmake pkg-config libjansson-dev libxxhash-dev libjpeg62-turbo-dev libpng-dev
   libwebp-dev libpcre2-dev libutf8proc-dev node-d3"
 TEST_PACKAGES="libcmocka-dev python3 chromium"
 

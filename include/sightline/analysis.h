@@ -52,6 +52,9 @@ SL_API const sl_analysis_info *sl_analysis_at(int index);
 /* The analysis of that name; NULL when there is none. */
 SL_API const sl_analysis_info *sl_analysis_find(const char *name);
 
+/* Checks `value` against the option's type, range and choices; the message names option, expected and found. */
+SL_API sl_status sl_option_check(const sl_option_info *option, const char *value);
+
 /* A flag that stops long work between two layers. Requesting is safe from a signal handler and from any thread. */
 typedef struct sl_cancel sl_cancel;
 SL_API sl_status sl_cancel_new(sl_cancel **out);

@@ -4,8 +4,9 @@
  *   smooth: heat = 1/n sum_j heat(x + e_j), e_j ~ N(0, sigma^2) on the [0, 1] picture before normalisation; raw maps
  * are averaged, and whoever shows them divides by the maximum afterwards                                  (R2R eq. 5)
  *
- * Source: Zhang et al., From Redundancy to Relevance (R2R), arXiv 2406.06579, eq. 1-5, appendix A.1. Statistics, the
- * CAM cliff and the targets besides the logit are sightline's (facts: methods.md 3). */
+ * Source: Zhang et al., From Redundancy to Relevance (R2R), arXiv 2406.06579, eq. 1-5, appendix A.1. Statistics
+ * (analysis.h, sl_map_stats), the CAM cliff (the help of --cam-cliff) and the targets besides the logit (target.c) are
+ * sightline's. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,7 +90,8 @@ static const sl_option_info options[] = {
     {.name = "alpha",
      .type = SL_OPTION_FLAG,
      .fallback = "false",
-     .help = "Also store the channel weights (cam.alpha)."},
+     .help = "Also store the channel weights (cam.alpha): the gradient's mean over the image rows. With a model that keeps "
+             "the tower's class token (vision_feature_select_strategy full) that token's row is one of them."},
     {.name = "cam-cliff",
      .type = SL_OPTION_REAL,
      .argument = "SHARE",
@@ -113,6 +115,10 @@ static sl_status read_options(const sl_analysis_context *c, sl_cam_options *o) {
   for (size_t i = 0; i < sizeof sites / sizeof *sites; i++) {
     if (strcmp(site, sites[i].name) == 0) o->site = sites[i].site;
   }
+  if (o->vision && sl_model_get_shape(c->model)->vision.n_layer == 0) {
+    SL_FAIL(SL_ERROR_UNSUPPORTED,
+            "--vision: this model runs no layer of its vision tower (vision_feature_layer 0), so there is no map of one");
+  }
   if (!contrast) return SL_OK;
   if (o->target != SL_TARGET_LOGIT && o->target != SL_TARGET_MARGIN) {
     SL_FAIL(SL_ERROR_ARGUMENT,
@@ -127,14 +133,15 @@ static sl_status read_options(const sl_analysis_context *c, sl_cam_options *o) {
   SL_FAIL(SL_ERROR_ARGUMENT, "--contrast: \"%s\" is the answer itself, so there is nothing to contrast", contrast);
 }
 
-/* The picture plus noise j. Noise of deviation sigma on the [0, 1] picture is sigma / std after normalisation. */
+/* The picture plus noise j. Noise of deviation sigma on the [0, 1] picture is 255 sigma on its bytes, which the
+ * processor multiplies by its rescale factor (1/255 as a rule) and divides by std. */
 static void add_noise(const sl_analysis_context *c, float *noisy, int j, double sigma) {
   const sl_preprocess *p = sl_model_get_preprocess(c->model);
   const int side = sl_model_get_shape(c->model)->image_px;
   const int64_t n = (int64_t)side * side;
   for (int channel = 0; channel < 3; channel++) {
-    /* Without rescaling the tower sees 0 .. 255. */
-    const double scale = sigma * (p->do_rescale ? 1.0 : 255.0) / (p->do_normalize ? p->std[channel] : 1.0);
+    const double scale =
+        sigma * 255.0 * (p->do_rescale ? p->rescale_factor : 1.0) / (p->do_normalize ? p->std[channel] : 1.0);
     for (int64_t i = channel * n; i < (channel + 1) * n; i++)
       noisy[i] = c->pixels[i] + (float)(scale * sl_rng_normal(c->seed, NOISE_STREAM + (uint64_t)j, (uint64_t)i));
   }

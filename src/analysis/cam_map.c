@@ -7,7 +7,8 @@
  * One forward pass that keeps activations, then one backward pass per target gives the maps of all layers; features and
  * gradients never leave the device. Whether a layer's map exists is decided by what the backward pass can reach: at
  * the last layer's ln2, say, no image row feeds the target's rows, and nn reports a first reachable row behind the
- * image. Source: R2R eq. 1-4 and appendix A.1; rows, reachability and targets as in facts: methods.md 3. */
+ * image. Source: Zhang et al., From Redundancy to Relevance (R2R), arXiv 2406.06579, eq. 1-4 and appendix A.1;
+ * the paper's target is the logit. */
 #include "analysis/cam_map.h"
 
 #include <stdlib.h>

@@ -5,8 +5,8 @@
  * Query rows are those whose logits predict the answer's tokens. The forward pass emits the pattern of these rows alone
  * and every layer is reduced as it is seen, so that no P x P matrix exists anywhere.
  * Source: Zhang et al., From Redundancy to Relevance (R2R), arXiv 2406.06579. The class of structure tokens, the class
- * of generated tokens, the statistics of the image row and the attention cliff are sightline's (facts: methods.md 2).
- */
+ * of generated tokens, the statistics of the image row (analysis.h, sl_map_stats) and the attention cliff (the help of
+ * --attention-cliff) are sightline's. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

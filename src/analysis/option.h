@@ -5,9 +5,6 @@
 #include "base/json.h"
 #include "sightline/analysis.h"
 
-/* Checks `value` against the option's type, range and choices; the message names option, expected and found. */
-sl_status sl_option_check(const sl_option_info *option, const char *value);
-
 /* The option called `name` (hyphens and underscores are the same) of an analysis; NULL when it has none. */
 const sl_option_info *sl_option_find(const sl_analysis_info *analysis, const char *name);
 

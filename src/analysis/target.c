@@ -6,7 +6,8 @@
  *   logodds  y = z_a - lse(z without a)         dy/dz = e_a - softmax over the others
  *   contrast y = z_a - z_b                      dy/dz = e_a - e_b
  *
- * Source: R2R eq. 1 (logit); the others are sightline's (facts: methods.md 3 and 5). */
+ * Source: Zhang et al., From Redundancy to Relevance, arXiv 2406.06579, eq. 1 (logit); the others are sightline's, as
+ * defined above; lse is the log of the sum of exponentials, r the runner-up in the unmodified run, b a given token. */
 #include "analysis/target.h"
 
 #include <math.h>

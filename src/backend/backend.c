@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -36,6 +37,10 @@ sl_status sl_aligned_alloc(void **out, size_t n_bytes, const char *what) {
   size_t rounded;
   if (!sl_size_add(n_bytes, 64, &rounded)) SL_FAIL(SL_ERROR_MEMORY, "%s: %zu bytes are too many", what, n_bytes);
   rounded &= ~(size_t)63;
+  const size_t machine = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+  if (rounded > machine) /* zeroing it would end the process instead of giving an error */
+    SL_FAIL(SL_ERROR_MEMORY, "%s: %.1f GB are needed; this machine has %.1f GB of memory", what, (double)rounded / 1e9,
+            (double)machine / 1e9);
   /* Huge pages where they pay: weights and activations are walked with large strides. */
   size_t align = rounded >= ((size_t)1 << 20) ? (size_t)2 << 20 : 64;
   if (posix_memalign(out, align, rounded) != 0) {
@@ -103,30 +108,26 @@ void sl_queue_free(sl_queue *queue) {
 int sl_queue_threads(const sl_queue *queue) { return queue->n_thread; }
 const sl_ops *sl_queue_ops(const sl_queue *queue) { return queue->backend->kind->ops; }
 
-static int largest(int a, int b) { return a > b ? a : b; }
 
 sl_status sl_queue_reserve(sl_queue *queue, int max_rows, int max_width, int max_key) {
   if (max_rows < 0 || max_width < 0 || max_key < 0) {
     SL_FAIL(SL_ERROR_ARGUMENT, "scratch for %d rows, width %d, %d keys: sizes cannot be negative", max_rows, max_width,
             max_key);
   }
-  max_rows = largest(max_rows, queue->max_rows);
-  max_width = largest(max_width, queue->max_width);
-  max_key = largest(max_key, queue->max_key);
-  size_t n_bytes = 0;
-  if (!queue->backend->kind->scratch(queue, max_rows, max_width, max_key, &n_bytes)) {
+  size_t shared = 0, share = 0, n_bytes = 0;
+  if (!queue->backend->kind->scratch(queue, max_rows, max_width, max_key, &shared, &share))
     SL_FAIL(SL_ERROR_MEMORY, "scratch for %d rows, width %d, %d keys is too large", max_rows, max_width, max_key);
-  }
-  if (n_bytes != queue->scratch_bytes) { /* grows only: every size is at least the old one */
-    void *scratch = NULL;
-    SL_TRY(sl_aligned_alloc(&scratch, n_bytes, "scratch"));
-    free(queue->scratch);
-    queue->scratch = scratch;
-    queue->scratch_bytes = n_bytes;
-  }
-  queue->max_rows = max_rows;
-  queue->max_width = max_width;
-  queue->max_key = max_key;
+  if (shared < queue->shared_bytes) shared = queue->shared_bytes;
+  if (share < queue->share_bytes) share = queue->share_bytes;
+  if (shared == queue->shared_bytes && share == queue->share_bytes) return SL_OK;
+  if (!sl_size_mul(share, (size_t)queue->n_thread, &n_bytes) || !sl_size_add(n_bytes, shared, &n_bytes))
+    SL_FAIL(SL_ERROR_MEMORY, "scratch for %d rows, width %d, %d keys is too large", max_rows, max_width, max_key);
+  void *scratch = NULL;
+  SL_TRY(sl_aligned_alloc(&scratch, n_bytes, "scratch"));
+  free(queue->scratch);
+  queue->scratch = scratch;
+  queue->shared_bytes = shared;
+  queue->share_bytes = share;
   return SL_OK;
 }
 

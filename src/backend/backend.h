@@ -135,7 +135,7 @@ struct sl_ops {
 sl_status sl_backend_open(sl_backend **out, const char *name);
 void sl_backend_close(sl_backend *backend);
 const char *sl_backend_name(const sl_backend *backend);
-/* One line on what products run on ("AMX bf16 tiles", "oneDNN f32", ...) in this mode on this machine. */
+/* One line on what products run on ("bf16 on AMX tiles", ...) in this mode on this machine. */
 const char *sl_backend_describe(const sl_backend *backend, sl_compute compute);
 /* What `--dtype auto` means here: bf16x2 where the processor multiplies bf16 matrices, else f32. */
 sl_compute sl_backend_default_compute(const sl_backend *backend);

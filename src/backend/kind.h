@@ -16,8 +16,8 @@ typedef struct sl_kind {
   sl_compute (*default_compute)(const sl_backend *backend);
   /* Fills data and n_bytes of a weight whose other fields are set. */
   sl_status (*pack)(sl_weight *weight, const sl_tensor *parts, int n_part);
-  /* Bytes of scratch the queue needs for these operands; false on overflow. */
-  bool (*scratch)(const sl_queue *queue, int max_rows, int max_width, int max_key, size_t *n_bytes);
+  /* Bytes of scratch that ops need for these operands: shared by all threads, and for each thread. False on overflow. */
+  bool (*scratch)(const sl_queue *queue, int max_rows, int max_width, int max_key, size_t *shared, size_t *share);
 } sl_kind;
 
 extern const sl_kind sl_kind_ref;
@@ -48,8 +48,7 @@ struct sl_queue {
   const sl_backend *backend;
   int n_thread;
   unsigned char *scratch;
-  size_t scratch_bytes;
-  int max_rows, max_width, max_key; /* what was reserved */
+  size_t shared_bytes, share_bytes; /* what was reserved: scratch is the shared part, then one share per thread */
 };
 
 /* 64-byte aligned zeroed memory (free with free()). */

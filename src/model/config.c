@@ -49,8 +49,8 @@ static sl_status fill_string(void *slot, json_t *json, const sl_config_field *f,
   return sl_json_get_string(json, f->path, slot, name);
 }
 
-/* A section ("text_config" of "text_config.hidden_size") that is there must be an object: else its fields would silently
- * take their defaults. */
+/* A section ("text_config" of "text_config.hidden_size") that is there must be an object: else its fields would
+ * silently take their defaults. */
 static sl_status check_sections(json_t *json, const char *path, const char *name) {
   char section[128];
   for (const char *dot = strchr(path, '.'); dot; dot = strchr(dot + 1, '.')) {
@@ -62,9 +62,13 @@ static sl_status check_sections(json_t *json, const char *path, const char *name
   return SL_OK;
 }
 
-sl_status sl_config_fill(sl_config *config, json_t *json, const sl_config_field *fields, int n_field, const char *name) {
+sl_status sl_config_fill(sl_config *config, json_t *json, const sl_config_field *fields, int n_field,
+                         const char *name) {
   static sl_status (*const fill[])(void *, json_t *, const sl_config_field *, const char *) = {
-      [SL_FIELD_INT] = fill_int, [SL_FIELD_REAL] = fill_real, [SL_FIELD_BOOL] = fill_bool, [SL_FIELD_STRING] = fill_string};
+      [SL_FIELD_INT] = fill_int,
+      [SL_FIELD_REAL] = fill_real,
+      [SL_FIELD_BOOL] = fill_bool,
+      [SL_FIELD_STRING] = fill_string};
   for (int i = 0; i < n_field; i++) {
     SL_TRY(check_sections(json, fields[i].path, name));
     SL_TRY(fill[fields[i].kind]((char *)config + fields[i].offset, json, &fields[i], name));
@@ -84,6 +88,6 @@ sl_status sl_config_act(const char *hf_name, const char *key, const char *name, 
       return SL_OK;
     }
   }
-  SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: %s is \"%s\"; sightline has quick_gelu, gelu, gelu_pytorch_tanh and silu", name, key,
-          hf_name);
+  SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: %s is \"%s\"; sightline has quick_gelu, gelu, gelu_pytorch_tanh and silu", name,
+          key, hf_name);
 }

@@ -13,7 +13,7 @@ typedef struct sl_config {
     const char *act, *model_type;
   } vision;
   struct {
-    int n_layer, n_head, n_head_kv, d_model, d_head, d_mlp, n_vocab;
+    int n_layer, n_head, n_head_kv, d_model, d_head, d_mlp, n_vocab, max_position;
     double eps, rope_theta;
     bool attention_bias, mlp_bias;
     const char *act, *model_type, *rope_type;

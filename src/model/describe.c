@@ -38,8 +38,9 @@ sl_status sl_model_to_json(const sl_model *m, json_t **out) {
     json_object_set_new(vision, "image_px", json_integer(m->shape.image_px));
   }
   const char *name = base_name(m->dir);
-  return packed(json_pack("{s:s, s:s%, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:o}", "path", m->dir, "name",
-                          name, strcspn(name, "/"), "family", m->family->name, "title", m->family->title, "hash", hash,
+  return packed(json_pack("{s:s, s:s%, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:o}", "path", m->dir,
+                          "name", name, strcspn(name, "/"), "family", m->family->name, "title", m->family->title,
+                          "hash", hash,
                           "n_layer", t->n_layer, "n_head", t->n_head, "n_head_kv", t->n_head_kv, "d_model", t->d_model,
                           "d_head", t->d_head, "d_mlp", t->d_mlp, "n_vocab", m->shape.n_vocab, "n_image_token",
                           m->shape.n_image_token, "vision", vision),
@@ -47,14 +48,16 @@ sl_status sl_model_to_json(const sl_model *m, json_t **out) {
 }
 
 sl_status sl_model_compute_to_json(const sl_model *m, json_t **out) {
-  return packed(json_pack("{s:s, s:s, s:s, s:i}", "backend", sl_backend_name(m->backend), "mode", sl_compute_name(m->compute),
-                          "products", sl_backend_describe(m->backend, m->compute), "threads", m->n_thread),
+  return packed(json_pack("{s:s, s:s, s:s, s:i}", "backend", sl_backend_name(m->backend), "mode",
+                          sl_compute_name(m->compute), "products", sl_backend_describe(m->backend, m->compute),
+                          "threads", m->n_thread),
                 out);
 }
 
 static json_t *unused_json(const sl_model *m) {
   json_t *names = json_array();
-  for (int i = 0; names && i < m->n_unused; i++) json_array_append_new(names, json_string(m->unused[i]));
+  for (int i = 0; names && i < m->n_unused_named; i++)
+    json_array_append_new(names, json_string(m->unused[i]));
   return names;
 }
 
@@ -70,9 +73,9 @@ static json_t *sites_json(const sl_model *m) {
       snprintf(name, sizeof name, "%s%s", prefixes[part], row->name);
       const bool has_module = sl_site_module(module, (sl_part)part, (sl_site)site);
       const int n_layer = part == SL_PART_VISION ? m->shape.vision.n_layer : m->shape.decoder.n_layer;
-      json_array_append_new(list, json_pack("{s:s, s:s, s:s?, s:i, s:b}", "name", name, "shape", shapes[row->shape], "module",
-                                            has_module ? module : NULL, "layers", row->per_layer ? n_layer : 0, "gradient",
-                                            (int)row->differentiable));
+      json_array_append_new(list, json_pack("{s:s, s:s, s:s?, s:i, s:b}", "name", name, "shape", shapes[row->shape],
+                                            "module", has_module ? module : NULL, "layers",
+                                            row->per_layer ? n_layer : 0, "gradient", (int)row->differentiable));
     }
   }
   return list;
@@ -95,14 +98,15 @@ static json_t *tokens_json(const sl_model *m, const sl_layout *layout) {
 static json_t *estimate_json(const sl_model *m, int n_token) {
   const sl_decoder *d = &m->decoder;
   const double kv = 2.0 * d->n_layer * n_token * d->shape.n_head_kv * d->shape.d_head * sizeof(float);
-  const double per_layer = (double)d->shape.d_model * (sl_block_qkv_width(&d->shape) + d->shape.n_head * d->shape.d_head) +
-                           (double)d->shape.d_model * (sl_block_up_width(&d->shape) + d->shape.d_mlp);
+  const double attention = sl_block_qkv_width(&d->shape) + d->shape.n_head * d->shape.d_head;
+  const double per_layer = d->shape.d_model * (attention + sl_block_up_width(&d->shape) + d->shape.d_mlp);
   const double flop = 2.0 * d->n_layer * per_layer * n_token;
-  const double keep_all = (double)sl_keep_bytes(&d->shape, m->compute, d->n_layer, n_token, true);
-  const double keep_inputs = (double)sl_keep_bytes(&d->shape, m->compute, d->n_layer, n_token, false);
-  return json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "tokens", n_token, "weights_bytes", (double)m->packed_bytes,
-                   "kv_cache_bytes", kv, "forward_flop", flop, "flow_bytes", kv + (double)m->packed_bytes, "cam_flop",
-                   2 * flop, "cam_keep_bytes", keep_all, "cam_recompute_bytes", keep_inputs);
+  const double keep_all = (double)sl_keep_bytes(&d->shape, d->n_layer, n_token, d->n_layer);
+  const double keep_inputs = (double)sl_keep_bytes(&d->shape, d->n_layer, n_token, 0);
+  return json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "tokens", n_token, "weights_bytes",
+                   (double)m->packed_bytes, "kv_cache_bytes", kv, "forward_flop", flop, "flow_bytes",
+                   kv + (double)m->packed_bytes, "cam_flop", 2 * flop, "cam_keep_bytes", keep_all,
+                   "cam_recompute_bytes", keep_inputs);
 }
 
 static sl_status add_layout(const sl_model *m, const char *question, json_t *root) {
@@ -121,11 +125,12 @@ sl_status sl_model_describe(const sl_model *m, const char *question, char **json
   sl_status status = sl_model_compute_to_json(m, &compute);
   json_object_set_new(root, "compute", compute);
   json_object_set_new(root, "template", json_string(m->family->prompt));
-  json_object_set_new(root, "grid", json_pack("{s:i, s:i}", "height", m->shape.grid_height, "width", m->shape.grid_width));
+  json_object_set_new(root, "grid",
+                      json_pack("{s:i, s:i}", "height", m->shape.grid_height, "width", m->shape.grid_width));
   json_object_set_new(root, "decoder", part_json(&m->shape.decoder));
-  json_object_set_new(root, "weights", json_pack("{s:i, s:f, s:f, s:[], s:o}", "found", m->n_found, "bytes",
+  json_object_set_new(root, "weights", json_pack("{s:i, s:f, s:f, s:[], s:i, s:o}", "found", m->n_found, "bytes",
                                                  (double)m->weight_bytes, "packed_bytes", (double)m->packed_bytes,
-                                                 "missing", "unused", unused_json(m)));
+                                                 "missing", "unused_count", m->n_unused, "unused", unused_json(m)));
   json_object_set_new(root, "sites", sites_json(m));
   if (status == SL_OK && question) status = add_layout(m, question, root);
   if (status == SL_OK) status = sl_json_print(root, 2, json);

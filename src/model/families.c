@@ -14,8 +14,8 @@ static sl_status unknown_family(const char *model_type, const char *name) {
   for (size_t i = 0; i < sizeof families / sizeof *families; i++)
     for (const char *const *type = families[i]->model_types; *type; type++)
       (void)sl_text_format(&known, "%s\"%s\"", known.length ? ", " : "", *type);
-  const sl_status status = sl_fail(SL_ERROR_UNSUPPORTED, "%s: model_type is \"%s\"; sightline opens %s", name, model_type,
-                                   known.data ? known.data : "nothing");
+  const sl_status status = sl_fail(SL_ERROR_UNSUPPORTED, "%s: model_type is \"%s\"; sightline opens %s", name,
+                                   model_type, known.data ? known.data : "nothing");
   sl_text_dispose(&known);
   return status;
 }
@@ -26,8 +26,8 @@ sl_status sl_family_find(const sl_family **out, json_t *config, const char *name
   if (!model_type) SL_FAIL(SL_ERROR_FORMAT, "%s: no model_type: not a transformers config", name);
   const json_t *quantization = sl_json_at(config, "quantization_config");
   if (quantization && !json_is_null(quantization))
-    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: quantization_config: quantised weights are not supported, only f32, f16 and bf16",
-            name);
+    SL_FAIL(SL_ERROR_UNSUPPORTED,
+            "%s: quantization_config: quantised weights are not supported, only f32, f16 and bf16", name);
   for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
     for (const char *const *type = families[i]->model_types; *type; type++) {
       if (strcmp(*type, model_type) != 0) continue;

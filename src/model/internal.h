@@ -24,13 +24,13 @@ struct sl_model {
   sl_decoder decoder;
   sl_buffer **vectors; /* norms, biases, tables: one small buffer each */
   int n_vector, cap_vector;
-  char **unused; /* names of unused tensors */
-  int n_unused, n_found;
+  char **unused; /* names of unused tensors, the first n_unused_named of n_unused */
+  int n_unused, n_unused_named, n_found;
   uint64_t weight_bytes, packed_bytes, hash;
 };
 
-/* Family, config and shapes from config.json's content, everything checked. `name` is its path, for messages; `json` must
- * live as long as the model. */
+/* Family, config and shapes from config.json's content, everything checked. `name` is its path, for messages; `json`
+ * must live as long as the model. */
 sl_status sl_model_read_config(sl_model *model, json_t *json, const char *name);
 
 /* Fills tower, projector, decoder and shape from the folder's tensors. */

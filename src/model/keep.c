@@ -12,28 +12,34 @@ static sl_mat take(sl_buffer *buffer, size_t *at, int rows, int cols, sl_dtype d
   return m;
 }
 
-static sl_block_acts take_layer(sl_buffer *buffer, size_t *at, const sl_block_shape *s, sl_compute compute, int n_row,
-                                bool everything) {
-  const sl_dtype dtype = compute == SL_COMPUTE_BF16 ? SL_BF16 : SL_F32;
-  sl_block_acts acts = {.x = take(buffer, at, n_row, s->d_model, SL_F32)};
-  if (!everything) return acts;
+static sl_block_acts take_layer(sl_buffer *buffer, size_t *at, const sl_block_shape *s, int n_row, bool whole) {
+  const sl_dtype dtype = s->compute == SL_COMPUTE_BF16 ? SL_BF16 : SL_F32;
+  sl_block_acts acts = {.x = take(buffer, at, n_row, s->d_model, dtype)};
+  if (!whole) return acts;
   acts.qkv = take(buffer, at, n_row, sl_block_qkv_width(s), dtype);
   acts.z = take(buffer, at, n_row, s->n_head * s->d_head, dtype);
   acts.lse = take(buffer, at, n_row, s->n_head, SL_F32);
-  acts.mid = take(buffer, at, n_row, s->d_model, SL_F32);
+  acts.mid = take(buffer, at, n_row, s->d_model, dtype);
   acts.up = take(buffer, at, n_row, sl_block_up_width(s), dtype);
   return acts;
 }
 
-size_t sl_keep_bytes(const sl_block_shape *shape, sl_compute compute, int n_layer, int n_row, bool everything) {
-  size_t at = 0;
-  (void)take_layer(NULL, &at, shape, compute, n_row, everything);
-  return at * (size_t)n_layer;
+size_t sl_keep_bytes(const sl_block_shape *shape, int n_layer, int n_row, int n_whole) {
+  size_t whole = 0, input = 0;
+  (void)take_layer(NULL, &whole, shape, n_row, true);
+  (void)take_layer(NULL, &input, shape, n_row, false);
+  return whole * (size_t)n_whole + input * (size_t)(n_layer - n_whole);
 }
 
-sl_status sl_keep_reserve(sl_keep *keep, const sl_backend *backend, const sl_block_shape *shape, sl_compute compute,
-                          int n_layer, int n_row, bool everything) {
-  const size_t bytes = sl_keep_bytes(shape, compute, n_layer, n_row, everything);
+int sl_keep_whole(const sl_block_shape *shape, int n_layer, int n_row, size_t limit) {
+  int n_whole = n_layer;
+  while (n_whole > 0 && sl_keep_bytes(shape, n_layer, n_row, n_whole) > limit) n_whole--;
+  return n_whole;
+}
+
+sl_status sl_keep_reserve(sl_keep *keep, const sl_backend *backend, const sl_block_shape *shape, int n_layer, int n_row,
+                          int n_whole) {
+  const size_t bytes = sl_keep_bytes(shape, n_layer, n_row, n_whole);
   if (!keep->buffer || sl_buffer_bytes(keep->buffer) < bytes) {
     sl_buffer_free(keep->buffer);
     keep->buffer = NULL;
@@ -41,8 +47,7 @@ sl_status sl_keep_reserve(sl_keep *keep, const sl_backend *backend, const sl_blo
   }
   if (!keep->acts) SL_TRY(SL_ALLOC(keep->acts, (size_t)n_layer, "kept activations"));
   size_t at = 0;
-  for (int il = 0; il < n_layer; il++)
-    keep->acts[il] = take_layer(keep->buffer, &at, shape, compute, n_row, everything);
+  for (int il = 0; il < n_layer; il++) keep->acts[il] = take_layer(keep->buffer, &at, shape, n_row, il < n_whole);
   return SL_OK;
 }
 

@@ -38,7 +38,8 @@ static sl_status check_question(const sl_model *m, const char *question, bool ra
     size_t length = 0;
     const char *piece = sl_tokenizer_piece(m->tokenizer, id, &length);
     if (piece && length > 0 && strstr(question, piece))
-      SL_FAIL(SL_ERROR_ARGUMENT, "the prompt contains the special token %s; use the raw prompt to write one yourself", piece);
+      SL_FAIL(SL_ERROR_ARGUMENT, "the prompt contains the special token %s; use the raw prompt to write one yourself",
+              piece);
   }
   return SL_OK;
 }
@@ -77,6 +78,9 @@ static sl_status expand_image(sl_layout *l, const sl_model *m, const int32_t *id
       SL_FAIL(SL_ERROR_ARGUMENT, "the prompt's tokens hold the placeholder %s more than once", m->family->placeholder);
   const int n_image = m->shape.n_image_token;
   l->n_token = l->n_prompt = n_id - 1 + n_image;
+  if (l->n_prompt > m->shape.max_position)
+    SL_FAIL(SL_ERROR_ARGUMENT, "the prompt has %d tokens; the model was made for %d (max_position_embeddings)",
+            l->n_prompt, m->shape.max_position);
   l->first_image = at;
   l->n_image = n_image;
   SL_TRY(allocate(l, l->n_token));
@@ -150,7 +154,8 @@ static sl_status build(sl_layout *l, const sl_model *m, const char *question, bo
   if (status == SL_OK) status = classify(l, m);
   for (int t = 0; status == SL_OK && t < l->n_prompt; t++) {
     if (l->ids[t] != m->shape.image_token_id && l->ids[t] >= m->shape.n_vocab)
-      status = sl_fail(SL_ERROR_FORMAT, "token id %d is outside the model's vocabulary of %d", l->ids[t], m->shape.n_vocab);
+      status = sl_fail(SL_ERROR_FORMAT, "token id %d is outside the model's vocabulary of %d", l->ids[t],
+                       m->shape.n_vocab);
   }
   return status;
 }
@@ -201,7 +206,8 @@ static sl_status append_continuation(sl_layout *l, const sl_model *m, const char
 
 sl_status sl_layout_append_text(sl_layout *l, const sl_model *model, const char *answer) {
   size_t bad = 0;
-  if (!sl_utf8_valid(answer, strlen(answer), &bad)) SL_FAIL(SL_ERROR_ARGUMENT, "the answer is not UTF-8 (byte %zu)", bad);
+  if (!sl_utf8_valid(answer, strlen(answer), &bad))
+    SL_FAIL(SL_ERROR_ARGUMENT, "the answer is not UTF-8 (byte %zu)", bad);
   if (answer[0] == '\0') SL_FAIL(SL_ERROR_ARGUMENT, "the answer is empty");
   if (strlen(answer) > MAX_PROMPT_BYTES)
     SL_FAIL(SL_ERROR_ARGUMENT, "the answer has %zu bytes; the limit is %zu", strlen(answer), MAX_PROMPT_BYTES);

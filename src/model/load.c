@@ -1,5 +1,5 @@
-/* From tensors to nn structs: weights packed for the backend, related ones stacked into one product (q, k, v; gate, up),
- * vectors expanded to f32. */
+/* From tensors to nn structs: weights packed for the backend, related ones stacked into one product (q, k, v; gate,
+ * up), vectors expanded to f32. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -95,10 +95,9 @@ static sl_status load_vector(loader *l, sl_mat *out, const sl_role *roles, int n
   return status;
 }
 
-#define WEIGHT(out, layer, ...) \
-  SL_TRY(load_weight(l, (out), (const sl_role[]){__VA_ARGS__}, sizeof((sl_role[]){__VA_ARGS__}) / sizeof(sl_role), layer))
-#define VECTOR(out, layer, ...) \
-  SL_TRY(load_vector(l, (out), (const sl_role[]){__VA_ARGS__}, sizeof((sl_role[]){__VA_ARGS__}) / sizeof(sl_role), layer))
+#define ROLES(...) (const sl_role[]){__VA_ARGS__}, sizeof((sl_role[]){__VA_ARGS__}) / sizeof(sl_role)
+#define WEIGHT(out, layer, ...) SL_TRY(load_weight(l, (out), ROLES(__VA_ARGS__), layer))
+#define VECTOR(out, layer, ...) SL_TRY(load_vector(l, (out), ROLES(__VA_ARGS__), layer))
 
 static sl_status load_decoder_block(loader *l, sl_block_weights *b, int layer) {
   VECTOR(&b->norm1_w, layer, SL_W_LN1);
@@ -213,10 +212,11 @@ static sl_status keep_unused_names(loader *l) {
   const int n = sl_weights_unused(l->weights, names, 64);
   if (n == 0) return SL_OK;
   const int kept = n < 64 ? n : 64;
+  m->n_unused = n;
   SL_TRY(SL_ALLOC(m->unused, (size_t)kept, "unused names"));
   for (int i = 0; i < kept; i++) {
     SL_TRY(sl_strdup(&m->unused[i], names[i]));
-    m->n_unused++;
+    m->n_unused_named++;
   }
   char message[320];
   snprintf(message, sizeof message, n == 1 ? "%d tensor of the folder is not used, first \"%s\""
@@ -268,6 +268,6 @@ void sl_model_unload(sl_model *m) {
   sl_weight_free(m->decoder.head);
   for (int i = 0; i < m->n_vector; i++) sl_buffer_free(m->vectors[i]);
   free(m->vectors);
-  for (int i = 0; i < m->n_unused; i++) free(m->unused[i]);
+  for (int i = 0; i < m->n_unused_named; i++) free(m->unused[i]);
   free(m->unused);
 }

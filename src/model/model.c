@@ -6,6 +6,8 @@
 
 #include "model/internal.h"
 
+#define MAX_HEAD_WIDTH 256 /* of the backends' attention */
+
 /* Fills derived sizes and refuses numbers that contradict each other. */
 static sl_status check_text(sl_config *c, const char *name) {
   if (c->text.d_head == 0) {
@@ -20,6 +22,8 @@ static sl_status check_text(sl_config *c, const char *name) {
             c->text.n_head, c->text.n_head_kv);
   if (c->text.d_head % 2 != 0)
     SL_FAIL(SL_ERROR_FORMAT, "%s: head width %d is odd; rotary embedding needs pairs", name, c->text.d_head);
+  if (c->text.d_head > MAX_HEAD_WIDTH)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: head width %d; sightline's limit is %d", name, c->text.d_head, MAX_HEAD_WIDTH);
   if (!(c->text.eps >= 0) || !isfinite(c->text.eps))
     SL_FAIL(SL_ERROR_FORMAT, "%s: text_config.rms_norm_eps is %g; expected a number >= 0", name, c->text.eps);
   if (!(c->text.rope_theta > 0) || !isfinite(c->text.rope_theta))
@@ -31,6 +35,9 @@ static sl_status check_vision(const sl_config *c, const char *name) {
   if (c->vision.d_model % c->vision.n_head != 0)
     SL_FAIL(SL_ERROR_FORMAT, "%s: vision_config.hidden_size %d is not a multiple of num_attention_heads %d", name,
             c->vision.d_model, c->vision.n_head);
+  if (c->vision.d_model / c->vision.n_head > MAX_HEAD_WIDTH)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the tower's head width %d; sightline's limit is %d", name,
+            c->vision.d_model / c->vision.n_head, MAX_HEAD_WIDTH);
   if (c->vision.image_px < c->vision.patch_px)
     SL_FAIL(SL_ERROR_FORMAT, "%s: vision_config.image_size %d is smaller than patch_size %d", name, c->vision.image_px,
             c->vision.patch_px);
@@ -65,8 +72,8 @@ static void fill_shapes(sl_model *m) {
   m->shape = (sl_model_shape){
       .vision = {run, c->vision.n_layer, c->vision.n_head, c->vision.n_head, c->vision.d_model,
                  c->vision.d_model / c->vision.n_head, c->vision.d_mlp},
-      .decoder = {c->text.n_layer, c->layer_period ? c->layer_period : c->text.n_layer, c->text.n_head, c->text.n_head_kv,
-                  c->text.d_model, c->text.d_head, c->text.d_mlp},
+      .decoder = {c->text.n_layer, c->layer_period ? c->layer_period : c->text.n_layer, c->text.n_head,
+                  c->text.n_head_kv, c->text.d_model, c->text.d_head, c->text.d_mlp},
       .n_vocab = c->text.n_vocab,
       .image_px = c->vision.image_px,
       .patch_px = c->vision.patch_px,
@@ -77,6 +84,7 @@ static void fill_shapes(sl_model *m) {
       .image_token_id = c->image_token_id,
       .bos_id = -1,
       .eos_id = -1,
+      .max_position = c->text.max_position,
   };
 }
 
@@ -120,27 +128,35 @@ static sl_status open_config(sl_model *m) {
   return status;
 }
 
-/* eos from generation_config.json (a number or a list: the first), else config.json, else the tokenizer's "</s>". The
- * file may be absent, but not broken: an answer would run past its end. */
+/* Adds an end token; ids outside the vocabulary and repetitions are left out. */
+static void add_eos(sl_model_shape *shape, const json_t *value) {
+  const int capacity = (int)(sizeof shape->eos_ids / sizeof *shape->eos_ids);
+  if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) >= shape->n_vocab) return;
+  const int id = (int)json_integer_value(value);
+  if (!sl_shape_is_eos(shape, id) && shape->n_eos < capacity) shape->eos_ids[shape->n_eos++] = id;
+}
+
+/* eos_token_id is a number or a list. */
+static void add_all_eos(sl_model_shape *shape, const json_t *value) {
+  if (!json_is_array(value)) add_eos(shape, value);
+  for (size_t i = 0; i < json_array_size(value); i++) add_eos(shape, json_array_get(value, i));
+}
+
+/* End tokens from generation_config.json, else config.json, else the tokenizer's "</s>". */
 static sl_status find_eos(sl_model *m) {
-  json_t *generation = NULL, *from[2] = {NULL, m->config.json};
+  json_t *generation = NULL;
   char *path = NULL;
   SL_TRY(sl_path_join(&path, m->dir, "generation_config.json"));
   const sl_status status = sl_json_load(&generation, path, (size_t)1 << 20);
   free(path);
   if (status != SL_OK && status != SL_ERROR_FILE) return status;
-  from[0] = generation;
-  static const char *const keys[] = {"eos_token_id", "text_config.eos_token_id"};
-  for (int f = 0; f < 2 && m->shape.eos_id < 0; f++) {
-    for (int k = 0; k < 2 && from[f] && m->shape.eos_id < 0; k++) {
-      json_t *value = sl_json_at(from[f], keys[k]);
-      if (json_is_array(value)) value = json_array_get(value, 0);
-      if (json_is_integer(value) && json_integer_value(value) >= 0 && json_integer_value(value) < m->shape.n_vocab)
-        m->shape.eos_id = (int)json_integer_value(value);
-    }
-  }
+  if (generation) add_all_eos(&m->shape, sl_json_at(generation, "eos_token_id"));
   json_decref(generation);
-  if (m->shape.eos_id < 0) m->shape.eos_id = sl_tokenizer_find(m->tokenizer, "</s>");
+  static const char *const keys[] = {"eos_token_id", "text_config.eos_token_id"};
+  for (int k = 0; k < 2 && m->shape.n_eos == 0; k++) add_all_eos(&m->shape, sl_json_at(m->config.json, keys[k]));
+  const int end = sl_tokenizer_find(m->tokenizer, "</s>");
+  if (m->shape.n_eos == 0 && end >= 0) m->shape.eos_ids[m->shape.n_eos++] = end;
+  m->shape.eos_id = m->shape.n_eos > 0 ? m->shape.eos_ids[0] : -1;
   m->shape.bos_id = sl_tokenizer_find(m->tokenizer, "<s>");
   return SL_OK;
 }
@@ -160,9 +176,7 @@ static sl_status open_text(sl_model *m) {
   return find_eos(m);
 }
 
-static sl_status choose_backend(sl_model *m, const sl_model_options *options) {
-  SL_TRY(sl_backend_open(&m->backend, options->backend ? options->backend : "cpu"));
-  const char *wanted = options->compute ? options->compute : "auto";
+static sl_status choose_compute(sl_model *m, const char *wanted) {
   if (strcmp(wanted, "auto") == 0) {
     m->compute = sl_backend_default_compute(m->backend);
     return SL_OK;
@@ -173,6 +187,13 @@ static sl_status choose_backend(sl_model *m, const sl_model_options *options) {
     return SL_OK;
   }
   SL_FAIL(SL_ERROR_ARGUMENT, "compute mode \"%s\" is unknown; expected auto, bf16, bf16x2 or f32", wanted);
+}
+
+static sl_status choose_backend(sl_model *m, const sl_model_options *options) {
+  SL_TRY(sl_backend_open(&m->backend, options->backend ? options->backend : "cpu"));
+  SL_TRY(choose_compute(m, options->compute ? options->compute : "auto"));
+  m->tower.shape.compute = m->decoder.shape.compute = m->compute;
+  return SL_OK;
 }
 
 static sl_status check_preprocess(const sl_model *m) {
@@ -194,15 +215,26 @@ static sl_status open_all(sl_model *m, const char *path, const sl_model_options 
   return sl_model_load(m, options);
 }
 
+/* The caller's options as this library knows them: a caller built against an older, shorter struct leaves the rest 0. */
+static sl_status read_options(sl_model_options *out, const sl_model_options *options) {
+  *out = (sl_model_options){.size = sizeof *out};
+  if (!options) return SL_OK;
+  if (options->size == 0 || options->size > sizeof *out)
+    SL_FAIL(SL_ERROR_ARGUMENT, "sl_model_options has size %zu; this library knows 1 to %zu", options->size, sizeof *out);
+  memcpy(out, options, options->size);
+  return SL_OK;
+}
+
 sl_status sl_model_open(sl_model **out, const char *path, const sl_model_options *options) {
   *out = NULL;
-  static const sl_model_options defaults = {.size = sizeof defaults};
-  if (!options) options = &defaults;
-  if (options->size != sizeof defaults)
-    SL_FAIL(SL_ERROR_ARGUMENT, "sl_model_options has size %zu; this library expects %zu", options->size, sizeof defaults);
+  sl_model_options own;
+  size_t bad = 0;
+  SL_TRY(read_options(&own, options));
+  if (!sl_utf8_valid(path, strlen(path), &bad))
+    SL_FAIL(SL_ERROR_ARGUMENT, "the model folder's path is not UTF-8 (byte %zu)", bad);
   sl_model *m = NULL;
   SL_TRY(SL_ALLOC(m, 1, "model"));
-  const sl_status status = open_all(m, path, options);
+  const sl_status status = open_all(m, path, &own);
   if (status != SL_OK) {
     sl_model_close(m);
     return status;

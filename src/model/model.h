@@ -1,4 +1,5 @@
-/* The loaded model as the rooms above see it: shapes, tokenizer, preprocessing. Immutable; shareable between threads. */
+/* The loaded model as the rooms above see it: shapes, tokenizer, preprocessing. Immutable; shareable between
+ * threads. */
 #ifndef SL_MODEL_MODEL_H
 #define SL_MODEL_MODEL_H
 
@@ -22,8 +23,16 @@ typedef struct sl_model_shape {
   int n_image_token;           /* tokens one picture becomes (grid, plus 1 when the class token is kept) */
   bool keeps_cls;              /* image token 0 is the class token: it has no box */
   int image_token_id;
-  int bos_id, eos_id;          /* -1 when absent */
+  int bos_id, eos_id;          /* -1 when absent; eos_id is the first of eos_ids */
+  int eos_ids[8], n_eos;       /* tokens that end an answer */
+  int max_position;            /* positions the model was made for: prompt and answer together */
 } sl_model_shape;
+
+static inline bool sl_shape_is_eos(const sl_model_shape *shape, int32_t id) {
+  for (int i = 0; i < shape->n_eos; i++)
+    if (shape->eos_ids[i] == id) return true;
+  return false;
+}
 
 const sl_model_shape *sl_model_get_shape(const sl_model *model);
 const sl_tokenizer *sl_model_get_tokenizer(const sl_model *model);

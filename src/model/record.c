@@ -81,7 +81,8 @@ static const sl_part_shape *shape_of(const sl_model *m, sl_part part) {
 }
 
 static int rows_of(const sl_model *m, const sl_layout *layout, sl_part part) {
-  return part == SL_PART_DECODER ? layout->n_token : part == SL_PART_VISION ? sl_tower_rows(&m->tower) : m->shape.n_image_token;
+  if (part == SL_PART_DECODER) return layout->n_token;
+  return part == SL_PART_VISION ? sl_tower_rows(&m->tower) : m->shape.n_image_token;
 }
 
 /* Width of one row of a site without heads. */
@@ -147,8 +148,8 @@ static slot *get_slot(const sl_record *r, sl_part part, sl_site site, int layer)
 }
 
 /* Adds rows and heads of a place, which may have been named before. */
-static sl_status add_slot(sl_record *r, const sl_layout *layout, sl_part part, sl_site site, int layer, const char *rows,
-                          const char *heads) {
+static sl_status add_slot(sl_record *r, const sl_layout *layout, sl_part part, sl_site site, int layer,
+                          const char *rows, const char *heads) {
   slot *s = get_slot(r, part, site, layer);
   if (!s) {
     SL_TRY(SL_REALLOC(r->slots, (size_t)r->n_slot + 1, "record"));
@@ -177,7 +178,8 @@ static sl_status add_matches(sl_record *r, const sl_layout *layout, const char *
     }
   }
   if (n_match == 0)
-    SL_FAIL(SL_ERROR_ARGUMENT, "record: \"%s\" names no site of this model (`sightline info --sites` lists them)", pattern);
+    SL_FAIL(SL_ERROR_ARGUMENT, "record: \"%s\" names no site of this model (`sightline info --sites` lists them)",
+            pattern);
   return SL_OK;
 }
 
@@ -309,7 +311,8 @@ sl_status sl_record_probe(sl_record *r, sl_session *session, sl_part part, sl_pr
   if (n == 0) return SL_OK;
   if (!r->pattern_rows[part]) {
     SL_TRY(sl_buffer_new(&r->pattern_rows[part], r->model->backend, (size_t)n * sizeof(int32_t), "pattern rows"));
-    sl_buffer_write(sl_session_queue(session), r->pattern_rows[part], 0, r->pattern_row_of[part], (size_t)n * sizeof(int32_t));
+    sl_buffer_write(sl_session_queue(session), r->pattern_rows[part], 0, r->pattern_row_of[part],
+                    (size_t)n * sizeof(int32_t));
   }
   probe->pattern_rows = (sl_ints){r->pattern_rows[part], 0, n};
   return SL_OK;

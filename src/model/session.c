@@ -24,16 +24,20 @@ struct sl_session {
   sl_queue *queue;
   sl_scratch scratch;
   const atomic_bool *cancel;
-  int capacity;      /* rows that x, d, ids and the cache hold */
-  int n_cached;      /* rows in the cache */
-  sl_buffer *cache;  /* [n_layer, 2, capacity, Hkv d] */
-  sl_kv *kv;
-  sl_buffer *rows;   /* x [capacity, D] then d [capacity, D] */
+  int capacity;       /* rows that x and the numbers hold */
+  sl_buffer *rows;    /* x [capacity, D] */
   sl_buffer *numbers; /* i32: ids, positions, image rows: 3 x capacity */
-  sl_mat x, d;
+  sl_mat x;
+  int cache_capacity; /* rows that the cache holds */
+  int n_cached;       /* rows in it */
+  sl_buffer *cache;   /* [n_layer, 2, cache_capacity, Hkv d] */
+  sl_kv *kv;
   sl_keep keep;
   size_t keep_limit_bytes;
-  int n_kept;        /* rows of the last forward with keep; 0 = none */
+  int n_whole;           /* layers of that forward that were kept whole */
+  int n_kept;            /* rows of the last forward with keep; 0 = none */
+  sl_buffer *gradient;   /* d [n_kept, D] */
+  sl_mat d;
   const sl_image *image; /* of that forward */
   int first_image;
 };
@@ -47,7 +51,7 @@ sl_status sl_session_new(sl_session **out, const sl_model *model, int n_thread) 
   sl_session *s = NULL;
   SL_TRY(SL_ALLOC(s, 1, "session"));
   s->model = model;
-  s->keep_limit_bytes = (size_t)4 << 30;
+  s->keep_limit_bytes = SL_KEEP_LIMIT;
   sl_status status = sl_queue_new(&s->queue, model->backend, n_thread ? n_thread : model->n_thread);
   if (status == SL_OK) status = SL_ALLOC(s->kv, (size_t)model->decoder.n_layer, "session");
   if (status != SL_OK) {
@@ -65,6 +69,7 @@ void sl_session_free(sl_session *s) {
   sl_buffer_free(s->cache);
   sl_buffer_free(s->rows);
   sl_buffer_free(s->numbers);
+  sl_buffer_free(s->gradient);
   sl_queue_free(s->queue);
   free(s->kv);
   free(s);
@@ -76,9 +81,8 @@ void sl_session_set_keep_limit(sl_session *s, size_t n_bytes) { s->keep_limit_by
 
 size_t sl_session_keep_bytes(const sl_session *s, int n_token) {
   const sl_decoder *decoder = &s->model->decoder;
-  const size_t all = sl_keep_bytes(&decoder->shape, s->model->compute, decoder->n_layer, n_token, true);
-  if (all <= s->keep_limit_bytes) return all;
-  return sl_keep_bytes(&decoder->shape, s->model->compute, decoder->n_layer, n_token, false);
+  const int n_whole = sl_keep_whole(&decoder->shape, decoder->n_layer, n_token, s->keep_limit_bytes);
+  return sl_keep_bytes(&decoder->shape, decoder->n_layer, n_token, n_whole);
 }
 
 /* Scratch of at least `need` elements; only between passes, when nothing is in use. */
@@ -93,14 +97,16 @@ static sl_status reserve_scratch(sl_session *s, int64_t need) {
 
 static int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* The widest side of any product, for the ops' own scratch. */
-static int widest(const sl_model *m) {
-  int64_t width = m->config.text.n_vocab;
-  const int64_t others[] = {sl_block_qkv_width(&m->decoder.shape), sl_block_up_width(&m->decoder.shape),
+/* Declares the products over n_row rows and the head's to the queue. */
+static sl_status reserve_queue(sl_session *s, int n_row, int n_key) {
+  const sl_model *m = s->model;
+  int64_t width = 0;
+  const int64_t widths[] = {sl_block_qkv_width(&m->decoder.shape), sl_block_up_width(&m->decoder.shape),
                             m->decoder.shape.d_model, sl_block_qkv_width(&m->tower.shape), m->tower.shape.d_mlp,
-                            (int64_t)3 * m->shape.patch_px * m->shape.patch_px};
-  for (size_t i = 0; i < sizeof others / sizeof *others; i++) width = max_of(width, others[i]);
-  return (int)width;
+                            m->tower.shape.d_model, (int64_t)3 * m->shape.patch_px * m->shape.patch_px};
+  for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) width = max_of(width, widths[i]);
+  SL_TRY(sl_queue_reserve(s->queue, n_row, (int)width, n_key));
+  return sl_queue_reserve(s->queue, HEAD_ROWS, (int)max_of(width, m->decoder.n_vocab), n_key);
 }
 
 static sl_mat cache_mat(const sl_model *m, sl_buffer *cache, int capacity, int il, int which) {
@@ -108,45 +114,73 @@ static sl_mat cache_mat(const sl_model *m, sl_buffer *cache, int capacity, int i
   return (sl_mat){cache, ((int64_t)il * 2 + which) * capacity * width, width, capacity, width, SL_F32};
 }
 
-/* Moves the cached rows of every layer into a cache of the new capacity. */
-static sl_status grow_cache(sl_session *s, int capacity) {
+/* Room for `n_token` rows in the cache; the rows in it are moved along. */
+static sl_status reserve_cache(sl_session *s, int n_token) {
+  if (n_token <= s->cache_capacity) return SL_OK;
   const sl_model *m = s->model;
   const int n_layer = m->decoder.n_layer, width = m->decoder.shape.n_head_kv * m->decoder.shape.d_head;
   size_t bytes;
-  if (!sl_size_mul((size_t)n_layer * 2 * sizeof(float), (size_t)capacity * (size_t)width, &bytes))
-    SL_FAIL(SL_ERROR_MEMORY, "a key/value cache for %d tokens is too large", capacity);
+  if (!sl_size_mul((size_t)n_layer * 2 * sizeof(float), (size_t)n_token * (size_t)width, &bytes))
+    SL_FAIL(SL_ERROR_MEMORY, "a key/value cache for %d tokens is too large", n_token);
   sl_buffer *cache = NULL;
   SL_TRY(sl_buffer_new(&cache, m->backend, bytes, "key/value cache"));
   for (int il = 0; il < n_layer; il++) {
     sl_mat *own[2] = {&s->kv[il].k, &s->kv[il].v};
     for (int which = 0; which < 2; which++) {
-      const sl_mat grown = cache_mat(m, cache, capacity, il, which);
+      const sl_mat grown = cache_mat(m, cache, n_token, il, which);
       if (s->n_cached > 0)
-        sl_queue_ops(s->queue)->copy(s->queue, sl_mat_rows(grown, 0, s->n_cached), sl_mat_rows(*own[which], 0, s->n_cached));
+        sl_queue_ops(s->queue)->copy(s->queue, sl_mat_rows(grown, 0, s->n_cached),
+                                     sl_mat_rows(*own[which], 0, s->n_cached));
       *own[which] = grown;
     }
   }
   sl_buffer_free(s->cache);
   s->cache = cache;
+  s->cache_capacity = n_token;
   return SL_OK;
 }
 
-/* Room for `n_token` rows in the cache and the residual buffers. Cached keys and values survive; x and d do not. */
+static void drop_cache(sl_session *s) {
+  sl_buffer_free(s->cache);
+  s->cache = NULL;
+  s->cache_capacity = s->n_cached = 0;
+}
+
+/* Room for `n_token` rows of x and of the numbers; their content is lost. */
 static sl_status reserve_rows(sl_session *s, int n_token) {
   if (n_token <= s->capacity) return SL_OK;
-  const int64_t stride = sl_scratch_stride(s->model->decoder.shape.d_model);
+  const int width = s->model->decoder.shape.d_model;
   sl_buffer_free(s->rows);
   sl_buffer_free(s->numbers);
   s->rows = s->numbers = NULL;
   s->capacity = 0;
   s->n_kept = 0;
-  SL_TRY(grow_cache(s, n_token));
-  SL_TRY(sl_buffer_new(&s->rows, s->model->backend, (size_t)(2 * n_token * stride) * sizeof(float), "residual stream"));
+  SL_TRY(sl_buffer_new(&s->rows, s->model->backend, (size_t)sl_scratch_need(n_token, width) * sizeof(float),
+                       "residual stream"));
   SL_TRY(sl_buffer_new(&s->numbers, s->model->backend, (size_t)(3 * (int64_t)n_token) * sizeof(int32_t), "token ids"));
-  s->x = (sl_mat){s->rows, 0, stride, n_token, s->model->decoder.shape.d_model, SL_F32};
-  s->d = s->x;
-  s->d.offset = n_token * stride;
+  s->x = (sl_mat){s->rows, 0, sl_scratch_stride(width), n_token, width, SL_F32};
   s->capacity = n_token;
+  return SL_OK;
+}
+
+/* Room for what a backward pass over n_token rows needs: kept activations and the gradient. */
+static sl_status reserve_keep(sl_session *s, int n_token) {
+  const sl_decoder *decoder = &s->model->decoder;
+  const int width = decoder->shape.d_model;
+  const size_t bytes = (size_t)sl_scratch_need(n_token, width) * sizeof(float);
+  if (!s->gradient || sl_buffer_bytes(s->gradient) < bytes) {
+    sl_buffer_free(s->gradient);
+    s->gradient = NULL;
+    SL_TRY(sl_buffer_new(&s->gradient, s->model->backend, bytes, "gradient"));
+  }
+  s->d = (sl_mat){s->gradient, 0, sl_scratch_stride(width), n_token, width, SL_F32};
+  return sl_keep_reserve(&s->keep, s->model->backend, &decoder->shape, decoder->n_layer, n_token, s->n_whole);
+}
+
+static sl_status check_length(const sl_session *s, int n_token) {
+  if (n_token > s->model->shape.max_position)
+    SL_FAIL(SL_ERROR_ARGUMENT, "prompt and answer have %d tokens; the model was made for %d (max_position_embeddings)",
+            n_token, s->model->shape.max_position);
   return SL_OK;
 }
 
@@ -160,8 +194,10 @@ static sl_status cut_patches(const sl_model *m, const float *pixels, float **out
   for (int i = 0; i < n_patch; i++)
     for (int channel = 0; channel < 3; channel++)
       for (int y = 0; y < p; y++) {
-        const size_t source = ((size_t)channel * (size_t)px + (size_t)(i / grid_w * p + y)) * (size_t)px + (size_t)(i % grid_w * p);
-        memcpy(*out + (size_t)i * (size_t)width + (size_t)((channel * p + y) * p), pixels + source, (size_t)p * sizeof(float));
+        const size_t row = (size_t)channel * (size_t)px + (size_t)(i / grid_w * p + y);
+        const float *source = pixels + row * (size_t)px + (size_t)(i % grid_w * p);
+        float *to = *out + (size_t)i * (size_t)width + (size_t)((channel * p + y) * p);
+        memcpy(to, source, (size_t)p * sizeof *to);
       }
   return SL_OK;
 }
@@ -187,7 +223,7 @@ static sl_status allocate_image(sl_image *image, sl_session *s, bool keep) {
   if (keep) image->pre = mat_at(image->buffer, &at, n, width);
   image->kept = keep;
   if (keep)
-    SL_TRY(sl_keep_reserve(&image->keep, m->backend, &m->tower.shape, m->compute, m->tower.n_layer, n_row, true));
+    SL_TRY(sl_keep_reserve(&image->keep, m->backend, &m->tower.shape, m->tower.n_layer, n_row, m->tower.n_layer));
   return SL_OK;
 }
 
@@ -195,10 +231,11 @@ static sl_status reserve_tower(sl_session *s, const sl_probe *probe) {
   const sl_model *m = s->model;
   const int n_row = sl_tower_rows(&m->tower), n_pattern = probe ? probe->pattern_rows.count : 0;
   const int64_t tower = max_of(sl_block_forward_scratch(&m->tower.shape, n_row, n_row, n_pattern),
-                               sl_block_backward_scratch(&m->tower.shape, n_row));
-  const int64_t own = sl_scratch_need(n_row, 3 * m->shape.patch_px * m->shape.patch_px) + sl_scratch_need(n_row, m->tower.shape.d_model);
+                               sl_block_backward_scratch(&m->tower.shape, n_row, false));
+  const int64_t own = sl_scratch_need(n_row, 3 * m->shape.patch_px * m->shape.patch_px) +
+                      sl_scratch_need(n_row, m->tower.shape.d_model);
   SL_TRY(reserve_scratch(s, own + max_of(tower, sl_projector_scratch(&m->projector, m->shape.n_image_token))));
-  return sl_queue_reserve(s->queue, n_row, widest(m), n_row);
+  return reserve_queue(s, n_row, n_row);
 }
 
 static sl_status encode(sl_image *image, sl_session *s, const float *pixels, const sl_probe *probe, bool keep) {
@@ -243,14 +280,15 @@ void sl_image_free(sl_image *image) {
 
 /* ---- forward ---- */
 
-static sl_status reserve_decoder(sl_session *s, int n_row, int n_key, const sl_probe *probe, bool keep) {
+/* Scratch of a pass over n_row rows against n_key keys, beside `own` elements of the caller's. */
+static sl_status reserve_decoder(sl_session *s, int n_row, int n_key, const sl_probe *probe, bool keep, int64_t own) {
   const sl_decoder *decoder = &s->model->decoder;
   const int n_pattern = probe ? probe->pattern_rows.count : 0;
   int64_t need = sl_block_forward_scratch(&decoder->shape, n_row, n_key, n_pattern);
-  if (keep) need = max_of(need, sl_block_backward_scratch(&decoder->shape, n_row));
+  if (keep) need = max_of(need, sl_block_backward_scratch(&decoder->shape, n_row, s->n_whole < decoder->n_layer));
   const int64_t head = sl_decoder_head_scratch(decoder, HEAD_ROWS) + sl_scratch_need(HEAD_ROWS, decoder->n_vocab);
-  SL_TRY(reserve_scratch(s, sl_scratch_need(n_row, decoder->shape.d_model) + max_of(need, head)));
-  return sl_queue_reserve(s->queue, n_row > HEAD_ROWS ? n_row : HEAD_ROWS, widest(s->model), n_key);
+  SL_TRY(reserve_scratch(s, own + max_of(need, head)));
+  return reserve_queue(s, n_row, n_key);
 }
 
 /* Writes ids, positions and image rows of `layout` into the number buffer. */
@@ -265,8 +303,8 @@ static sl_status upload_layout(sl_session *s, const sl_layout *layout) {
   }
   for (int i = 0; i < layout->n_image; i++) host[2 * n + i] = layout->first_image + i;
   for (int part = 0; part < 3; part++)
-    sl_buffer_write(s->queue, s->numbers, (size_t)part * (size_t)s->capacity * sizeof(int32_t), host + (size_t)part * (size_t)n,
-                    (size_t)n * sizeof(int32_t));
+    sl_buffer_write(s->queue, s->numbers, (size_t)part * (size_t)s->capacity * sizeof(int32_t),
+                    host + (size_t)part * (size_t)n, (size_t)n * sizeof(int32_t));
   free(host);
   return SL_OK;
 }
@@ -288,16 +326,18 @@ static void head_rows(sl_session *s, const sl_context *c, sl_mat x, int first_ro
   const int64_t mark = s->scratch.used;
   const sl_mat logits = sl_scratch_mat(&s->scratch, x.rows, decoder->n_vocab);
   sl_decoder_head(c, decoder, logits, x, first_row);
+  const size_t n_vocab = (size_t)decoder->n_vocab;
   for (int i = 0; out && i < x.rows; i++)
-    sl_buffer_read(s->queue, out + (size_t)i * (size_t)decoder->n_vocab, logits.buffer,
-                   (size_t)(logits.offset + i * logits.stride) * sizeof(float), (size_t)decoder->n_vocab * sizeof(float));
+    sl_buffer_read(s->queue, out + (size_t)i * n_vocab, logits.buffer,
+                   (size_t)(logits.offset + i * logits.stride) * sizeof(float), n_vocab * sizeof(float));
   s->scratch.used = mark;
 }
 
 static void head_asked(sl_session *s, const sl_context *c, const int *rows, int n_row, float *logits) {
   for (int i = 0; i < n_row;) {
     const int n = run_length(rows + i, n_row - i);
-    head_rows(s, c, sl_mat_rows(s->x, rows[i], n), rows[i], logits ? logits + (size_t)i * (size_t)s->model->decoder.n_vocab : NULL);
+    float *out = logits ? logits + (size_t)i * (size_t)s->model->decoder.n_vocab : NULL;
+    head_rows(s, c, sl_mat_rows(s->x, rows[i], n), rows[i], out);
     i += n;
   }
 }
@@ -311,7 +351,8 @@ static sl_status check_rows(const int *rows, int n_row, int n_token) {
 
 /* The probe wants values of the head at every row, not only at the asked ones. */
 static void head_for_probe(sl_session *s, const sl_context *c, int n_token) {
-  if (!sl_wants(c, SL_PART_DECODER, SL_SITE_LOGITS, 0, false) && !sl_wants(c, SL_PART_DECODER, SL_SITE_LN_FINAL, 0, false))
+  if (!sl_wants(c, SL_PART_DECODER, SL_SITE_LOGITS, 0, false) &&
+      !sl_wants(c, SL_PART_DECODER, SL_SITE_LN_FINAL, 0, false))
     return;
   for (int first = 0; first < n_token; first += HEAD_ROWS) {
     const int n = n_token - first < HEAD_ROWS ? n_token - first : HEAD_ROWS;
@@ -325,19 +366,20 @@ sl_status sl_session_forward(sl_session *s, const sl_layout *layout, const sl_im
   const int n = layout->n_token;
   if (layout->n_image > 0 && !image) SL_FAIL(SL_ERROR_ARGUMENT, "the prompt has a picture, but none was given");
   SL_TRY(check_rows(rows, n_row, n));
+  SL_TRY(check_length(s, n));
   s->n_cached = s->n_kept = 0;
   SL_TRY(reserve_rows(s, n));
-  SL_TRY(reserve_decoder(s, n, n, probe, keep));
-  if (keep) {
-    const bool everything = sl_keep_bytes(&decoder->shape, s->model->compute, decoder->n_layer, n, true) <= s->keep_limit_bytes;
-    SL_TRY(sl_keep_reserve(&s->keep, s->model->backend, &decoder->shape, s->model->compute, decoder->n_layer, n, everything));
-  }
+  s->n_whole = sl_keep_whole(&decoder->shape, decoder->n_layer, n, s->keep_limit_bytes);
+  SL_TRY(reserve_decoder(s, n, n, probe, keep, 0));
+  if (keep) drop_cache(s); /* a backward pass needs the room, and reads keys and values from what is kept */
+  SL_TRY(keep ? reserve_keep(s, n) : reserve_cache(s, n));
   SL_TRY(upload_layout(s, layout));
   const sl_context c = context_of(s, probe);
   const sl_mat x = sl_mat_rows(s->x, 0, n);
   sl_decoder_embed(&c, decoder, x, numbers(s, 0, n), image ? image->rows : (sl_mat){0}, numbers(s, 2, layout->n_image));
-  SL_TRY(sl_decoder_forward(&c, decoder, x, 0, numbers(s, 1, n), s->kv, keep ? s->keep.acts : NULL, s->cancel));
-  s->n_cached = n;
+  SL_TRY(sl_decoder_forward(&c, decoder, x, 0, numbers(s, 1, n), keep ? NULL : s->kv, keep ? s->keep.acts : NULL,
+                            s->cancel));
+  s->n_cached = keep ? 0 : n;
   s->n_kept = keep ? n : 0;
   s->image = image;
   s->first_image = layout->first_image;
@@ -349,7 +391,7 @@ sl_status sl_session_forward(sl_session *s, const sl_layout *layout, const sl_im
 
 sl_status sl_session_step(sl_session *s, const int32_t *ids, int n_id, float *logits, const sl_probe *probe) {
   const sl_decoder *decoder = &s->model->decoder;
-  if (s->n_cached == 0) SL_FAIL(SL_ERROR_ARGUMENT, "a step needs a forward before it");
+  if (s->n_cached == 0) SL_FAIL(SL_ERROR_ARGUMENT, "a step needs a forward without keep before it");
   if (n_id < 1) SL_FAIL(SL_ERROR_ARGUMENT, "a step of %d tokens; expected at least 1", n_id);
   for (int i = 0; i < n_id; i++)
     if (ids[i] < 0 || ids[i] >= decoder->n_vocab)
@@ -357,8 +399,11 @@ sl_status sl_session_step(sl_session *s, const int32_t *ids, int n_id, float *lo
   if (probe && probe->pattern_rows.count > 0)
     SL_FAIL(SL_ERROR_ARGUMENT, "attention patterns are recorded in a forward pass, not in a step");
   s->n_kept = 0; /* the step's positions replace those of the kept forward */
-  if (s->n_cached + n_id > s->capacity) SL_TRY(reserve_rows(s, 2 * s->n_cached + n_id));
-  SL_TRY(reserve_decoder(s, n_id, s->n_cached + n_id, probe, false));
+  SL_TRY(check_length(s, s->n_cached + n_id));
+  if (s->n_cached + n_id > s->cache_capacity) SL_TRY(reserve_cache(s, 2 * s->n_cached + n_id));
+  SL_TRY(reserve_rows(s, n_id));
+  SL_TRY(reserve_decoder(s, n_id, s->n_cached + n_id, probe, false,
+                         sl_scratch_need(n_id, decoder->shape.d_model)));
   int32_t *positions = NULL;
   SL_TRY(SL_ALLOC(positions, (size_t)n_id, "positions"));
   for (int i = 0; i < n_id; i++) positions[i] = s->n_cached + i;
@@ -391,11 +436,12 @@ static int32_t best_token(const float *logits, int n_vocab, float *prob) {
   return best;
 }
 
-static sl_status continue_greedy(sl_session *s, sl_layout *layout, int max_token, float *logits, float *prob, float *logit) {
+static sl_status continue_greedy(sl_session *s, sl_layout *layout, int max_token, float *logits, float *prob,
+                                 float *logit) {
   for (int i = 0; i < max_token; i++) {
     float p;
     const int32_t token = best_token(logits, s->model->decoder.n_vocab, &p);
-    if (token == s->model->shape.eos_id) return SL_OK;
+    if (sl_shape_is_eos(&s->model->shape, token) || layout->n_token == s->model->shape.max_position) return SL_OK;
     if (prob) prob[i] = p;
     if (logit) logit[i] = logits[token];
     SL_TRY(sl_layout_append(layout, s->model, &token, 1));
@@ -461,10 +507,10 @@ sl_status sl_session_backward(sl_session *s, const int *rows, int n_row, const f
     SL_FAIL(SL_ERROR_ARGUMENT, "a backward pass into the tower needs a prompt with a picture");
   if (n_row < 1) SL_FAIL(SL_ERROR_ARGUMENT, "a backward pass needs at least one logits row");
   SL_TRY(check_rows(rows, n_row, s->n_kept));
-  SL_TRY(reserve_decoder(s, s->n_kept, s->n_kept, NULL, true));
+  SL_TRY(reserve_decoder(s, s->n_kept, s->n_kept, NULL, true, 0));
   const sl_context c = context_of(s, probe);
   head_backward(s, &c, rows, n_row, d_logits);
-  SL_TRY(sl_decoder_backward(&c, decoder, sl_mat_rows(s->d, 0, s->n_kept), rows[0], numbers(s, 1, s->n_kept), s->keep.acts,
-                             s->cancel));
+  SL_TRY(sl_decoder_backward(&c, decoder, sl_mat_rows(s->d, 0, s->n_kept), rows[0], numbers(s, 1, s->n_kept),
+                             s->keep.acts, s->cancel));
   return into_tower ? tower_backward(s, probe) : SL_OK;
 }

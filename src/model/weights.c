@@ -127,7 +127,8 @@ static sl_status check_tensor(const sl_weights *w, const sl_weight_row *row, con
     char want[128], found[128];
     format_shape(want, expected, n_dim);
     format_shape(found, tensor->shape, tensor->n_dim);
-    SL_FAIL(SL_ERROR_FORMAT, "%s: tensor \"%s\" has shape %s; config.json makes it %s", file, tensor->name, found, want);
+    SL_FAIL(SL_ERROR_FORMAT, "%s: tensor \"%s\" has shape %s; config.json makes it %s", file, tensor->name, found,
+            want);
   }
   if (tensor->dtype != SL_F32 && tensor->dtype != SL_F16 && tensor->dtype != SL_BF16)
     SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: tensor \"%s\" is %s; expected F32, F16 or BF16", file, tensor->name,
@@ -149,8 +150,9 @@ sl_status sl_weights_get(sl_weights *w, sl_role role, int layer, const sl_tensor
   entry *found = bsearch(&key, w->entries, (size_t)w->n_entry, sizeof *w->entries, compare_entries);
   if (!found) {
     if (row->need == SL_NEED_UNLESS_TIED) return SL_OK;
-    SL_FAIL(SL_ERROR_FORMAT, "%s: tensor \"%s\" is missing: no spelling of that name is among the %d tensors of the folder",
-            w->dir, name, w->n_entry);
+    SL_FAIL(SL_ERROR_FORMAT,
+            "%s: tensor \"%s\" is missing: no spelling of that name is among the %d tensors of the folder", w->dir,
+            name, w->n_entry);
   }
   SL_TRY(check_tensor(w, row, found->tensor));
   w->n_used += !found->used;

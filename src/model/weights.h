@@ -1,5 +1,5 @@
-/* The tensors of a folder by role: names made canonical, every shape and type checked, missing and duplicate ones named,
- * unused ones listed. */
+/* The tensors of a folder by role: names made canonical, every shape and type checked, missing and duplicate ones
+ * named, unused ones listed. */
 #ifndef SL_MODEL_WEIGHTS_H
 #define SL_MODEL_WEIGHTS_H
 
@@ -15,7 +15,8 @@ sl_status sl_weights_open(sl_weights **out, const char *dir, const sl_family *fa
 void sl_weights_close(sl_weights *weights);
 
 /* The tensor of a role, checked; *out is NULL when the config says there is none (a bias, a tied head). `layer` is
- * ignored for roles without one. A needed tensor that is absent is an error naming the folder and the tensor's canonical name. */
+ * ignored for roles without one. A needed tensor that is absent is an error naming the folder and the tensor's
+ * canonical name. */
 sl_status sl_weights_get(sl_weights *weights, sl_role role, int layer, const sl_tensor **out);
 
 /* To be called when a tensor was packed: its pages are dropped, and it counts into the hash. Reports a NaN or infinity

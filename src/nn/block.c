@@ -11,16 +11,16 @@ int64_t sl_block_forward_scratch(const sl_block_shape *s, int n_row, int n_key, 
   return attention > mlp ? attention : mlp;
 }
 
-int64_t sl_block_backward_scratch(const sl_block_shape *s, int n_row) {
+int64_t sl_block_backward_scratch(const sl_block_shape *s, int n_row, bool recompute) {
   const int64_t qkv = sl_scratch_need(n_row, sl_block_qkv_width(s)), z = sl_scratch_need(n_row, s->n_head * s->d_head);
   const int64_t up = sl_scratch_need(n_row, sl_block_up_width(s)), x = sl_scratch_need(n_row, s->d_model);
-  const int64_t recomputed = qkv + z + sl_scratch_need(n_row, s->n_head) + x + up;
-  const int64_t redo = x + sl_block_forward_scratch(s, n_row, n_row, 0);
   const int64_t attention = 2 * qkv + 2 * z + 2 * x;
-  const int64_t mlp = 2 * x + 2 * up + sl_scratch_need(n_row, s->d_mlp);
+  const int64_t mlp = 2 * x + up + sl_scratch_need(n_row, s->d_mlp);
   int64_t most = attention > mlp ? attention : mlp;
+  if (!recompute) return 2 * x + most; /* kept residuals in f32 */
+  const int64_t redo = x + sl_block_forward_scratch(s, n_row, n_row, 0);
   if (redo > most) most = redo;
-  return recomputed + most;
+  return qkv + z + sl_scratch_need(n_row, s->n_head) + 2 * x + up + most;
 }
 
 /* Emits patterns and scores for the probe's rows. */
@@ -51,12 +51,12 @@ static void split_qkv(const sl_block_shape *s, sl_mat qkv, sl_mat *q, sl_mat *k,
 static sl_attend attention(const sl_block_shape *s, sl_mat q, sl_mat k, sl_mat v, sl_mat z, sl_mat lse, int first) {
   return (sl_attend){.n_head = s->n_head, .n_head_kv = s->n_head_kv, .d_head = s->d_head,
                      .scale = 1.0f / __builtin_sqrtf((float)s->d_head), .causal = s->causal, .first_query = first,
-                     .q = q, .k = k, .v = v, .z = z, .lse = lse};
+                     .q = q, .k = k, .v = v, .z = z, .lse = lse, .compute = s->compute};
 }
 
 /* y += x W^T + b; when the probe wants the branch's own output it is computed apart. */
-static void add_branch(const sl_context *c, const sl_block_shape *s, sl_site site, int layer, int first, sl_mat y, sl_mat x,
-                       const sl_weight *w, sl_mat bias) {
+static void add_branch(const sl_context *c, const sl_block_shape *s, sl_site site, int layer, int first, sl_mat y,
+                       sl_mat x, const sl_weight *w, sl_mat bias) {
   if (!sl_wants(c, s->part, site, layer, false)) {
     c->ops->linear(c->queue, y, x, w, bias, true);
     return;
@@ -69,8 +69,8 @@ static void add_branch(const sl_context *c, const sl_block_shape *s, sl_site sit
   c->scratch->used = mark;
 }
 
-static void attention_forward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer, sl_mat x,
-                              int first, sl_ints positions, const sl_kv *kv, const sl_block_acts *keep) {
+static void attention_forward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer,
+                              sl_mat x, int first, sl_ints positions, const sl_kv *kv, const sl_block_acts *keep) {
   const sl_ops *op = c->ops;
   const int n_row = x.rows;
   const int64_t mark = c->scratch->used;
@@ -249,7 +249,9 @@ static void attention_backward(const sl_context *c, const sl_block_shape *s, con
 void sl_block_backward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer, sl_mat d,
                        int *first_row, sl_ints positions, const sl_block_acts *kept) {
   const int64_t mark = c->scratch->used;
-  const sl_block_acts acts = kept->qkv.buffer ? *kept : recompute(c, s, w, layer, positions, kept);
+  sl_block_acts acts = kept->qkv.buffer ? *kept : recompute(c, s, w, layer, positions, kept);
+  acts.x = as_f32(c, acts.x, 0);
+  acts.mid = as_f32(c, acts.mid, 0);
   const int n_row = d.rows - *first_row;
   mlp_backward(c, s, w, layer, d, *first_row, &acts);
   sl_see_grad(c, s->part, SL_SITE_RESID_MID, layer, *first_row, sl_mat_rows(acts.mid, *first_row, n_row),

@@ -16,6 +16,7 @@ typedef struct sl_block_shape {
   float eps;
   sl_act act;
   bool gated, causal;
+  sl_compute compute; /* of the weights: attention's own products follow it */
   sl_mat inv_freq; /* [1, d/2]; absent = no rotary embedding */
 } sl_block_shape;
 
@@ -28,12 +29,12 @@ typedef struct sl_block_weights {
 
 /* What the backward pass needs of one block's forward. All present, or only `x` (the rest is recomputed). */
 typedef struct sl_block_acts {
-  sl_mat x;    /* [T, D] residual before the block, f32 */
-  sl_mat qkv;  /* [T, (H + 2 Hkv) d], q and k rotated; f32 or bf16 */
-  sl_mat z;    /* [T, H d]; f32 or bf16 */
+  sl_mat x;    /* [T, D] residual before the block; f32 or bf16, as all but lse */
+  sl_mat qkv;  /* [T, (H + 2 Hkv) d], q and k rotated */
+  sl_mat z;    /* [T, H d] */
   sl_mat lse;  /* [T, H] f32 */
-  sl_mat mid;  /* [T, D] residual after attention, f32 */
-  sl_mat up;   /* [T, F] or [T, 2F] before the activation; f32 or bf16 */
+  sl_mat mid;  /* [T, D] residual after attention */
+  sl_mat up;   /* [T, F] or [T, 2F] before the activation */
 } sl_block_acts;
 
 /* Where new keys and values go and old ones are read: [capacity, Hkv d]. */
@@ -46,7 +47,7 @@ static inline int sl_block_up_width(const sl_block_shape *s) { return s->gated ?
 
 /* Elements of scratch for T rows against T_key keys, with n_row pattern rows emitted. */
 int64_t sl_block_forward_scratch(const sl_block_shape *shape, int n_row, int n_key, int n_pattern);
-int64_t sl_block_backward_scratch(const sl_block_shape *shape, int n_row);
+int64_t sl_block_backward_scratch(const sl_block_shape *shape, int n_row, bool recompute);
 
 /* One block in place on x [T, D], rows first .. first + T - 1 of the sequence. With `kv`, keys and values are appended
  * there and all first + T rows are attended to; without, the rows attend among themselves (first is 0). With `keep` the

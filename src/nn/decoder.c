@@ -11,7 +11,8 @@ sl_status sl_decoder_forward(const sl_context *c, const sl_decoder *decoder, sl_
                              const sl_kv *kv, const sl_block_acts *keep, const atomic_bool *cancel) {
   for (int il = 0; il < decoder->n_layer; il++) {
     SL_TRY(sl_check_cancel(cancel));
-    sl_block_forward(c, &decoder->shape, &decoder->blocks[il], il, x, first, positions, &kv[il], keep ? &keep[il] : NULL);
+    sl_block_forward(c, &decoder->shape, &decoder->blocks[il], il, x, first, positions, kv ? &kv[il] : NULL,
+                     keep ? &keep[il] : NULL);
   }
   return SL_OK;
 }
@@ -38,8 +39,8 @@ void sl_decoder_head_backward(const sl_context *c, const sl_decoder *decoder, sl
   c->scratch->used = mark;
 }
 
-sl_status sl_decoder_backward(const sl_context *c, const sl_decoder *decoder, sl_mat d, int first_row, sl_ints positions,
-                              const sl_block_acts *kept, const atomic_bool *cancel) {
+sl_status sl_decoder_backward(const sl_context *c, const sl_decoder *decoder, sl_mat d, int first_row,
+                              sl_ints positions, const sl_block_acts *kept, const atomic_bool *cancel) {
   for (int il = decoder->n_layer - 1; il >= 0; il--) {
     SL_TRY(sl_check_cancel(cancel));
     sl_block_backward(c, &decoder->shape, &decoder->blocks[il], il, d, &first_row, positions, &kept[il]);

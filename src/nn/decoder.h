@@ -15,7 +15,8 @@ typedef struct sl_decoder {
 /* x [T, D]: embeddings of ids, then rows `at` replaced by `image` [N, D] (count 0 = none). */
 void sl_decoder_embed(const sl_context *c, const sl_decoder *decoder, sl_mat x, sl_ints ids, sl_mat image, sl_ints at);
 
-/* All blocks on x [T, D] in place, rows first .. of the sequence; kv has n_layer entries; keep likewise or NULL.
+/* All blocks on x [T, D] in place, rows first .. of the sequence; kv has n_layer entries, or is NULL
+ * (first is then 0); keep likewise.
  * Between layers `cancel` (may be NULL) is checked. */
 sl_status sl_decoder_forward(const sl_context *c, const sl_decoder *decoder, sl_mat x, int first, sl_ints positions,
                              const sl_kv *kv, const sl_block_acts *keep, const atomic_bool *cancel);

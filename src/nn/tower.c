@@ -1,8 +1,8 @@
 /* CLIP vision tower (Radford et al. 2021), as LLaVA uses it: hidden states after n_layer blocks, no final norm. */
 #include "nn/tower.h"
 
-sl_status sl_tower_forward(const sl_context *c, const sl_tower *tower, sl_mat x, sl_mat patches, const sl_block_acts *keep,
-                           const atomic_bool *cancel) {
+sl_status sl_tower_forward(const sl_context *c, const sl_tower *tower, sl_mat x, sl_mat patches,
+                           const sl_block_acts *keep, const atomic_bool *cancel) {
   const sl_ops *op = c->ops;
   op->copy(c->queue, sl_mat_rows(x, 0, 1), tower->class_token);
   op->linear(c->queue, sl_mat_rows(x, 1, tower->n_patch), patches, tower->patch, tower->patch_b, false);

@@ -19,4 +19,5 @@ SL_ASSET(sl_asset_chart, "report/assets/chart.js");
 SL_ASSET(sl_asset_findings, "report/assets/findings.js");
 SL_ASSET(sl_asset_start, "report/assets/report.js");
 
-const char *const sl_asset_common[] = {sl_asset_core, sl_asset_figure, sl_asset_map, sl_asset_chart, sl_asset_findings, NULL};
+const char *const sl_asset_common[] = {sl_asset_core,  sl_asset_figure,   sl_asset_map,
+                                       sl_asset_chart, sl_asset_findings, NULL};

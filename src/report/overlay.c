@@ -8,7 +8,8 @@
 #include "report/colour.h"
 
 /* The rectangle that the tokens cover, in px of the output. */
-static void extent(const sl_token_map *tokens, double scale_x, double scale_y, int width_px, int height_px, double out[4]) {
+static void extent(const sl_token_map *tokens, double scale_x, double scale_y, int width_px, int height_px,
+                   double out[4]) {
   out[0] = out[1] = 0;
   out[2] = width_px;
   out[3] = height_px;
@@ -56,8 +57,10 @@ static sl_status raster_boxes(float *out, int width_px, int height_px, const sl_
   for (size_t i = 0; i < n_pixel; i++) out[i] = 0;
   for (int i = 0; i < tokens->n_token; i++) {
     const float *box = tokens->box + (size_t)i * 4;
-    int x0 = (int)clamp(floor(box[0] * scale_x + 0.5), 0, width_px), x1 = (int)clamp(floor(box[2] * scale_x + 0.5), 0, width_px);
-    int y0 = (int)clamp(floor(box[1] * scale_y + 0.5), 0, height_px), y1 = (int)clamp(floor(box[3] * scale_y + 0.5), 0, height_px);
+    int x0 = (int)clamp(floor(box[0] * scale_x + 0.5), 0, width_px);
+    int y0 = (int)clamp(floor(box[1] * scale_y + 0.5), 0, height_px);
+    int x1 = (int)clamp(floor(box[2] * scale_x + 0.5), 0, width_px);
+    int y1 = (int)clamp(floor(box[3] * scale_y + 0.5), 0, height_px);
     for (int y = y0; y < y1; y++) {
       for (int x = x0; x < x1; x++) {
         out[(size_t)y * width_px + x] += values[i];
@@ -91,7 +94,7 @@ void sl_overlay_blend(sl_rgb *picture, const float *raster, float maximum, float
   for (size_t i = 0; i < n_pixel; i++) {
     if (isnan(raster[i])) continue;
     double value = clamp(raster[i] / maximum, 0, 1);
-    /* The picture turns grey, so that colour means the map alone; low values stay transparent, so that it can be seen. */
+    /* The picture turns grey, so that colour means the map alone; low values stay transparent, to leave it visible. */
     double alpha = strength * (0.12 + 0.88 * value);
     const uint8_t *colour = table[(int)(value * 255 + 0.5)];
     uint8_t *pixel = picture->data + i * 3;

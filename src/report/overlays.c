@@ -1,4 +1,5 @@
-/* Overlay pictures. Each map is divided by its own maximum, as the page does at first: they show where, not how much. */
+/* Overlay pictures. Each map is divided by its own maximum, as the page does at first: they show where, not how
+ * much. */
 #include "report/overlays.h"
 
 #include <math.h>
@@ -168,8 +169,10 @@ static sl_status write_film(const sl_run_reader *run, canvas *c, const layers *l
 }
 
 sl_status sl_overlays_write(const sl_run_reader *run) {
-  layers kinds[2] = {{.name = "cam", .tensor = sl_run_find(run, "cam.heat"), .defined = sl_run_find(run, "cam.defined")},
-                     {.name = "attention", .tensor = sl_run_find(run, "flow.image")}};
+  layers kinds[2] = {{.name = "cam"}, {.name = "attention"}};
+  kinds[0].tensor = sl_run_find(run, "cam.heat");
+  kinds[0].defined = sl_run_find(run, "cam.defined");
+  kinds[1].tensor = sl_run_find(run, "flow.image");
   int64_t n_token = 0;
   for (int k = 0; k < 2; k++) {
     const sl_tensor *tensor = kinds[k].tensor;
@@ -181,8 +184,8 @@ sl_status sl_overlays_write(const sl_run_reader *run) {
     kinds[k].stride = sl_tensor_count(tensor) / tensor->shape[0];
     int64_t here = kinds[k].stride / tensor->shape[1];
     if (n_token != 0 && here != n_token) {
-      SL_FAIL(SL_ERROR_FORMAT, "%s: cam.heat has %lld image tokens, flow.image %lld", sl_run_dir(run), (long long)n_token,
-              (long long)here);
+      SL_FAIL(SL_ERROR_FORMAT, "%s: cam.heat has %lld image tokens, flow.image %lld", sl_run_dir(run),
+              (long long)n_token, (long long)here);
     }
     n_token = here;
   }

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "input/image.h"
 #include "report/colour.h"
 #include "report/section.h"
 
@@ -109,8 +108,9 @@ static sl_status append_tensor(sl_text *out, const sl_run_reader *run, const cha
   int64_t n_image = 0;
   bool by_image = sl_run_symbol(run, "N", &n_image) && tensor->n_dim > 0 && tensor->shape[tensor->n_dim - 1] == n_image;
   if (map && tensor->dtype == SL_F32) {
+    const int64_t *shape = tensor->shape;
     int last = tensor->n_dim - 1;
-    SL_TRY(append_map(out, tensor, by_image || last < 1 ? tensor->shape[last] : tensor->shape[last] * tensor->shape[last - 1]));
+    SL_TRY(append_map(out, tensor, by_image || last < 1 ? shape[last] : shape[last] * shape[last - 1]));
   } else {
     const char *type = tensor->dtype == SL_F32   ? "f32"
                        : tensor->dtype == SL_I32 ? "i32"
@@ -198,23 +198,6 @@ static sl_status append_sections(sl_text *out, const sl_run_reader *run) {
   return SL_OK;
 }
 
-/* Share of the shown picture that the object mask covers: what an evenly spread map would put on the object. */
-static sl_status append_object_area(sl_text *out, const sl_run_reader *run) {
-  if (!sl_run_has_picture(run, "mask")) return sl_text_append_string(out, "null");
-  sl_text path = {0};
-  sl_grey mask = {0};
-  sl_status status = sl_text_format(&path, "%s/images/mask.png", sl_run_dir(run));
-  if (status == SL_OK) status = sl_mask_load(&mask, path.data);
-  if (status == SL_OK) {
-    size_t n_pixel = (size_t)mask.width_px * mask.height_px, n_object = 0;
-    for (size_t i = 0; i < n_pixel; i++) n_object += mask.data[i] != 0;
-    status = sl_text_format(out, "%.6g", (double)n_object / (double)(n_pixel ? n_pixel : 1));
-  }
-  sl_grey_dispose(&mask);
-  sl_text_dispose(&path);
-  return status;
-}
-
 sl_status sl_payload_append(sl_text *out, const sl_run_reader *run) {
   uint8_t colours[SL_COLOUR_COUNT][3];
   sl_colour_table(colours);
@@ -226,9 +209,7 @@ sl_status sl_payload_append(sl_text *out, const sl_run_reader *run) {
   SL_TRY(append_pictures(out, run));
   SL_TRY(sl_text_append_string(out, "},\n\"sections\":["));
   SL_TRY(append_sections(out, run));
-  SL_TRY(sl_text_append_string(out, "],\n\"object_area\":"));
-  SL_TRY(append_object_area(out, run));
-  SL_TRY(sl_text_append_string(out, ",\n\"colours\":\""));
+  SL_TRY(sl_text_append_string(out, "],\n\"colours\":\""));
   SL_TRY(append_base64(out, colours, sizeof colours));
   return sl_text_append_string(out, "\"}");
 }

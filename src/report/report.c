@@ -11,7 +11,8 @@
 #include "report/section.h"
 #include "store/run.h"
 
-/* What the page relies on: wrong types in an edited run.json are told here, with the key, instead of by a blank page. */
+/* What the page relies on: wrong types in an edited run.json are told here, with the key, instead of by a blank
+ * page. */
 static sl_status check_root(const sl_run_reader *run) {
   static const struct {
     const char *path;
@@ -32,14 +33,19 @@ static sl_status check_root(const sl_run_reader *run) {
   size_t index;
   json_t *token;
   json_array_foreach(json_object_get(sl_run_root(run), "tokens"), index, token) {
-    if (!json_is_object(token)) SL_FAIL(SL_ERROR_FORMAT, "%s/run.json: tokens[%zu] is not an object", sl_run_dir(run), index);
+    if (json_is_object(token)) continue;
+    SL_FAIL(SL_ERROR_FORMAT, "%s/run.json: tokens[%zu] is not an object", sl_run_dir(run), index);
   }
   return SL_OK;
 }
 
 static sl_status append_escaped(sl_text *out, const char *text) {
   for (; *text != '\0'; text++) {
-    const char *entity = *text == '<' ? "&lt;" : *text == '>' ? "&gt;" : *text == '&' ? "&amp;" : *text == '"' ? "&quot;" : NULL;
+    const char *entity = *text == '<'   ? "&lt;"
+                         : *text == '>' ? "&gt;"
+                         : *text == '&' ? "&amp;"
+                         : *text == '"' ? "&quot;"
+                                        : NULL;
     if (entity) {
       SL_TRY(sl_text_append_string(out, entity));
     } else {

@@ -1,7 +1,6 @@
-/* Spread of maps over image tokens, and quantiles.
+/* Spread of maps over image tokens.
  *
- *   entropy  -sum p ln p, p = w / sum w
- *   quantile x_(k) + (h - k)(x_(k+1) - x_(k)), h = (n - 1) q, k = floor(h)      (R. Hyndman, Y. Fan 1996, type 7) */
+ *   entropy  -sum p ln p, p = w / sum w */
 #include "stats/spread.h"
 
 #include <math.h>
@@ -60,34 +59,6 @@ int sl_peak(const float *w, int n) {
     if (w[i] > w[best]) best = i;
   }
   return best;
-}
-
-void sl_map_normalise(float *out, const float *w, int n) {
-  const int peak = sl_peak(w, n);
-  const float top = peak >= 0 ? w[peak] : 0;
-  for (int i = 0; i < n; i++) out[i] = top > 0 ? w[i] / top : 0;
-}
-
-static int ascending(const void *a, const void *b) {
-  const double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
-
-sl_status sl_quantile(double *value, const double *x, int n, double q) {
-  *value = NAN;
-  for (int i = 0; i < n; i++) {
-    if (isnan(x[i])) return SL_OK;
-  }
-  if (n == 0) return SL_OK;
-  double *sorted = NULL;
-  SL_TRY(SL_ALLOC(sorted, (size_t)n, "sorted sample"));
-  for (int i = 0; i < n; i++) sorted[i] = x[i];
-  qsort(sorted, (size_t)n, sizeof *sorted, ascending);
-  const double h = (n - 1) * fmax(0.0, fmin(1.0, q));
-  const int k = (int)floor(h);
-  *value = k + 1 < n ? sorted[k] + (h - k) * (sorted[k + 1] - sorted[k]) : sorted[k];
-  free(sorted);
-  return SL_OK;
 }
 
 int sl_first_staying_below(const double *x, int n, double limit) {

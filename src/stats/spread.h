@@ -1,4 +1,4 @@
-/* How a map of non-negative weights is spread, and quantiles. */
+/* How a map of non-negative weights is spread. */
 #ifndef SL_STATS_SPREAD_H
 #define SL_STATS_SPREAD_H
 
@@ -16,13 +16,6 @@ double sl_chosen_share(const float *w, const bool *chosen, int n);
 
 /* Index of the largest value, the first of equal ones; -1 when n is 0. */
 int sl_peak(const float *w, int n);
-
-/* out = w / max(w), all zeros when the largest value is not above 0 (no division by zero); out may be w. */
-void sl_map_normalise(float *out, const float *w, int n);
-
-/* The q-quantile, 0 <= q <= 1, of x[n], linear between order statistics (type 7, as in NumPy and R). NaN when n is 0 or
- * a value is NaN. */
-sl_status sl_quantile(double *value, const double *x, int n, double q);
 
 /* First index from which every later value stays below `limit`; values that are NaN are skipped; -1 when there is no
  * such index. */

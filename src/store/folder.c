@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -26,10 +27,43 @@ sl_status sl_folder_is_empty(const char *dir, bool *empty) {
   return SL_OK;
 }
 
-sl_status sl_folder_make_hidden(char **out, const char *parent, const char *base) {
+/* Locks a folder against being taken for a dead process' one; -1 when that is not possible, or when the folder was
+ * removed before it was locked. `how`: whether to wait for whoever holds it. */
+static int lock_folder(const char *path, int how) {
+  struct stat held, named;
+  const int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0) return -1;
+  if (flock(fd, how) == 0 && fstat(fd, &held) == 0 && lstat(path, &named) == 0 &&
+      held.st_dev == named.st_dev && held.st_ino == named.st_ino)
+    return fd;
+  close(fd);
+  return -1;
+}
+
+void sl_folder_remove_stale(const char *parent, const char *base) {
+  sl_text prefix = {0};
+  DIR *listing = opendir(parent);
+  if (listing && sl_text_format(&prefix, ".%s.partial-", base) == SL_OK) {
+    for (struct dirent *entry; (entry = readdir(listing)) != NULL;) {
+      char *path = NULL;
+      if (strncmp(entry->d_name, prefix.data, prefix.length) != 0) continue;
+      const int fd = sl_path_join(&path, parent, entry->d_name) == SL_OK ? lock_folder(path, LOCK_EX | LOCK_NB) : -1;
+      if (fd >= 0) {
+        sl_folder_remove(path);
+        close(fd);
+      }
+      free(path);
+    }
+  }
+  sl_text_dispose(&prefix);
+  if (listing) closedir(listing);
+}
+
+sl_status sl_folder_make_hidden(char **out, int *lock, const char *parent, const char *base) {
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
   *out = NULL;
+  *lock = -1;
   for (uint64_t attempt = 0; attempt < 100; attempt++) {
     /* mkdir rather than mkdtemp: the folder is to be kept, so the user's umask decides who may read it. */
     unsigned tag = (unsigned)sl_rng_u64((uint64_t)now.tv_nsec, (uint64_t)getpid(), attempt);
@@ -40,8 +74,14 @@ sl_status sl_folder_make_hidden(char **out, const char *parent, const char *base
       return status;
     }
     if (mkdir(path.data, 0777) == 0) {
-      *out = path.data;
-      return SL_OK;
+      *lock = lock_folder(path.data, LOCK_EX);
+      /* A file system without locks is no reason to fail; a folder that is gone is one to try again. */
+      if (*lock >= 0 || access(path.data, F_OK) == 0) {
+        *out = path.data;
+        return SL_OK;
+      }
+      sl_text_dispose(&path);
+      continue;
     }
     int reason = errno;
     sl_text_dispose(&path);

@@ -6,8 +6,12 @@
 
 sl_status sl_folder_is_empty(const char *dir, bool *empty);
 
-/* Makes a new folder `parent/.base.partial-...` with the usual permissions; its path into a new string. */
-sl_status sl_folder_make_hidden(char **out, const char *parent, const char *base);
+/* Makes a new folder `parent/.base.partial-...` with the usual permissions; its path into a new string. *lock is a file
+ * descriptor that marks it as in use until it is closed or the process ends, however that happens. */
+sl_status sl_folder_make_hidden(char **out, int *lock, const char *parent, const char *base);
+
+/* Removes every hidden folder of that parent and base whose process has ended. Best effort. */
+void sl_folder_remove_stale(const char *parent, const char *base);
 
 /* Gives the folder `from` the name `to`. What was at `to` (a folder, or nothing) is exchanged in the same step and
  * removed afterwards. On failure both are as before. */

@@ -21,6 +21,7 @@ typedef struct picture {
 struct sl_run {
   char *dir;      /* final place */
   char *building; /* hidden sibling, exists until commit or free */
+  int lock;       /* marks it as in use; -1 = none */
   bool force;
   bool spent; /* commit was called */
   json_t *json;
@@ -72,9 +73,13 @@ sl_status sl_run_new(sl_run **out, const char *dir, bool force) {
   char *parent = NULL;
   const char *base;
   SL_TRY(SL_ALLOC(run, 1, "run"));
+  run->lock = -1;
   sl_status status = split_path(dir, &run->dir, &parent, &base);
   if (status == SL_OK) status = check_target(run->dir, force);
-  if (status == SL_OK) status = sl_folder_make_hidden(&run->building, parent, base);
+  if (status == SL_OK) {
+    sl_folder_remove_stale(parent, base); /* of runs that were killed */
+    status = sl_folder_make_hidden(&run->building, &run->lock, parent, base);
+  }
   if (status == SL_OK) {
     run->force = force;
     run->json = json_object();
@@ -225,6 +230,7 @@ sl_status sl_run_commit(sl_run *run) {
 void sl_run_free(sl_run *run) {
   if (!run) return;
   if (run->building) sl_folder_remove(run->building);
+  if (run->lock >= 0) close(run->lock);
   for (int i = 0; i < run->n_tensor; i++) {
     free((char *)run->tensors[i].name);
     free((void *)run->tensors[i].data);

@@ -13,18 +13,22 @@
 const sl_result sl_results[] = {
     /* Attention flow: where the query rows look. */
     {"flow.share", SL_F32, "L,Q,5", NULL, "share of attention",
-     "attention of a query row summed over the keys of a class, mean over heads; the five classes add up to 1"},
+     "attention of a query row summed over the keys of a class, mean over heads; the five classes add up to 1. With "
+     "--renormalise divided by what goes to the prompt: generated is 0, the other four add up to 1"},
     {"flow.image", SL_F32, "L,Q,N", NULL, "share of attention",
-     "attention of a query row on every image token, mean over heads; a row adds up to flow.share's image class"},
+     "attention of a query row on every image token, mean over heads, never renormalised; without --renormalise the "
+     "patches of a row add up to flow.share's image class (a kept class token is in the row, but of class structure)"},
     {"flow.share_heads", SL_F32, "L,H,Q,5", NULL, "share of attention", "as flow.share, for every head"},
     {"flow.image_heads", SL_F32, "L,H,N", NULL, "share of attention",
      "as flow.image, for every head, of the first query row (it predicts the first answer token)"},
     {"flow.entropy", SL_F32, "L,Q", NULL, "nats",
-     "entropy of the flow.image row normalised to sum 1; ln N when spread evenly"},
+     "entropy of the flow.image row over the patches (a kept class token left out), normalised to sum 1; ln of the "
+     "number of patches when spread evenly"},
     {"flow.stats", SL_F32, "L,4", NULL, "nats, share, share, 0/1",
-     "of the first query row's flow.image: entropy; mass of the top 10 % of image tokens; share on the object's "
-     "tokens; 1 when the peak lies on the object. The last two are NaN without an object mask"},
-    {"flow.sinks", SL_I32, "L,K", NULL, "position", "the K keys outside the image (and other than the row itself) with most attention from the first query row"},
+     "of the first query row's flow.image over the patches: entropy; mass of their top 10 %; share on the object's; 1 "
+     "when the peak lies on the object. The last two are NaN without an object mask"},
+    {"flow.sinks", SL_I32, "L,K", NULL, "position",
+     "the K keys outside the image (and other than the row itself) with most attention from the first query row"},
     {"flow.sink_share", SL_F32, "L,K", NULL, "share of attention", "what the keys in flow.sinks receive"},
 
     /* LLaVA-CAM: which image tokens' features raise the target at a layer. */
@@ -33,20 +37,21 @@ const sl_result sl_results[] = {
      "cam.defined is 0"},
     {"cam.defined", SL_U8, "L", NULL, "0/1",
      "1 where the target's gradient can reach image positions at the site; 0 where it is exactly zero by construction"},
-    {"cam.mass", SL_F32, "L", NULL, "as cam.heat", "sum of the first map over image tokens"},
+    {"cam.mass", SL_F32, "L", NULL, "as cam.heat", "sum of the first map over the patches"},
     {"cam.alpha", SL_F32, "L,A,D", NULL, "target per unit of the site's feature",
      "mean over image positions of the target's gradient at the site, per channel (with --alpha)"},
-    {"cam.stats", SL_F32, "L,4", NULL, "nats, share, share, 0/1", "as flow.stats, of the first map; NaN where undefined"},
+    {"cam.stats", SL_F32, "L,4", NULL, "nats, share, share, 0/1",
+     "as flow.stats, of the first map; NaN where undefined"},
     {"cam.vision", SL_F32, "A,gh,gw", "A,N", "as cam.heat", "the same map at the vision tower's last kept layer"},
     {"cam.flow_correlation", SL_F32, "L", NULL, "Spearman's rho",
-     "rank correlation of the first map with the first query row's flow.image in the same layer; NaN where undefined"},
+     "rank correlation over the patches of the first map with the first query row's flow.image in the same layer; NaN "
+     "where undefined"},
 
     /* The picture's tokens. */
     {"image.box", SL_F32, "N,4", NULL, "px of images/input.png", "x0, y0, x1, y1 of the patch an image token shows"},
     {"image.view", SL_I32, "N", NULL, "index", "the tile or view an image token belongs to"},
 
     /* Outputs of the model. */
-    {"logits.rows", SL_F32, "Q,V", NULL, "logit", "logits of the query rows"},
     {"logits.all", SL_F32, "P,V", NULL, "logit", "logits of every position"},
 
     /* Recorded activations, under their TransformerLens names. */

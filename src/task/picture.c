@@ -1,5 +1,6 @@
-/* The asked picture. A token shows the object when at least half of its patch is masked (facts: methods.md 1); patches
- * are mapped back to the picture, where their edges fall between pixels, so the mask is integrated over the box. */
+/* The asked picture. A token shows the object when at least a given share of its patch's area, half by default, is
+ * masked; patches are mapped back to the picture, where their edges fall between pixels, so the mask is integrated over
+ * the box. */
 #include "task/picture.h"
 
 #include <math.h>

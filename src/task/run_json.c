@@ -53,6 +53,7 @@ sl_status sl_run_json_start(json_t *root, const sl_model *model, const sl_trace_
   SL_TRY(sl_run_json_set(root, "model", part));
   SL_TRY(sl_model_compute_to_json(model, &part));
   SL_TRY(sl_run_json_set(root, "compute", part));
+  if (r->n_thread > 0) SL_TRY(sl_run_json_set(part, "threads", json_integer(r->n_thread)));
   SL_TRY(sl_picture_to_json(picture, &part));
   SL_TRY(sl_run_json_set(root, "image", part));
   return sl_run_json_set(root, "seed", json_integer((json_int_t)r->seed));

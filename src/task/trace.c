@@ -26,6 +26,7 @@ typedef struct trace {
   sl_image *image;
   sl_layout layout;
   sl_answer answer;
+  bool answered; /* the answer is whole and run.json tells it */
   bool *object;
   float *flow_row;
   sl_record *record; /* NULL when no sites are asked for */
@@ -122,8 +123,8 @@ static sl_status make_answer(trace *t) {
   const sl_answer_request request = {.forced = r->answer, .max_token = most, .on_token = on_token, .user = t};
   SL_TRY(sl_answer_make(&t->answer, t->session, t->model, t->image, &t->layout, &request));
   if (t->answer.n_token == 0) {
-    SL_TRY(sl_answer_append_end(&t->answer, t->session, t->model, t->image, &t->layout));
     SL_TRY(warn(t, "the answer is empty: the model ends at once; analyses are about its end-of-sequence token"));
+    SL_TRY(sl_answer_append_end(&t->answer, t->session, t->model, t->image, &t->layout));
   }
   tell_progress(t, "answer", 1, 1);
   /* Whoever gave a limit knows it. */
@@ -133,7 +134,9 @@ static sl_status make_answer(trace *t) {
   if (t->run) SL_TRY(sl_picture_store(&t->picture, t->model, t->run));
   /* Here rather than when it records: positions that do not exist are told before the analyses. */
   if (r->record) SL_TRY(sl_record_new(&t->record, t->model, &t->layout, r->record));
-  return note_time(t, "answer", since);
+  SL_TRY(note_time(t, "answer", since));
+  t->answered = true;
+  return SL_OK;
 }
 
 static sl_analysis_context context_for(trace *t, const sl_analysis *analysis, json_t *said) {
@@ -301,7 +304,7 @@ static sl_status summarise(const trace *t, char **summary) {
 /* From a finished or cancelled run to its files and summary. */
 static sl_status finish(trace *t, sl_status status, char **summary) {
   if (status == SL_ERROR_CANCELLED) {
-    if (!t->answer.text) return status; /* nothing was complete yet */
+    if (!t->answered) return status; /* nothing was complete yet */
     SL_TRY(warn(t, "interrupted: only what was complete is here"));
     SL_TRY(sl_run_json_set(t->root, "cancelled", json_true()));
   } else {

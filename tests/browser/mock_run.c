@@ -106,7 +106,7 @@ static void fill_maps(mock *m) {
     double focus = exp(-pow((l - 5.5) / 3.0, 2));
     for (int q = 0; q < N_QUERY; q++) {
       float *row = m->flow + (l * N_QUERY + q) * m->n_image, *share = m->share + (l * N_QUERY + q) * N_CLASS;
-      double sum = 0, total = image_share[l] * (q ? 0.86 : 1);
+      double sum = 0, total = image_share[l] * (q ? 0.06 : 1);
       for (int i = 0; i < m->n_image; i++) {
         double base = 0.25 + 0.5 * noise(20 + (uint64_t)l, (uint64_t)(i + q * 1000));
         row[i] = (float)(base + 6 * focus * patch_object(i) + (i == 17 && l > 3 ? 5 : 0));
@@ -146,8 +146,8 @@ static sl_status put_flow(mock *m) {
         out[1] = image;
       }
       for (int i = 0; i < n; i++) {
-        image_heads[(l * N_HEAD + h) * n + i] =
-            m->flow[l * N_QUERY * n + i] * (float)(gain * (0.4 + 1.2 * noise(90 + (uint64_t)h, (uint64_t)(i + l * 500))));
+        double factor = gain * (0.4 + 1.2 * noise(90 + (uint64_t)h, (uint64_t)(i + l * 500)));
+        image_heads[(l * N_HEAD + h) * n + i] = m->flow[l * N_QUERY * n + i] * (float)factor;
       }
     }
     for (int q = 0; q < N_QUERY; q++) {
@@ -163,7 +163,8 @@ static sl_status put_flow(mock *m) {
   }
   SL_TRY(sl_run_put(m->run, "flow.share", SL_F32, 3, (int64_t[]){N_LAYER, N_QUERY, N_CLASS}, m->share));
   SL_TRY(sl_run_put(m->run, "flow.image", SL_F32, 3, (int64_t[]){N_LAYER, N_QUERY, n}, m->flow));
-  SL_TRY(sl_run_put(m->run, "flow.share_heads", SL_F32, 4, (int64_t[]){N_LAYER, N_HEAD, N_QUERY, N_CLASS}, share_heads));
+  const int64_t by_head[] = {N_LAYER, N_HEAD, N_QUERY, N_CLASS};
+  SL_TRY(sl_run_put(m->run, "flow.share_heads", SL_F32, 4, by_head, share_heads));
   if (m->kind != MOCK_FLOW) {
     SL_TRY(sl_run_put(m->run, "flow.image_heads", SL_F32, 3, (int64_t[]){N_LAYER, N_HEAD, n}, image_heads));
   }
@@ -184,7 +185,8 @@ static sl_status put_cam(mock *m) {
     defined[l] = l < N_LAYER - 1;
     mass[l] = 0;
     for (int i = 0; i < n; i++) mass[l] += map[i];
-    correlation[l] = defined[l] ? (float)(0.78 * exp(-pow((l - 5) / 3.5, 2)) - 0.12 + 0.05 * noise(8, (uint64_t)l)) : NAN;
+    double agreement = 0.78 * exp(-pow((l - 5) / 3.5, 2)) - 0.12 + 0.05 * noise(8, (uint64_t)l);
+    correlation[l] = defined[l] ? (float)agreement : NAN;
   }
   for (int i = 0; i < N_MAP * n; i++) vision[i] = (float)fmax(0, patch_object(i % n) + noise(9, (uint64_t)i) - 0.55);
   if (grid) {
@@ -201,9 +203,13 @@ static sl_status put_cam(mock *m) {
 
 static sl_status put_boxes(const mock *m) {
   static float box[SIDE * SIDE * 4];
-  double step = (double)PICTURE_PX / SIDE;
+  double step = (double)PICTURE_PX / SIDE, left = m->kind == MOCK_FLOW ? PICTURE_PX / 8 : 0;
+  double step_x = (PICTURE_PX - 2 * left) / SIDE;
   for (int i = 0; i < m->n_image; i++) {
-    for (int k = 0; k < 4; k++) box[i * 4 + k] = (float)(step * ((k % 2 ? i / SIDE : i % SIDE) + k / 2));
+    for (int k = 0; k < 4; k++) {
+      int column = i % SIDE + k / 2, row = i / SIDE + k / 2;
+      box[i * 4 + k] = (float)(k % 2 ? step * row : left + step_x * column);
+    }
   }
   return sl_run_put(m->run, "image.box", SL_F32, 2, (int64_t[]){m->n_image, 4}, box);
 }
@@ -233,9 +239,10 @@ static void add_answer(json_t *tokens, const char *text, double prob, const char
   json_t *token = json_array_get(tokens, json_array_size(tokens) - 1);
   json_object_set_new(token, "prob", json_real(prob));
   json_object_set_new(token, "logit", json_real(24.6));
-  json_object_set_new(token, "top", json_pack("[{s:i,s:s,s:f},{s:i,s:s,s:f},{s:i,s:s,s:f}]", "id", 2654, "text", text, "prob",
-                                              prob, "id", 9110, "text", rival, "prob", (1 - prob) * 0.6, "id", 77, "text",
-                                              " a", "prob", (1 - prob) * 0.2));
+  json_t *top = json_pack("[{s:i,s:s,s:f},{s:i,s:s,s:f},{s:i,s:s,s:f}]", "id", 2654, "text", text, "prob", prob, "id",
+                          9110, "text", rival, "prob", (1 - prob) * 0.6, "id", 77, "text", " a", "prob",
+                          (1 - prob) * 0.2);
+  json_object_set_new(token, "top", top);
 }
 
 static json_t *make_tokens(const mock *m, bool hostile) {
@@ -251,46 +258,67 @@ static json_t *make_tokens(const mock *m, bool hostile) {
 
 #define HOSTILE "</script><script>document.title='broken'</script>\"'&<b>\xe2\x80\xa8<!--"
 
+static json_t *make_analyses(bool hostile, bool cam) {
+  json_t *analyses = json_pack("{s:{s:i, s:f}}", "flow", "attention_cliff", 4, "cliff_share", 0.02);
+  if (!cam) return analyses;
+  static const char reason[] =
+      "at this site the last layer's features only feed their own position, so no gradient of the answer reaches them";
+  json_object_set_new(analyses, "cam",
+                      json_pack("{s:i, s:f, s:s, s:s, s:s, s:[s,s,s]}", "cliff", 9, "cliff_mass", 0.02, "site",
+                                hostile ? HOSTILE : "post-attention RMSNorm", "reason", reason, "target", "logit",
+                                "maps", "sum", hostile ? HOSTILE : " red", " square"));
+  return analyses;
+}
+
+static json_t *make_model(bool hostile) {
+  json_t *vision = json_pack("{s:i,s:i,s:i,s:i}", "n_layer", 6, "n_head", 4, "d_model", 128, "patch_px", 28);
+  return json_pack("{s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:o}", "path", hostile ? HOSTILE : "/models/pocket llava",
+                   "name", hostile ? HOSTILE : "pocket-llava", "family", "llava", "hash", "3f9ac1d27b60e845", "n_layer",
+                   N_LAYER, "n_head", N_HEAD, "n_head_kv", N_HEAD, "d_model", 256, "d_head", 32, "n_vocab", 4096,
+                   "vision", vision);
+}
+
+static json_t *make_image(const mock *m, bool hostile, bool mask) {
+  json_t *image = json_pack("{s:s,s:s,s:i,s:i}", "path", hostile ? HOSTILE : "meadow.png", "hash", "91b2c0aa54de7713",
+                            "width_px", PICTURE_PX, "height_px", PICTURE_PX);
+  if (!mask) return image;
+  int n_object = 0;
+  for (int i = 0; i < m->n_image; i++) n_object += patch_object(i) > 0.5;
+  json_object_set_new(image, "mask", json_string("mask.png"));
+  json_object_set_new(image, "object_tokens", json_integer(n_object));
+  return image;
+}
+
 static void fill_json(const mock *m) {
   json_t *root = sl_run_json(m->run);
   bool hostile = m->kind == MOCK_HOSTILE, cam = m->kind != MOCK_FLOW;
   int first_text = (int)(sizeof before / sizeof *before) + m->n_image, n_after = (int)(sizeof after / sizeof *after);
   const char *question = hostile ? HOSTILE : "What is the main object in the image?";
-  json_object_update_new(root, json_pack("{s:s, s:[s,s,s,s,s,s,s,s,s]}", "sightline", "0.1.0", "command", "sightline", "trace",
-                                         "--image", hostile ? HOSTILE : "meadow with square.png", "--prompt", question,
-                                         "--object-mask", "mask.png", "--out=run"));
-  json_t *flow = json_pack("{s:i, s:f}", "attention_cliff", 4, "cliff_share", 0.02);
-  json_t *analyses = json_pack("{s:o}", "flow", flow);
-  if (cam) {
-    json_object_set_new(analyses, "cam", json_pack("{s:i,s:f,s:s,s:s,s:s,s:[s,s,s],s:[{s:s,s:[i,i,i]}]}", "cliff", 9, "cliff_mass", 0.02, "site",
-        hostile ? HOSTILE : "post-attention RMSNorm", "reason",
-        "at this site the last layer's features only feed their own position, so no gradient of the answer reaches them",
-        "target", "logit", "maps", "sum", hostile ? HOSTILE : " red", " square",
-        "sites", "name", "input norm", "defined", 9, 10, 11));
-  }
-  json_object_set_new(root, "analyses", analyses);
-  json_object_set_new(root, "model", json_pack("{s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:{s:i,s:i,s:i,s:i}}", "path",
-      hostile ? HOSTILE : "/models/pocket-llava", "name", hostile ? HOSTILE : "pocket-llava", "family", "llava", "hash",
-      "3f9ac1d27b60e845", "n_layer", N_LAYER, "n_head", N_HEAD, "n_head_kv", N_HEAD, "d_model", 256, "d_head", 32, "n_vocab",
-      4096, "vision", "n_layer", 6, "n_head", 4, "d_model", 128, "patch_px", 28));
-  json_object_set_new(root, "compute", json_pack("{s:s,s:s,s:s,s:i}", "backend", "cpu", "mode", "f32", "products", "oneDNN",
-                                                 "threads", 8));
-  json_object_set_new(root, "image", json_pack("{s:s,s:s,s:i,s:i,s:s?}", "path", hostile ? HOSTILE : "meadow.png", "hash",
-      "91b2c0aa54de7713", "width_px", PICTURE_PX, "height_px", PICTURE_PX, "mask", cam ? "mask.png" : NULL));
+  json_t *command = json_pack("[s,s,s,s,s,s,s,s,s]", "sightline", "trace", "--image",
+                              hostile ? HOSTILE : "meadow with square.png", "--prompt", question, "--object-mask",
+                              "mask.png", "--out=run");
+  json_object_set_new(root, "sightline", json_string("0.1.0"));
+  json_object_set_new(root, "command", command);
+  json_object_set_new(root, "analyses", make_analyses(hostile, cam));
+  json_object_set_new(root, "model", make_model(hostile));
+  json_object_set_new(root, "compute", json_pack("{s:s,s:s,s:s,s:i}", "backend", "cpu", "mode", "f32", "products",
+                                                 "oneDNN", "threads", 8));
+  json_object_set_new(root, "image", make_image(m, hostile, cam));
   json_object_set_new(root, "prompt", json_pack("{s:s,s:s,s:s,s:s}", "question", question, "text", question, "answer",
-      hostile ? HOSTILE : "red square", "answer_source", "greedy"));
+                                                hostile ? HOSTILE : "red square", "answer_source", "greedy"));
   json_object_set_new(root, "tokens", make_tokens(m, hostile));
   json_object_set_new(root, "spans", json_pack("{s:[[i,i]],s:[[i,i]]}", "system", 0, 9, "image", 9, first_text));
   json_object_set_new(root, "grid", m->kind == MOCK_NO_GRID ? json_null()
                                                             : json_pack("{s:i,s:i}", "height", SIDE, "width", SIDE));
   json_object_set_new(root, "queries", json_pack("[i,i]", first_text + n_after - 1, first_text + n_after));
-  json_object_set_new(root, "options", json_pack("{s:s,s:i}", "target", "logit", "max-tokens", 16));
+  json_object_set_new(root, "options", json_pack("{s:i,s:{s:b}}", "max-tokens", 16, "flow", "renormalise",
+                                                 m->kind == MOCK_FLOW));
   json_object_set_new(root, "seed", json_integer(1));
-  json_object_set_new(root, "timings_ms", json_pack("{s:f,s:f,s:f,s:f}", "load", 41.2, "forward", 118.9, "backward", 240.3,
-                                                    "total", 412.7));
+  json_object_set_new(root, "timings_ms", json_pack("{s:f,s:f,s:f,s:f}", "load", 41.2, "forward", 118.9, "backward",
+                                                    240.3, "total", 412.7));
   json_object_set_new(root, "peak_memory_bytes", json_integer(231000000));
-  json_object_set_new(root, "warnings", json_pack("[s]", hostile ? HOSTILE : "tokenizer_config.json names no chat template; "
-                                                                              "the family's default was used"));
+  const char *warning = "tokenizer_config.json names no chat template; the family's default was used";
+  json_object_set_new(root, "warnings", json_pack("[s]", hostile ? HOSTILE : warning));
 }
 
 sl_status mock_run_write(const char *dir, mock_kind kind) {

@@ -7,7 +7,7 @@
 typedef enum mock_kind {
   MOCK_PLAIN,   /* flow and CAM, 12 layers, 8 heads, 12 x 12 image tokens, two answer tokens, object mask */
   MOCK_HOSTILE, /* every text that comes from outside tries to break out of the page */
-  MOCK_FLOW,    /* flow only: no CAM, no mask, no per-head pictures */
+  MOCK_FLOW,    /* flow only, renormalised: no CAM, no mask, no per-head pictures; left and right are cropped away */
   MOCK_CAM,     /* CAM only, and no picture */
   MOCK_NO_GRID  /* 32 image tokens without a grid or boxes */
 } mock_kind;

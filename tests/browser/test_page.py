@@ -9,6 +9,7 @@ import argparse
 import base64
 import os
 import pathlib
+import shlex
 import sys
 
 from chrome import Chrome, ChromeError
@@ -79,6 +80,46 @@ def check_structure(check):
     check.that(run("document.querySelectorAll('.findings li').length <= 3"), "at most three findings")
 
 
+def check_command(check):
+    """The command names the model it ran on, and a shell reads it as it was."""
+    run = check.chrome.run
+    command = run("sl.run.command") or []
+    if not command:
+        return print("skipped: no command in this report")
+    if not any(word.startswith("--mo") for word in command) and run("Boolean(sl.run.model && sl.run.model.path)"):
+        command[2:2] = ["--model", run("sl.run.model.path")]
+    check.that(shlex.split(run("document.getElementById('command').textContent")) == command, "the command is whole and quoted")
+    check.that(run("document.getElementById('command').parentNode.textContent.includes('add --force')") == (not any(word.startswith("--f") for word in command)),
+               "--force is advised where it is not given")
+
+
+def check_baselines(check):
+    """What an even spread gives: counted in tokens, and left out where the run does not say."""
+    run = check.chrome.run
+    share = run("(() => { const g = sl.run.grid, n = sl.run.image && sl.run.image.object_tokens; return g && Number.isInteger(n) ? n / (g.height * g.width) : null; })()")
+    words = run("[...document.querySelectorAll('.findings, #figure-object_share svg')].map(e => e.textContent).join(' ')")
+    if share is None:
+        check.that("even spread" not in words and "evenly spread" not in words, "no share of the object is made up")
+    elif check.has("#figure-object_share svg"):
+        check.that("evenly spread, %s of the tokens" % run("sl.percent(%r)" % share) in words, "the object's share is one of tokens")
+    if check.has("#figure-entropy svg"):
+        n = run("sl.run.grid ? sl.run.grid.height * sl.run.grid.width : null")
+        check.that(n is None or run("document.querySelector('#figure-entropy svg').textContent.includes('ln %d')" % n), "entropy is set against the number of patches")
+
+
+def check_frame(check):
+    """Cropped pictures say so and are dimmed where the model saw nothing."""
+    if not check.has("#picture") or not check.chrome.run("sl.maps.hasPicture()"):
+        return print("skipped: no picture in this report")
+    cropped = check.chrome.run("(() => { const boxes = sl.tensor('image.box'), [width, height] = sl.maps.size(); if (!boxes) return false;"
+                               "const of = k => sl.maps.shown(boxes.shape[0]).map(i => boxes.at(i)[k]);"
+                               "return Math.min(...of(0)) >= 1 || Math.min(...of(1)) >= 1 || Math.max(...of(2)) <= width - 1 || Math.max(...of(3)) <= height - 1; })()")
+    check.that(("Outside the frame" in check.chrome.run("document.getElementById('patch').textContent")) == cropped, "cropping is said where it happened")
+    darker = check.chrome.run("(() => { const shown = document.getElementById('picture'), plain = sl.maps.canvas(shown.width); sl.maps.paint(plain, new Float32Array((sl.tensor('image.box') || {shape: [1]}).shape[0]), {maximum: 0});"
+                              "const light = c => d3.mean(c.getContext('2d').getImageData(0, 0, c.width, c.height).data); return light(shown) < light(plain) * 0.99; })()")
+    check.that(not check.chrome.run("sl.tensor('image.box') !== null") or darker == cropped, "only what was cropped away is dimmed")
+
+
 def check_cam(check):
     if not check.has("#layer-slider"):
         return print("skipped: no CAM in this report")
@@ -122,6 +163,11 @@ def check_flow(check):
     if not check.has("#figure-flow_share svg"):
         return print("skipped: no flow in this report")
     run, settle = check.chrome.run, check.chrome.settle
+    check.that(run("document.querySelector('#flow .lead').textContent.includes('--renormalise') === (((sl.run.options || {}).flow || {}).renormalise === true)"),
+               "renormalised shares are called so")
+    least = run("d3.min(sl.tensor('flow.share').values.filter((value, i) => i % 5 === 1 && value > 0)) || 1")
+    check.that(run("sl.percent(Math.pow(10, Math.floor(Math.log10(Math.max(1e-6, Math.min(0.005, %r))))))" % least)
+               in run("document.querySelector('#figure-flow_image_share svg').textContent"), "the logarithmic axis reaches the least share of all positions")
     if run("document.querySelectorAll('.token[data-query]').length") > 1:
         before = run(FIRST_SVG % "#figure-flow_share")
         run("document.querySelectorAll('.token[data-query]')[1].click()")
@@ -249,7 +295,7 @@ def main():
             check.shot(name)
             check_silence(check, name)
         check.open()
-        for step in (check_structure, check_cam, check_flow, check_keyboard, check_files, check_colours):
+        for step in (check_structure, check_command, check_baselines, check_frame, check_cam, check_flow, check_keyboard, check_files, check_colours):
             step(check)
         check_silence(check, "after use")
         check_print(check)

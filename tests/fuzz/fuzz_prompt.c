@@ -1,5 +1,5 @@
-/* libFuzzer target: any bytes as a prompt for a golden model. The first byte chooses: bit 0 a raw prompt; bit 1 the part
- * after the first newline is an answer. What is accepted is a consistent layout. */
+/* libFuzzer target: any bytes as a prompt for a golden model. The first byte chooses: bit 0 a raw prompt; bit 1 the
+ * part after the first newline is an answer. What is accepted is a consistent layout. */
 #include <stdlib.h>
 #include <string.h>
 

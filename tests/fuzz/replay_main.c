@@ -1,5 +1,5 @@
-/* Feeds files, or all files of folders, to a fuzz target: the seeds and whatever fuzzing once found, in the normal build.
- * In the manner of a test program it prints one line per file and how many there were. */
+/* Feeds files, or all files of folders, to a fuzz target, in the normal build: the seeds and whatever fuzzing once
+ * found. It says which file it feeds, since a target ends the process when something is wrong. */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,13 +19,12 @@ static int feed(const char *path) {
     fprintf(stderr, "%s\n", sl_error_message());
     return 1;
   }
-  printf("[ RUN      ] %s\n", path);
-  fflush(stdout); /* the target ends the process when something is wrong */
+  printf("%s\n", path);
+  fflush(stdout);
   /* Exactly as large as the content, so that the sanitizers see a read behind it. */
   uint8_t *exact = malloc(n_bytes > 0 ? n_bytes : 1);
   if (exact) memcpy(exact, bytes, n_bytes);
   if (exact) LLVMFuzzerTestOneInput(exact, n_bytes);
-  printf("[       OK ] %s\n", path);
   n_fed++;
   free(exact);
   free(bytes);
@@ -45,6 +44,6 @@ int main(int argc, char **argv) {
     }
     if (dir) closedir(dir);
   }
-  printf("[  PASSED  ] %d test(s).\n", n_fed);
+  printf("%d files\n", n_fed);
   return failed || n_fed == 0;
 }

@@ -67,38 +67,31 @@ int sl_cpu_thread(void) {
 /* Waking a team costs some microseconds, about 100 000 multiply-adds on vectors. */
 int sl_cpu_threads(const sl_queue *queue, double work) { return work < 2e5 ? 1 : queue->n_thread; }
 
-/* Scratch: what threads share first, then one share per thread. */
-static size_t shared_bytes(const sl_queue *queue, int max_rows, int max_width) {
-  return queue->backend->amx ? sl_amx_rows_bytes(max_rows, max_width) : 0;
-}
-
-size_t sl_cpu_scratch_bytes(const sl_queue *queue) {
-  size_t shared = shared_bytes(queue, queue->max_rows, queue->max_width);
-  return (queue->scratch_bytes - shared) / (size_t)queue->n_thread / 64 * 64;
-}
+size_t sl_cpu_scratch_bytes(const sl_queue *queue) { return queue->share_bytes; }
 
 void *sl_cpu_scratch(const sl_queue *queue, int index) {
   assert(index >= 0 && index < queue->n_thread);
-  return queue->scratch + shared_bytes(queue, queue->max_rows, queue->max_width) +
-         (size_t)index * sl_cpu_scratch_bytes(queue);
+  return queue->scratch + queue->shared_bytes + (size_t)index * queue->share_bytes;
 }
 
 void *sl_cpu_shared(const sl_queue *queue, size_t n_bytes) {
-  bool fits = n_bytes <= shared_bytes(queue, queue->max_rows, queue->max_width);
+  bool fits = n_bytes <= queue->shared_bytes;
   assert(fits && "sl_queue_reserve was not told of a product this large");
   return fits ? queue->scratch : NULL;
 }
 
 /* A share is large enough for whichever op runs: products need a fixed size, attention grows with the keys. Heads are
  * at most 256 wide, or the whole width where that is less. */
-static bool scratch_bytes(const sl_queue *queue, int max_rows, int max_width, int max_key, size_t *n_bytes) {
-  size_t share = sl_f32_scratch_bytes(), attend = 0, shared = shared_bytes(queue, max_rows, max_width);
-  if (queue->backend->amx && sl_amx_scratch_bytes() > share) share = sl_amx_scratch_bytes();
+static bool scratch_bytes(const sl_queue *queue, int max_rows, int max_width, int max_key, size_t *shared, size_t *share) {
+  size_t most = sl_f32_scratch_bytes(), attend = 0;
+  *shared = queue->backend->amx ? sl_amx_rows_bytes(max_rows, max_width) : 0;
+  if (queue->backend->amx && sl_amx_scratch_bytes() > most) most = sl_amx_scratch_bytes();
   if (!sl_attend_scratch_bytes(max_width < 256 ? max_width : 256, max_key, &attend)) return false;
-  if (attend > share) share = attend;
+  if (attend > most) most = attend;
   /* Shares start on different cache sets: 4 KB and a line apart from a power of two. */
-  return sl_size_add(share, 4096 + 64, &share) && sl_size_mul(share / 64 * 64, (size_t)queue->n_thread, n_bytes) &&
-         sl_size_add(*n_bytes, shared, n_bytes);
+  if (!sl_size_add(most, 4096 + 64 + 63, share)) return false;
+  *share = *share / 64 * 64;
+  return true;
 }
 
 static const sl_ops ops = {

@@ -70,10 +70,10 @@ void sl_cpu_gate_dx(sl_queue *queue, sl_act kind, sl_mat dgu, sl_mat dh, sl_mat 
   }
 }
 
-/* Cosines and sines of a row are computed once, in pieces, and turn every head. */
+/* Cosines and sines of a row are computed once and turn every head. */
 static void rope_row(const sl_vector *vector, float *x, int n_head, int d_head, int32_t position, const float *freq,
                      int sign) {
-  enum { PIECE = 128 };
+  enum { PIECE = 128 }; /* half of the widest head, 256 */
   int half = d_head / 2;
   float c[PIECE], s[PIECE];
   assert(half <= PIECE);

@@ -21,9 +21,9 @@ static sl_compute default_compute(const sl_backend *backend) {
   return SL_COMPUTE_F32;
 }
 
-static bool scratch_bytes(const sl_queue *queue, int max_rows, int max_width, int max_key, size_t *n_bytes) {
+static bool scratch_bytes(const sl_queue *queue, int max_rows, int max_width, int max_key, size_t *shared, size_t *share) {
   (void)queue, (void)max_rows, (void)max_width, (void)max_key;
-  *n_bytes = 0;
+  *shared = *share = 0;
   return true;
 }
 

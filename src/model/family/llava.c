@@ -31,6 +31,7 @@ static const sl_config_field fields[] = {
     INT("text_config.num_attention_heads", text.n_head, 32, 1, 1024),
     INT("text_config.num_key_value_heads", text.n_head_kv, 0, 1, 1024),
     INT("text_config.head_dim", text.d_head, 0, 1, 4096),
+    INT("text_config.max_position_embeddings", text.max_position, 2048, 1, 16777216),
     STRING("text_config.hidden_act", text.act, "silu"),
     REAL("text_config.rms_norm_eps", text.eps, 1e-6),
     REAL("text_config.rope_theta", text.rope_theta, 1e4),

@@ -118,9 +118,13 @@ sl.facts = (() => {
   const maps = Array.from({length: nMap}, (_, i) => i === 0 && sumFirst ? "sum"
     : queries.length === nMap - offset && text(tokens[queries[i - offset] + 1]) || String(stored[i] ?? "token " + i).replace(/^[▁Ġ]/, " "));
   const mapIsSum = i => i === 0 && sumFirst;
+  const grid = run.grid || {}, nPatch = grid.height > 0 && grid.width > 0 ? grid.height * grid.width : null;
+  const nObject = (run.image || {}).object_tokens;
   const layerOf = value => Number.isInteger(value) && value >= 0 && value < nLayer ? value : null;
   return {
-    classes, tokens, queries, nLayer, nQuery, text, cam, flow, maps, nMap, mapIsSum,
+    classes, tokens, queries, nLayer, nQuery, nPatch, text, cam, flow, maps, nMap, mapIsSum,
+    // What an evenly spread map would put on the object; null where the run does not say.
+    objectShare: nPatch !== null && sl.isNumber(nObject) ? nObject / nPatch : null,
     nHead: (sl.tensor("flow.share_heads") || {shape: [0, 0]}).shape[1],
     // What query row q predicts.
     predicted: q => text(tokens[(queries[q] ?? -2) + 1]) || "answer token " + (q + 1),

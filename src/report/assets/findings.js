@@ -33,7 +33,7 @@ sl.findings = () => {
       const object = stats ? d3.range(facts.nLayer).map(il => facts.isDefined(il) ? stats.at(il, 2) : NaN) : [], on = best(object);
       if (layersOf(object).length > 0) {
         text += ` Its map lies most on the marked object in layer ${on}: ${percent(object[on])} of the map’s weight`;
-        text += isNumber(sl.data.object_area) ? `, where an even spread would put ${percent(sl.data.object_area)}.` : ".";
+        text += isNumber(facts.objectShare) ? `, where an even spread would put ${percent(facts.objectShare)}.` : ".";
       }
       out.push({text});
     }

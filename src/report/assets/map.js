@@ -178,11 +178,39 @@ sl.maps = (() => {
     if (options.outline) drawOutline(context, width, height);
   }
 
-  // The picture with everything but the object dimmed.
-  function paintMask(canvas, shown) {
+  // The part of the picture that the tokens show, in its px; null when that is all of it, or not known.
+  function frame() {
+    const seen = picture && boxes ? shown(boxes.shape[0]).map(i => boxes.at(i)) : [], [width, height] = size();
+    if (seen.length === 0) return null;
+    const [x0, y0, x1, y1] = [d3.min, d3.min, d3.max, d3.max].map((most, k) => most(seen, box => box[k]));
+    return x0 < 1 && y0 < 1 && x1 > width - 1 && y1 > height - 1 ? null : [x0, y0, x1, y1];
+  }
+
+  // Dims what was cropped away.
+  function drawFrame(context, width, height) {
+    const area = frame();
+    if (!area) return;
+    const sx = width / size()[0], sy = height / size()[1];
+    const x0 = Math.max(0, area[0] * sx), y0 = Math.max(0, area[1] * sy), x1 = Math.min(width, area[2] * sx), y1 = Math.min(height, area[3] * sy);
+    context.beginPath();
+    context.rect(0, 0, width, height);
+    context.rect(x0, y0, x1 - x0, y1 - y0);
+    context.fillStyle = "rgba(20,22,26,0.7)";
+    context.fill("evenodd");
+    context.strokeStyle = "#fff";
+    context.lineWidth = 2;
+    context.strokeRect(x0 + 1, y0 + 1, x1 - x0 - 2, y1 - y0 - 2);
+  }
+
+  // The picture, framed where the model saw only a part; everything but the object dimmed when `masked`.
+  function paintPicture(canvas, masked) {
     const context = canvas.getContext("2d", {willReadFrequently: true}), {width, height} = canvas;
     drawPicture(context, width, height);
-    if (!shown || !mask) return;
+    if (masked && mask) dimRest(context, width, height);
+    drawFrame(context, width, height);
+  }
+
+  function dimRest(context, width, height) {
     const layer = sl.el("canvas", {width, height}), inner = layer.getContext("2d", {willReadFrequently: true});
     inner.drawImage(mask, 0, 0, width, height);
     const of = inner.getImageData(0, 0, width, height).data, image = context.getImageData(0, 0, width, height);
@@ -206,6 +234,6 @@ sl.maps = (() => {
   // Share of a map on tokens that show no part of the picture.
   const unseen = values => { const sum = d3.sum(values); return sum > 0 ? Math.max(0, 1 - d3.sum(shown(values.length), i => values[i]) / sum) : 0; };
   const gradient = () => "linear-gradient(90deg," + d3.range(0, 1.01, 0.1).map(colour).join(",") + ")";
-  return {prepare, paint, paintMask, colour, canvas, top, boxOf, tokenAt, placed, unseen, shown, size, gradient,
+  return {prepare, paint, paintPicture, frame, colour, canvas, top, boxOf, tokenAt, placed, unseen, shown, size, gradient,
           hasMask: () => mask !== null, hasPicture: () => picture !== null};
 })();

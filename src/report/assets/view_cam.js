@@ -96,12 +96,7 @@ sl.view("cam", section => {
       el("dl", {}, entries.filter(entry => entry[1] !== sl.dash).map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
       sl.maps.unseen(camRow(il)) > 0 ? el("p", {class: "caption"}, `${sl.percent(sl.maps.unseen(camRow(il)))} of the map’s sum is on tokens that show no part of the picture, such as a class token.`) : "",
       sum > 0 ? "" : el("p", {}, "The map is empty: no image token’s features would raise the target.")]
-      : [el("p", {}, "There is no map here, which is not the same as an empty one: ", facts.reason, "."), otherSites(il)]));
-  }
-
-  function otherSites(il) {
-    const names = (Array.isArray(facts.cam.sites) ? facts.cam.sites : []).filter(site => site && Array.isArray(site.defined) && site.defined.includes(il)).map(site => site.name);
-    return names.length === 0 ? null : el("p", {class: "caption"}, `Sites at which this layer has a map: ${names.join(", ")}.`);
+      : [el("p", {}, "There is no map here, which is not the same as an empty one: ", facts.reason, ".")]));
   }
 
   // The film strip.

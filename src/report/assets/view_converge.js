@@ -5,7 +5,8 @@ sl.view("converge", section => {
   const {el, facts, tensor, chart} = sl, flow = tensor("flow.stats"), cam = tensor("cam.stats"), rho = tensor("cam.flow_correlation");
   if (!flow && !cam) return false;
   const {nLayer} = facts, column = (stats, k) => d3.range(nLayer).map(il => stats.at(il, k));
-  const n = (sl.tensor("flow.image") || sl.tensor("cam.heat") || {shape: [0, 0, 1]}).shape.slice(2).reduce((a, b) => a * b, 1);
+  const nToken = (tensor("flow.image") || tensor("cam.heat") || {shape: [0, 0, 1]}).shape.slice(2).reduce((a, b) => a * b, 1);
+  const n = facts.nPatch ?? sl.maps.shown(nToken).length; // the measures leave a kept class token out
   const undefinedAt = cam ? il => !facts.isDefined(il) : null;
   const series = k => [flow ? {name: "attention", values: column(flow, k), colour: "--s-attention", shape: "circle"} : null,
     cam ? {name: "CAM", values: column(cam, k).map((value, il) => facts.isDefined(il) ? value : NaN), colour: "--s-cam", dash: "5 3", shape: "square", hollow: true, hatched: true} : null].filter(one => one);
@@ -21,7 +22,7 @@ sl.view("converge", section => {
       table: () => ({head: ["layer", ...list.map(one => one.name)], rows: d3.range(nLayer).map(il => [il, ...list.map(one => (options.format || sl.number)(one.values[il]))])})});
     chart.lines(figure.body, list, {height: 230, label: title + " over layers", hatch: undefinedAt, ...options});
   };
-  const area = sl.data.object_area, mass = tensor("cam.mass");
+  const mass = tensor("cam.mass");
   if (mass) {
     const most = d3.max(d3.range(nLayer).filter(il => facts.isDefined(il)), il => mass.values[il]);
     const shares = d3.range(nLayer).map(il => facts.isDefined(il) && most > 0 && mass.values[il] > 0 ? mass.values[il] / most : NaN);
@@ -34,7 +35,7 @@ sl.view("converge", section => {
     ["In nats. Lower is narrower; e to this power is roughly the number of tokens that share the weight.", "Narrow is not right: a single meaningless token can hold all the weight."]);
   add("top10", "Weight on the top 10 % of image tokens", series(1), {domain: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1], format: sl.percent, baseline: {value: 0.1, label: "evenly spread, 10 %"}},
     ["1 would mean that a tenth of the tokens holds everything.", null]);
-  add("object_share", "Weight on the marked object", series(2), {domain: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1], format: sl.percent, baseline: {value: area, label: `evenly spread, ${sl.percent(area)} of the picture`}},
+  add("object_share", "Weight on the marked object", series(2), {domain: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1], format: sl.percent, baseline: {value: facts.objectShare, label: `evenly spread, ${sl.percent(facts.objectShare)} of the tokens`}},
     ["Tokens count as object when at least half of their area is marked.", "The background may be evidence too."]);
   add("pointing", "Does the peak lie on the object?", pointing(series(3)), {domain: [-0.35, 1.35], ticks: [0, 1], format: value => value === 0 || value > 0.9 || value < 0.1 ? (value > 0.5 ? "yes" : "no") : sl.dash},
     ["The token with the largest value: on the object, or not.", null]);

@@ -6,6 +6,7 @@ sl.view("flow", section => {
   const share = tensor("flow.share"), heads = tensor("flow.share_heads"), image = tensor("flow.image"), headMaps = tensor("flow.image_heads");
   const {classes, nLayer, nHead} = facts;
   const order = [1, 2, 3, 4, 0]; // the image at the bottom, where shares are easiest to compare
+  const renormalised = ((sl.run.options || {}).flow || {}).renormalise === true;
   const wordOf = q => "“" + sl.word(facts.predicted(q)) + "”";
 
   const queries = sl.radios("Attention of the position that predicts", "query", d3.range(facts.nQuery).map(q => ({value: q, label: sl.word(facts.predicted(q))})),
@@ -13,7 +14,10 @@ sl.view("flow", section => {
   const queryField = facts.nQuery <= 8 ? queries : sl.select("Attention of the position that predicts",
     d3.range(facts.nQuery).map(q => ({value: q, label: `${q}: ${sl.word(facts.predicted(q))}`})), state.query, query => sl.set({query}));
   sl.on("query", () => { if (facts.nQuery <= 8) sl.choose(queries, state.query); else queryField.querySelector("select").value = state.query; });
-  section.append(el("p", {class: "lead"}, "At every layer, the position that is about to write the next token spreads 100 % of its attention over everything before it. These figures show how much goes to which class of tokens, averaged over heads and head by head."),
+  section.append(el("p", {class: "lead"}, (renormalised
+    ? "At every layer, the position that is about to write the next token spreads its attention over itself and everything before it. This run was made with --renormalise: what goes to the prompt counts as 100 %, and the answer so far is left out. "
+    : "At every layer, the position that is about to write the next token spreads 100 % of its attention over itself and everything before it. ")
+    + "These figures show how much goes to which class of tokens, averaged over heads and head by head."),
     el("div", {class: "controls"}, queryField));
   // Which position a figure is about stands in it, for print and for saved files that travel alone.
   const captions = [], whose = () => `Of the position that predicts ${wordOf(state.query)}.`;
@@ -82,7 +86,9 @@ sl.view("flow", section => {
   const imageShare = {name: "image", values: [], colour: "--c-image", shape: "circle"};
   const fillImage = () => { imageShare.values = d3.range(nLayer).map(il => share.at(il, state.query, 1)); };
   fillImage();
-  const floor = Math.min(0.005, ...imageShare.values.filter(value => value > 0));
+  // One axis for all positions, so that they can be compared.
+  const every = d3.range(nLayer).flatMap(il => d3.range(facts.nQuery).map(q => share.at(il, q, 1)));
+  const floor = every.reduce((least, value) => value > 0 ? Math.min(least, value) : least, 0.005);
   const low = Math.pow(10, Math.floor(Math.log10(Math.max(1e-6, floor))));
   const alone = captioned(sl.figure(left, {name: "flow_image_share", title: "The image’s share alone",
     read: "The same numbers as the bottom part above, on a logarithmic scale: each step down is ten times less.",
@@ -157,14 +163,14 @@ sl.view("flow", section => {
       const {layer, head, query} = state, own = headMaps && query === 0;
       const row = own ? headMaps.at(layer, head) : image ? image.at(layer, query) : null;
       if (!row) return;
-      const maximum = sl.maps.top(row), sum = d3.sum(row), n = row.length;
+      const patches = sl.maps.shown(row.length), maximum = sl.maps.top(row), sum = d3.sum(patches, i => row[i]), n = patches.length;
       sl.maps.paint(canvas, row, {maximum, strength: 0.75, outline: true});
       const what = own ? `layer ${layer}, head ${head}` : `layer ${layer}, mean over heads`;
       canvas.setAttribute("aria-label", `Attention on the picture, ${what}`);
       words.replaceChildren(el("p", {class: "strong"}, own ? `Layer ${layer} · head ${head}` : `Layer ${layer} · mean of all heads`),
-        el("p", {}, `${sl.percent(sum)} of its attention is on the image. Yellow is this map’s own maximum, ${sl.percent(maximum)} on one token; evenly spread it would be ${sl.percent(sum / n)} on each of ${n}.`),
+        el("p", {}, `${sl.percent(sum)} of its attention${renormalised ? ", not renormalised," : ""} is on the image. Yellow is this map’s own maximum, ${sl.percent(maximum)} on one token; evenly spread it would be ${sl.percent(sum / n)} on each of ${n}.`),
         el("p", {class: "caption"}, headMaps ? (own ? "" : `Single heads are stored for the first answer token only, ${wordOf(0)}.`) : "This run stored no maps of single heads."),
-        sl.maps.placed(n) ? "" : el("p", {class: "caption"}, "These image tokens have no fixed place in the picture: one bar per token, in order."));
+        sl.maps.placed(row.length) ? "" : el("p", {class: "caption"}, "These image tokens have no fixed place in the picture: one bar per token, in order."));
     };
     draw();
     sl.on("layer head query", draw);

@@ -8,7 +8,7 @@ sl.view("run", section => {
   const warnings = Array.isArray(run.warnings) ? run.warnings : [];
   if (warnings.length > 0) section.append(el("div", {class: "notice", role: "note"}, el("p", {class: "strong"}, warnings.length === 1 ? "One warning" : `${warnings.length} warnings`), el("ul", {}, warnings.map(text => el("li", {}, String(text))))));
 
-  function copyable(id, title, text) {
+  function copyable(id, title, text, note) {
     const code = el("pre", {id, tabindex: "0"}, text), button = el("button", {type: "button", class: "quiet"}, "Copy");
     button.addEventListener("click", async () => {
       let done = true;
@@ -24,10 +24,18 @@ sl.view("run", section => {
       button.textContent = done ? "Copied" : "Selected: press Ctrl+C";
       setTimeout(() => { button.textContent = "Copy"; }, 2500);
     });
-    section.append(el("div", {class: "copyable"}, el("div", {class: "head"}, el("h3", {}, title), button), code));
+    section.append(el("div", {class: "copyable"}, el("div", {class: "head"}, el("h3", {}, title), button), code, note ? el("p", {class: "caption"}, note) : null));
   }
-  if (Array.isArray(run.command)) copyable("command", "The command that reproduces it", run.command.map(quote).join(" "));
-  if (run.plan) copyable("plan", "Intervention plan", JSON.stringify(run.plan, null, 1));
+  const command = (Array.isArray(run.command) ? run.command : []).map(String);
+  // The program takes an option's name cut short too, down to `least`.
+  const has = (name, least) => command.some(word => word.startsWith(least) && name.startsWith(word.split("=")[0]));
+  // A model that came from the environment or by default is named: both may differ where the command is run again.
+  const modelWords = has("--model", "--mo") || !model.path ? [] : ["--model", String(model.path)];
+  const whole = [...command.slice(0, 2), ...modelWords, ...command.slice(2)];
+  if (command.length > 0) {
+    copyable("command", "The command that reproduces it", whole.map(quote).join(" "),
+      has("--force", "--f") ? null : "Where this run directory still exists, add --force to overwrite it.");
+  }
 
   const bytes = value => sl.isNumber(value) ? `${sl.number(value / 1048576)} MiB` : null;
   const time = ms => !sl.isNumber(ms) ? sl.dash : ms < 1000 ? `${Math.round(ms)} ms` : ms < 120000 ? `${sl.number(ms / 1000)} s` : `${sl.number(ms / 60000)} min`;

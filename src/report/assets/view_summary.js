@@ -4,11 +4,12 @@
 sl.view("summary", section => {
   const {el, run, facts} = sl, prompt = run.prompt || {};
   section.classList.add("summary");
-  const canvas = sl.maps.canvas(672, {role: "img", id: "picture", "aria-label": "The picture as the model saw it"});
-  const note = el("p", {class: "caption", id: "patch"}, run.image ? `As the model saw it. Source: ${run.image.path ?? "?"}, ${run.image.width_px ?? "?"} × ${run.image.height_px ?? "?"} px.` : "");
+  const canvas = sl.maps.canvas(672, {role: "img", id: "picture", "aria-label": "The picture"});
+  const cropped = sl.maps.frame() ? " Outside the frame: cropped away, the model did not see it." : "";
+  const note = el("p", {class: "caption", id: "patch"}, run.image ? `The picture: ${run.image.path ?? "?"}, ${run.image.width_px ?? "?"} × ${run.image.height_px ?? "?"} px.${cropped}` : "");
   const rest = note.textContent;
   let masked = false;
-  const paint = () => sl.maps.paintMask(canvas, masked);
+  const paint = () => sl.maps.paintPicture(canvas, masked);
   paint();
 
   const boxes = sl.tensor("image.box"), maps = sl.tensor("flow.image") || sl.tensor("cam.heat");
@@ -19,7 +20,8 @@ sl.view("summary", section => {
     const area = canvas.getBoundingClientRect(), [width, height] = sl.maps.size();
     const i = sl.maps.tokenAt((event.clientX - area.left) / area.width * width, (event.clientY - area.top) / area.height * height, n);
     paint();
-    note.textContent = i < 0 ? rest : `Image token ${i} of ${n}` + (positions[i] === undefined ? "" : `, position ${positions[i]} of the prompt`) + ".";
+    const position = positions[sl.maps.shown(n).indexOf(i)];
+    note.textContent = i < 0 ? rest : `Image token ${i} of ${n}` + (position === undefined ? "" : `, position ${position} of the prompt`) + ".";
     if (i < 0) return;
     const box = sl.maps.boxOf(i, n), context = canvas.getContext("2d"), sx = canvas.width / width, sy = canvas.height / height;
     for (const [style, size] of [["#000", 5], ["#fff", 2]]) {
