@@ -4,11 +4,13 @@
 #     bench/run.sh [MODEL] [THREADS] [RUNS]
 #
 # MODEL is made by bench/make_checkpoint.py when it does not exist (default /tmp/llava-7b-geometry, 2.8 GB). PYTHON names an
-# interpreter with torch and transformers (bench/requirements.txt). Prints a table: time, peer, ratio, floor.
+# interpreter with torch and transformers (bench/requirements.txt). Prints tables: the
+# product beside oneDNN's, then floor, time, peer's time and ratio.
 set -eu
 cd "$(dirname "$0")/.."
 model=${1:-/tmp/llava-7b-geometry} threads=${2:-2} runs=${3:-5}
 python=${PYTHON:-python3}
+[ -e /usr/include/dnnl.h ] || { echo "oneDNN is missing: apt-get install libdnnl-dev" >&2; exit 1; }
 cmake -S . -B build -DCMAKE_BUILD_TYPE=Release >/dev/null
 cmake --build build --target bench_engine bench_product >/dev/null
 [ -f "$model/model.safetensors" ] || "$python" bench/make_checkpoint.py "$model"

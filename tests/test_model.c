@@ -415,6 +415,25 @@ static void nan_weights_are_told(void **state) {
   }
 }
 
+/* A chat template of another shape is told, wherever it stands; the family's own (in the golden folder) is not. */
+static void other_templates_are_told(void **state) {
+  (void)state;
+  static const char *const files[] = {"chat_template.jinja", "chat_template.json"};
+  static const char *const texts[] = {"{{ '<|im_start|>assistant' }}", "{\"chat_template\": \"<|im_start|>assistant\"}"};
+  for (int i = 0; i < 2; i++) {
+    folder f = folder_copy("llava-gqa");
+    folder_write(&f, files[i], texts[i], strlen(texts[i]));
+    sl_text log = {0};
+    sl_model *model = NULL;
+    ASSERT_OK(open_with(&model, f.dir, keep_log, &log));
+    assert_non_null(log.data);
+    if (!strstr(log.data, files[i]) || !strstr(log.data, "ASSISTANT:")) fail_msg("the log says: %s", log.data);
+    sl_text_dispose(&log);
+    sl_model_close(model);
+    folder_remove(&f);
+  }
+}
+
 /* A head that is absent is the embedding, unless the config says otherwise. */
 static void untied_head_is_missed(void **state) {
   (void)state;
@@ -589,6 +608,7 @@ int main(void) {
       cmocka_unit_test(unused_tensors_are_told),
       cmocka_unit_test(golden_folders_are_silent),
       cmocka_unit_test(nan_weights_are_told),
+      cmocka_unit_test(other_templates_are_told),
       cmocka_unit_test(untied_head_is_missed),
       cmocka_unit_test(layouts_are_equal),
       cmocka_unit_test(progress_reaches_its_end_or_stops),

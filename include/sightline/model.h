@@ -37,7 +37,8 @@ SL_API sl_status sl_model_open(sl_model **out, const char *path, const sl_model_
 SL_API void sl_model_close(sl_model *model);
 
 /* What `sightline info` prints, as JSON text (free()): family, parts, shapes, sites, weights found, missing and unused,
- * bytes, template, and, when `question` is not NULL, the token layout of that prompt with memory and time estimates. */
+ * bytes, template, and, when `question` is not NULL, the token layout of that prompt with estimates
+ * of memory and work. */
 SL_API sl_status sl_model_describe(const sl_model *model, const char *question, char **json);
 
 #ifdef __cplusplus

@@ -94,18 +94,27 @@ static json_t *tokens_json(const sl_model *m, const sl_layout *layout) {
   return tokens;
 }
 
-/* Bytes and floating-point operations of work over n_token rows. */
+/* Floating-point operations of one pass of n_row rows through a block stack: its products, and attention's own two (of
+ * which causal attention computes half). */
+static double stack_flop(const sl_block_shape *s, int n_layer, int n_row) {
+  const double heads = (double)s->n_head * s->d_head;
+  const double products = s->d_model * (sl_block_qkv_width(s) + heads + sl_block_up_width(s) + s->d_mlp);
+  const double attention = 2 * n_row * heads * (s->causal ? 0.5 : 1);
+  return 2 * n_layer * n_row * (products + attention);
+}
+
+/* Bytes and operations of work on a prompt of n_token rows. A pass is tower, decoder and the last row's logits; CAM is a
+ * pass and the gradients of the decoder's activations. */
 static json_t *estimate_json(const sl_model *m, int n_token) {
   const sl_decoder *d = &m->decoder;
   const double kv = 2.0 * d->n_layer * n_token * d->shape.n_head_kv * d->shape.d_head * sizeof(float);
-  const double attention = sl_block_qkv_width(&d->shape) + d->shape.n_head * d->shape.d_head;
-  const double per_layer = d->shape.d_model * (attention + sl_block_up_width(&d->shape) + d->shape.d_mlp);
-  const double flop = 2.0 * d->n_layer * per_layer * n_token;
+  const double decoder = stack_flop(&d->shape, d->n_layer, n_token);
+  const double flop = decoder + stack_flop(&m->tower.shape, m->tower.n_layer, sl_tower_rows(&m->tower)) +
+                      2.0 * d->n_vocab * d->shape.d_model;
   const double keep_all = (double)sl_keep_bytes(&d->shape, d->n_layer, n_token, d->n_layer);
   const double keep_inputs = (double)sl_keep_bytes(&d->shape, d->n_layer, n_token, 0);
-  return json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "tokens", n_token, "weights_bytes",
-                   (double)m->packed_bytes, "kv_cache_bytes", kv, "forward_flop", flop, "flow_bytes",
-                   kv + (double)m->packed_bytes, "cam_flop", 2 * flop, "cam_keep_bytes", keep_all,
+  return json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "tokens", n_token, "weights_bytes", (double)m->packed_bytes,
+                   "kv_cache_bytes", kv, "forward_flop", flop, "cam_flop", flop + decoder, "cam_keep_bytes", keep_all,
                    "cam_recompute_bytes", keep_inputs);
 }
 

@@ -37,4 +37,7 @@ sl_status sl_model_read_config(sl_model *model, json_t *json, const char *name);
 sl_status sl_model_load(sl_model *model, const sl_model_options *options);
 void sl_model_unload(sl_model *model);
 
+/* Warns through options->log when the folder has a chat template that differs from the family's. */
+void sl_model_compare_template(const sl_model *model, const sl_model_options *options);
+
 #endif

@@ -211,6 +211,7 @@ static sl_status open_all(sl_model *m, const char *path, const sl_model_options 
   SL_TRY(sl_preprocess_read(&m->preprocess, path));
   SL_TRY(check_preprocess(m));
   SL_TRY(open_text(m));
+  sl_model_compare_template(m, options);
   SL_TRY(choose_backend(m, options));
   return sl_model_load(m, options);
 }
