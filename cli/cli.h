@@ -16,8 +16,8 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 /* Options that do not belong to an analysis. */
 typedef enum cli_id {
   OPT_MODEL, OPT_IMAGE, OPT_PROMPT, OPT_RAW_PROMPT, OPT_ANSWER, OPT_MAX_TOKENS, OPT_OBJECT_MASK, OPT_OBJECT_THRESHOLD,
-  OPT_OUT, OPT_FORCE, OPT_NO_REPORT, OPT_RECORD, OPT_LOGITS, OPT_SITES, OPT_SEED, OPT_DTYPE, OPT_DEVICE, OPT_THREADS,
-  OPT_JSON, OPT_QUIET, OPT_HELP, OPT_VERSION, OPT_COUNT
+  OPT_PLAN, OPT_OUT, OPT_FORCE, OPT_RESUME, OPT_NO_REPORT, OPT_RECORD, OPT_LOGITS, OPT_SITES, OPT_SEED, OPT_DTYPE,
+  OPT_DEVICE, OPT_THREADS, OPT_BATCH_SIZE, OPT_BUDGET, OPT_JSON, OPT_QUIET, OPT_HELP, OPT_VERSION, OPT_COUNT
 } cli_id;
 
 typedef struct cli_option {
@@ -34,8 +34,9 @@ extern const cli_option cli_options[OPT_COUNT];
    BIT(OPT_QUIET) | BIT(OPT_HELP) | BIT(OPT_VERSION))
 #define ASK_OPTIONS                                                                                                \
   (WORK_OPTIONS | BIT(OPT_IMAGE) | BIT(OPT_PROMPT) | BIT(OPT_RAW_PROMPT) | BIT(OPT_ANSWER) | BIT(OPT_MAX_TOKENS) | \
-   BIT(OPT_OUT) | BIT(OPT_FORCE) | BIT(OPT_NO_REPORT) | BIT(OPT_RECORD) | BIT(OPT_LOGITS))
+   BIT(OPT_OUT) | BIT(OPT_FORCE) | BIT(OPT_NO_REPORT) | BIT(OPT_RECORD) | BIT(OPT_LOGITS) | BIT(OPT_BATCH_SIZE))
 #define TRACE_OPTIONS (ASK_OPTIONS | BIT(OPT_OBJECT_MASK) | BIT(OPT_OBJECT_THRESHOLD))
+#define SAMPLING_OPTIONS (TRACE_OPTIONS | BIT(OPT_RESUME) | BIT(OPT_BUDGET)) /* of commands that draw random masks */
 
 #define MAX_ANALYSIS 32
 #define MAX_OPTION_VALUE 256
@@ -64,7 +65,8 @@ typedef struct cli_command {
   int (*run)(const cli_args *args);
 } cli_command;
 
-extern const cli_command cmd_info, cmd_ask, cmd_trace, cmd_flow, cmd_cam, cmd_report;
+extern const cli_command cmd_info, cmd_ask, cmd_trace, cmd_flow, cmd_cam, cmd_cliff, cmd_heads, cmd_tokens, cmd_knockout,
+    cmd_lens, cmd_report;
 extern const cli_command *const cli_commands[]; /* NULL-terminated */
 
 /* The i-th analysis of a command; NULL after the last. */
@@ -74,8 +76,12 @@ const sl_analysis_info *cli_command_analysis(const cli_command *command, int i);
 int cli_parse(cli_args *args, const cli_command *command, int argc, char **argv);
 void cli_args_dispose(cli_args *args);
 
-/* The number given for --max-tokens, --seed or --threads; *out stays as it is when none was. False after a message. */
+/* The number given for --max-tokens, --seed, --threads or --batch-size; *out stays as it is when none was. False after a
+ * message. */
 bool cli_number(const cli_args *args, cli_id id, int64_t *out);
+
+/* The time given for --budget ("90", "90s", "10min", "1.5h") in seconds, likewise. */
+bool cli_duration(const cli_args *args, cli_id id, double *out_s);
 
 /* The best match for a mistyped word, or NULL when nothing is near. `names` is NULL-terminated. */
 const char *cli_nearest(const char *word, const char *const *names);
@@ -94,12 +100,14 @@ const char *cli_model_path(const cli_args *args, char *buffer, size_t n_bytes);
 /* Opens the model that the options describe, with progress; EXIT_DONE or an exit code after a message. */
 int cli_open_model(sl_model **out, const cli_args *args);
 
-/* ask, flow, cam and trace: runs the request and prints the result. */
+/* ask, trace and the commands of one analysis: runs the request and prints the result. */
 int cli_run_trace(const cli_args *args);
 
 /* Results for people, from the summary's JSON. */
 void cli_print_answer(const json_t *summary);
+void cli_print_plan_answer(const json_t *summary);
 void cli_print_trace(const json_t *summary);
+void cli_print_interventions(const json_t *summary);
 
 /* Progress on standard error; `user` is the cli_args. */
 bool cli_progress(void *user, const char *what, double done, double total);

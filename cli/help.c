@@ -78,7 +78,7 @@ static void print_analysis_options(FILE *to, const sl_analysis_info *analysis) {
 static void print_overview(FILE *to) {
   fprintf(to, "sightline %s: how an image becomes an answer inside a vision-language model\n\n", sl_version());
   fprintf(to, "usage: sightline COMMAND [options]\n\n");
-  for (int c = 0; cli_commands[c]; c++) fprintf(to, "  %-8s %s\n", cli_commands[c]->name, cli_commands[c]->line);
+  for (int c = 0; cli_commands[c]; c++) fprintf(to, "  %-9s %s\n", cli_commands[c]->name, cli_commands[c]->line);
   fprintf(to, "\nFirst steps\n");
   fprintf(to, "  sightline trace --image cat.png --prompt \"What is the main object in the image?\"\n");
   fprintf(to, "  then open sightline-trace-cat/report.html in a browser.\n\n");

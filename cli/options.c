@@ -29,12 +29,26 @@ const cli_option cli_options[OPT_COUNT] = {
                          "A picture of the same size, non-zero where the object is: maps are then scored against it."},
     [OPT_OBJECT_THRESHOLD] = {"object-threshold", "SHARE", WHAT,
                               "An image token is object when at least SHARE of its patch is masked. Default 0.5."},
+    [OPT_PLAN] =
+        {"plan", "FILE", WHAT,
+         "Answer under an intervention plan too, and print it beside the unmodified answer with the probability of each "
+         "token under both. FILE is JSON: \"attend\", rules of who sees what ({\"layers\": \"4-\", \"heads\": [0, 2], "
+         "\"queries\": \"18-\", \"keys\": \"3-17\", \"source\": \"hidden\"}; sources own, hidden, baseline:N); "
+         "\"edits\" of sites ({\"site\": \"blocks.3.hook_resid_pre\", \"positions\": \"20\", \"op\": \"add\", \"value\": "
+         "0.5} or \"from\": {\"run\": 0, \"position\": 5}; ops replace, add, scale); \"baselines\" (\"zero\", "
+         "\"mean:FOLDER\", \"mean-all:FOLDER\", \"image:FILE\"); \"runs\" ({\"image\": FILE, \"prompt\": TEXT}). "
+         "`sightline info --prompt` shows the positions. run.json keeps the plan."},
     [OPT_OUT] =
         {"out", "DIR", RESULT,
-         "Run directory to make: run.json, tensors.safetensors, images/, report.html. Default for flow, cam and trace: "
-         "sightline-COMMAND-IMAGENAME in the current folder. ask makes one only when asked to (--out, --record, "
-         "--logits)."},
+         "Run directory to make: run.json, tensors.safetensors, images/, report.html. Default for trace and the "
+         "analyses: sightline-COMMAND-IMAGENAME in the current folder. ask makes one only when asked to (--out, "
+         "--record, --logits)."},
     [OPT_FORCE] = {"force", NULL, RESULT, "Replace an existing run directory (never any other folder)."},
+    [OPT_RESUME] =
+        {"resume", NULL, RESULT,
+         "Go on with the interrupted run in --out (or its default): masks that were measured are not measured again. "
+         "Model, picture, prompt, answer, seed and options must be the same; what may be more is the number of "
+         "samples."},
     [OPT_NO_REPORT] = {"no-report", NULL, RESULT, "Leave out report.html and the overlay pictures."},
     [OPT_RECORD] =
         {"record", "SITES", RESULT,
@@ -44,13 +58,19 @@ const cli_option cli_options[OPT_COUNT] = {
     [OPT_LOGITS] = {"logits", NULL, RESULT, "Store the logits of every position (logits.all)."},
     [OPT_SITES] = {"sites", NULL, WHAT, "List every site that --record takes, with shape and Hugging Face module."},
     [OPT_SEED] = {"seed", "N", HOW,
-                  "Seed of everything random (noisy pictures). Default 0. Equal seeds give equal bits."},
+                  "Seed of everything random (noisy pictures, masks). Default 0. Equal seeds give equal bits."},
     [OPT_DTYPE] =
         {"dtype", "MODE", HOW,
          "How products are computed: f32, bf16x2 (exact bf16 weights, activations in two bf16 parts: near f32), bf16, "
          "or auto (default: bf16x2 where the processor multiplies bf16 matrices, else f32)."},
     [OPT_DEVICE] = {"device", "NAME", HOW, "cpu (default), or ref: plain C, slow, the specification."},
     [OPT_THREADS] = {"threads", "N", HOW, "Worker threads. Default: all processors. Results do not depend on it."},
+    [OPT_BATCH_SIZE] = {"batch-size", "N", HOW,
+                        "How many changed continuations run at once. Default: as many as 1 GiB holds. Results do not "
+                        "depend on it."},
+    [OPT_BUDGET] = {"budget", "TIME", HOW,
+                    "About how long the analyses may take: 90s, 10min, 2h. Those that sample draw fewer masks, and say "
+                    "so; the others always run whole."},
     [OPT_JSON] = {"json", NULL, OTHER,
                   "Print the result as one JSON object on standard output, and nothing else there."},
     [OPT_QUIET] = {"quiet", NULL, OTHER, "No progress and no notices; errors only."},
@@ -78,12 +98,33 @@ static bool parse_int(const char *text, int64_t min, int64_t max, int64_t *out) 
 /* Ranges of the options whose value is a whole number. 1024 threads are the backends' limit. */
 static const struct {
   int64_t min, max;
-} ranges[OPT_COUNT] = {[OPT_MAX_TOKENS] = {1, 65536}, [OPT_SEED] = {0, INT64_MAX}, [OPT_THREADS] = {1, 1024}};
+} ranges[OPT_COUNT] = {[OPT_MAX_TOKENS] = {1, 65536},
+                       [OPT_SEED] = {0, INT64_MAX},
+                       [OPT_THREADS] = {1, 1024},
+                       [OPT_BATCH_SIZE] = {1, 65536}};
 
 bool cli_number(const cli_args *args, cli_id id, int64_t *out) {
   if (!args->value[id] || parse_int(args->value[id], ranges[id].min, ranges[id].max, out)) return true;
   cli_error("--%s: expected a whole number from %lld to %lld, found \"%s\"", cli_options[id].name,
             (long long)ranges[id].min, (long long)ranges[id].max, args->value[id]);
+  return false;
+}
+
+bool cli_duration(const cli_args *args, cli_id id, double *out_s) {
+  static const struct {
+    const char *unit;
+    double s;
+  } units[] = {{"", 1}, {"s", 1}, {"min", 60}, {"h", 3600}};
+  const char *text = args->value[id];
+  char *end = NULL;
+  if (!text) return true;
+  const double value = strtod(text, &end);
+  for (size_t i = 0; end > text && value > 0 && value < 1e7 && i < sizeof units / sizeof *units; i++) {
+    if (strcmp(end, units[i].unit) != 0) continue;
+    *out_s = value * units[i].s;
+    return true;
+  }
+  cli_error("--%s: expected a time such as 90s, 10min or 2h, found \"%s\"", cli_options[id].name, text);
   return false;
 }
 

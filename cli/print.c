@@ -1,4 +1,4 @@
-/* Results for people. Everything printed here is in the summary's JSON as well. */
+/* Answer, flow and CAM for people. Everything printed here is in the summary's JSON as well. */
 #include <math.h>
 #include <string.h>
 
@@ -15,6 +15,18 @@ void cli_print_answer(const json_t *summary) {
   const char *text = json_string_value(answer);
   fwrite(text, 1, json_string_length(answer), stdout);
   putchar('\n');
+}
+
+/* Both answers, and the tokens of the one under the plan. */
+void cli_print_plan_answer(const json_t *summary) {
+  const json_t *plan = json_object_get(summary, "plan_answer"), *tokens = json_object_get(plan, "tokens"), *token;
+  size_t i;
+  printf("unmodified: %s\n", json_string_value(at(summary, "prompt", "answer")));
+  printf("under plan: %s\n\n", json_string_value(json_object_get(plan, "text")));
+  printf("%-20s %12s %12s\n", "token", "under plan", "unmodified");
+  json_array_foreach((json_t *)tokens, i, token)
+    printf("%-20s %12.4f %12.4f\n", json_string_value(json_object_get(token, "piece")),
+           json_number_value(json_object_get(token, "prob")), json_number_value(json_object_get(token, "plain_prob")));
 }
 
 /* A column of the table of layers: one array of numbers in the summary. */
@@ -44,6 +56,7 @@ static const json_t *column_values(const json_t *summary, const column *c) {
 
 static void print_table(const json_t *summary) {
   size_t n_layer = 0;
+  if (!at(summary, "analyses", "flow") && !at(summary, "analyses", "cam")) return;
   printf("\nlayer");
   for (size_t i = 0; i < N_COLUMN; i++) {
     const json_t *values = column_values(summary, &columns[i]);
@@ -64,6 +77,7 @@ static void print_table(const json_t *summary) {
     }
     putchar('\n');
   }
+  putchar('\n');
 }
 
 static void print_cliff(const char *name, const json_t *layer, const json_t *share, const char *of_what) {
@@ -97,7 +111,6 @@ static void print_sinks(const json_t *flow) {
 void cli_print_trace(const json_t *summary) {
   const json_t *flow = at(summary, "analyses", "flow"), *cam = at(summary, "analyses", "cam");
   print_table(summary);
-  putchar('\n');
   print_cliff("attention cliff", json_object_get(flow, "attention_cliff"), json_object_get(flow, "cliff_share"),
               "the image share");
   print_cliff("CAM cliff", json_object_get(cam, "cliff"), json_object_get(cam, "cliff_mass"),
@@ -105,4 +118,5 @@ void cli_print_trace(const json_t *summary) {
   print_layers("no CAM in", json_object_get(cam, "undefined"), json_string_value(json_object_get(cam, "reason")));
   print_layers("zero CAM in", json_object_get(cam, "zero"), "no image token speaks for the answer there");
   print_sinks(flow);
+  cli_print_interventions(summary);
 }

@@ -1,4 +1,4 @@
-/* ask, flow, cam and trace: from options to a request, and the result to standard output. */
+/* ask, trace and the commands of one analysis: from options to a request, and the result to standard output. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,7 +31,7 @@ static bool required(const cli_args *args, cli_id id) {
 
 /* Fills the request; `analyses` and `out` are the caller's. */
 static bool make_request(const cli_args *args, sl_trace_request *r, const char **analyses, char *out, size_t n_out) {
-  int64_t seed = 0, max_token = 0, n_thread = 0;
+  int64_t seed = 0, max_token = 0, n_thread = 0, batch_size = 0;
   if (args->n_rest > 0) {
     cli_error("`%s` takes options only, found \"%s\"; quote texts that hold blanks", args->command->name,
               args->rest[0]);
@@ -39,7 +39,8 @@ static bool make_request(const cli_args *args, sl_trace_request *r, const char *
   }
   if (!required(args, OPT_IMAGE) || !required(args, OPT_PROMPT)) return false;
   if (!cli_number(args, OPT_SEED, &seed) || !cli_number(args, OPT_MAX_TOKENS, &max_token) ||
-      !cli_number(args, OPT_THREADS, &n_thread) || !share_option(args, OPT_OBJECT_THRESHOLD, &r->object_threshold))
+      !cli_number(args, OPT_THREADS, &n_thread) || !cli_number(args, OPT_BATCH_SIZE, &batch_size) ||
+      !cli_duration(args, OPT_BUDGET, &r->budget_s) || !share_option(args, OPT_OBJECT_THRESHOLD, &r->object_threshold))
     return false;
   r->size = sizeof *r;
   r->command = (const char *const *)args->argv;
@@ -54,6 +55,9 @@ static bool make_request(const cli_args *args, sl_trace_request *r, const char *
   r->no_report = args->value[OPT_NO_REPORT] != NULL;
   r->seed = (uint64_t)seed;
   r->n_thread = (int)n_thread;
+  r->batch_size = (int)batch_size;
+  r->plan_path = args->value[OPT_PLAN];
+  r->resume = args->value[OPT_RESUME] != NULL;
   const sl_analysis_info *analysis;
   while ((analysis = cli_command_analysis(args->command, r->n_analysis))) analyses[r->n_analysis++] = analysis->name;
   r->analyses = analyses;
@@ -79,7 +83,10 @@ static void print_result(const cli_args *args, const char *summary) {
     return;
   }
   json_t *root = json_loads(summary, JSON_ALLOW_NUL, NULL);
-  cli_print_answer(root);
+  if (args->value[OPT_PLAN])
+    cli_print_plan_answer(root);
+  else
+    cli_print_answer(root);
   if (args->command != &cmd_ask) cli_print_trace(root);
   json_decref(root);
 }
@@ -102,7 +109,9 @@ int cli_run_trace(const cli_args *args) {
   free(summary);
   const bool kept = status == SL_ERROR_CANCELLED && summary && request.out_dir;
   if (kept) {
-    cli_error("interrupted; what was complete is in %s", request.out_dir);
+    const bool resumes = args->command->options & BIT(OPT_RESUME);
+    cli_error("interrupted; what was complete is in %s%s", request.out_dir,
+              resumes ? "; the same command with --resume goes on from there" : "");
     return EXIT_INTERRUPTED;
   }
   if (status == SL_OK && request.out_dir && !args->value[OPT_QUIET] && !args->value[OPT_JSON])

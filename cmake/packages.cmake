@@ -20,6 +20,8 @@ sl_package(png libpng libpng-dev)
 sl_package(webp libwebp libwebp-dev)
 sl_package(pcre2 libpcre2-8 libpcre2-dev)
 sl_package(utf8proc libutf8proc libutf8proc-dev)
+# LAPACKE calls whatever LAPACK is installed; libopenblas-serial-dev brings the fast one that starts no threads of its own.
+sl_package(lapacke lapacke "liblapacke-dev libopenblas-serial-dev")
 
 add_library(sl_lib_openmp INTERFACE)
 if(NOT SL_FUZZ) # fuzz targets work in one thread, and clang's OpenMP is a package of its own

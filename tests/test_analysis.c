@@ -7,6 +7,7 @@
 
 #include "analysis/cam_map.h"
 #include "analysis/flow.h"
+#include "analysis/shared.h"
 #include "base/rng.h"
 #include "sightline/sightline.h"
 #include "stats/spread.h"
@@ -28,6 +29,7 @@ typedef struct fixture {
   sl_image *image;
   sl_answer answer;
   sl_cancel *cancel;
+  sl_shared shared;
   sl_analysis_context context;
 } fixture;
 
@@ -48,12 +50,12 @@ static fixture *set_up(const char *folder, const char *name, int n_answer) {
   f->context = (sl_analysis_context){.model = f->model, .session = f->session, .pixels = pixels, .image = f->image,
                                      .layout = &f->layout, .answer = f->answer.tokens, .n_answer = n_answer, .seed = 7,
                                      .info = sl_analysis_find("cam"), .said = json_object(), .warnings = json_array(),
-                                     .cancel = f->cancel};
+                                     .cancel = f->cancel, .shared = &f->shared};
   return f;
 }
 
 static void tear_down(fixture *f) {
-  free(f->context.flow_row);
+  sl_shared_dispose(&f->shared);
   json_decref(f->context.said);
   json_decref(f->context.warnings);
   sl_answer_dispose(&f->answer);
@@ -372,8 +374,7 @@ static void flow_passes_agree(void **state) {
   void *whole[5];
   const int64_t row_bytes = (int64_t)sl_model_get_shape(f->model)->decoder.n_head * f->layout.n_token * 4;
   for (int rows = 5; rows > 0; rows -= rows == 5 ? 3 : 1) {
-    free(f->context.flow_row);
-    f->context.flow_row = NULL;
+    sl_shared_dispose(&f->shared);
     sl_run_reader *reader = run_limited(f, "flow", dir, NULL, 0, rows == 1 ? 1 : rows * row_bytes);
     for (int i = 0; i < 5; i++) {
       const sl_tensor *tensor = sl_run_find(reader, names[i]);

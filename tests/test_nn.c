@@ -52,7 +52,7 @@ struct lab {
 /* ---- the lab ---- */
 
 static sl_context context_of(lab *l, const sl_probe *probe) {
-  return (sl_context){l->queue, sl_queue_ops(l->queue), &l->scratch, probe};
+  return (sl_context){.queue = l->queue, .ops = sl_queue_ops(l->queue), .scratch = &l->scratch, .probe = probe};
 }
 
 static lab lab_open(void) {

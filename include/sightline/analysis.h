@@ -28,6 +28,7 @@ typedef struct sl_option_info {
   const char *help;           /* full sentences, no line breaks */
   const char *const *choices; /* NULL-terminated; CHOICE only */
   double min, max;            /* INT and REAL */
+  bool may_change;            /* a run that is resumed may have had another value */
 } sl_option_info;
 
 typedef struct sl_analysis_info {

@@ -3,6 +3,7 @@
 #define SIGHTLINE_SIGHTLINE_H
 
 #include "sightline/analysis.h"
+#include "sightline/branch.h"
 #include "sightline/model.h"
 #include "sightline/report.h"
 #include "sightline/status.h"

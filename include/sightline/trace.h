@@ -36,13 +36,20 @@ typedef struct sl_trace_request {
   sl_log_fn log;
   void *user;               /* handed to progress and log */
   sl_cancel *cancel;        /* may be NULL */
+  const char *plan_path;    /* intervention plan (JSON file): the answer under it is told beside the plain one; or NULL */
+  int batch_size;           /* branches run at once; 0 = as many as a memory limit allows. Results do not depend on it */
+  double budget_s;          /* seconds that the analyses may take: those that sample draw less; 0 = no limit */
+  bool resume;              /* go on with the run in out_dir, which must be of the same model, picture, prompt, answer,
+                             * seed and options; it is replaced when the work is done */
 } sl_trace_request;
 
 /* Checks everything that can be known without a model: names and options of analyses, UTF-8 and lengths of the texts,
- * that picture and mask can be read and have one size, that the out folder can be made. Nothing is written. */
+ * that picture and mask can be read and have one size, that the out folder can be made, that the plan is one, that the
+ * run to resume is of the same picture, prompt, seed and options. Nothing is written. */
 SL_API sl_status sl_trace_check(const sl_trace_request *request);
 
-/* Runs the request (after sl_trace_check) on the calling thread. *summary is JSON text (free()): the answer, what each
+/* Runs the request (after sl_trace_check) on the calling thread, with the analyses that the asked ones need first.
+ * *summary is JSON text (free()): the answer, what each
  * analysis says in numbers and short arrays, timings, warnings, and where the files are.
  * When cancelled it returns SL_ERROR_CANCELLED; what was complete until then is kept: with an out folder and an answer
  * the run directory is written with the finished analyses and a warning, and *summary is set as well (otherwise NULL).

@@ -9,7 +9,9 @@
 #include "base/text.h"
 #include "stats/spread.h"
 
-const sl_analysis *const sl_analyses[] = {&sl_flow_analysis, &sl_cam_analysis, NULL};
+const sl_analysis *const sl_analyses[] = {&sl_flow_analysis,     &sl_cam_analysis,  &sl_cliff_analysis,
+                                         &sl_knockout_analysis, &sl_lens_analysis,
+                                         &sl_heads_analysis,    &sl_tokens_analysis, NULL};
 
 int sl_analysis_count(void) { return (int)(sizeof sl_analyses / sizeof *sl_analyses) - 1; }
 

@@ -45,11 +45,17 @@ typedef struct sl_analysis_context {
   sl_log_fn log;
   void *user;
   sl_cancel *cancel;
-  float *flow_row;        /* [L, N] head-mean attention of the first query row, left by flow; NULL before. free() */
+  struct sl_shared *shared; /* of this run, see shared.h; never NULL */
+  int batch_size;         /* branches at once; 0 = as many as the memory limit allows */
+  double budget_s;        /* seconds that this analysis may take; 0 = no limit */
+  const sl_run_reader *earlier; /* with --resume: the same run as far as it came; NULL otherwise */
 } sl_analysis_context;
 
 typedef struct sl_analysis {
   sl_analysis_info info;
+  /* Names of analyses that must run before this one with these options (NULL-terminated); NULL = none. The runner adds
+   * them to what was asked for. */
+  const char *const *(*needs)(const sl_analysis_context *context);
   const char *const *uses; /* result tensors of others that it reads when they are there, NULL-terminated */
   /* Checks options against model and answer, before any analysis runs; NULL = nothing to check. */
   sl_status (*check)(const sl_analysis_context *context);
@@ -58,7 +64,8 @@ typedef struct sl_analysis {
   sl_status (*run)(sl_analysis_context *context);
 } sl_analysis;
 
-extern const sl_analysis sl_flow_analysis, sl_cam_analysis;
+extern const sl_analysis sl_flow_analysis, sl_cam_analysis, sl_cliff_analysis, sl_knockout_analysis, sl_lens_analysis,
+    sl_heads_analysis, sl_tokens_analysis;
 
 /* The whole table, NULL-terminated. */
 extern const sl_analysis *const sl_analyses[];

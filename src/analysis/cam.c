@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "analysis/cam_map.h"
+#include "analysis/shared.h"
 #include "base/rng.h"
 #include "stats/correlate.h"
 #include "stats/spread.h"
@@ -231,7 +232,7 @@ static sl_status correlate(const sl_cam *cam, int layer, double *rho) {
   const sl_analysis_context *c = cam->context;
   const int n = cam->n_patch, skip = cam->n_image - n;
   const float *heat = cam->heat + (int64_t)layer * cam->n_map * cam->n_image + skip;
-  const float *row = c->flow_row + (int64_t)layer * cam->n_image + skip;
+  const float *row = c->shared->flow_row + (int64_t)layer * cam->n_image + skip;
   double *pair = NULL;
   SL_TRY(SL_ALLOC(pair, 2 * (size_t)n, "rank correlation"));
   for (int i = 0; i < n; i++) {
@@ -251,7 +252,7 @@ static sl_status measure(const sl_cam *cam, float *stats, float *mass, float *rh
     double sum = 0, correlation = NAN;
     for (int i = 0; i < cam->n_patch; i++) sum += map[i];
     mass[l] = (float)sum;
-    if (cam->defined[l] && cam->context->flow_row) SL_TRY(correlate(cam, (int)l, &correlation));
+    if (cam->defined[l] && cam->context->shared->flow_row) SL_TRY(correlate(cam, (int)l, &correlation));
     rho[l] = (float)correlation;
     SL_TRY(sl_map_stats(cam->context, map, stats + l * 4));
   }
@@ -266,6 +267,17 @@ static int find_cliff(const sl_cam *cam, const float *mass, double *work, double
     if (mass[l] > most) most = mass[l];
   }
   return most > 0 ? sl_first_staying_below(work, cam->n_layer, share * most) : -1;
+}
+
+/* The first map of every layer, and the cliff, for whoever comes later. */
+static sl_status share(const sl_cam *cam, int cliff) {
+  struct sl_shared *shared = cam->context->shared;
+  const size_t n = (size_t)cam->n_image;
+  SL_TRY(SL_REALLOC(shared->cam_row, (size_t)cam->n_layer * n, "CAM rows"));
+  for (int64_t l = 0; l < cam->n_layer; l++)
+    memcpy(shared->cam_row + l * cam->n_image, cam->heat + l * cam->n_map * cam->n_image, n * sizeof *cam->heat);
+  shared->cam_cliff = cliff;
+  return SL_OK;
 }
 
 static sl_status put_stats(sl_cam *cam, const float *stats, const float *mass, const float *rho, int cliff) {
@@ -284,7 +296,7 @@ static sl_status put_stats(sl_cam *cam, const float *stats, const float *mass, c
     SL_TRY(sl_context_say(c, "object_share", sl_json_floats(stats + 2, L, 4)));
     SL_TRY(sl_context_say(c, "pointing", sl_json_floats(stats + 3, L, 4)));
   }
-  if (c->flow_row) {
+  if (c->shared->flow_row) {
     SL_TRY(sl_context_put(c, "cam.flow_correlation", SL_F32, 1, (int64_t[]){L}, rho));
     SL_TRY(sl_context_say(c, "flow_correlation", sl_json_floats(rho, L, 1)));
   }
@@ -301,7 +313,9 @@ static sl_status tell(sl_cam *cam, double cliff_share) {
   if (status == SL_OK) {
     float *stats = numbers, *mass = numbers + 4 * L, *rho = numbers + 5 * L;
     status = measure(cam, stats, mass, rho);
-    if (status == SL_OK) status = put_stats(cam, stats, mass, rho, find_cliff(cam, mass, work, cliff_share));
+    const int cliff = status == SL_OK ? find_cliff(cam, mass, work, cliff_share) : -1;
+    if (status == SL_OK) status = share(cam, cliff);
+    if (status == SL_OK) status = put_stats(cam, stats, mass, rho, cliff);
   }
   free(numbers);
   free(work);

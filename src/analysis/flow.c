@@ -11,10 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "analysis/attention_rows.h"
 #include "analysis/flow.h"
+#include "analysis/shared.h"
 #include "stats/spread.h"
-
-#define PATTERN_BYTES ((int64_t)80 << 20)
 
 static const sl_option_info options[] = {
     {.name = "renormalise",
@@ -51,24 +51,16 @@ typedef struct flow {
   sl_analysis_context *context;
   const sl_layout *layout;
   int n_layer, n_head, n_query;
-  int first, n_block; /* query rows of this pass: first .. first + n_block - 1 */
   float *share;       /* [L, Q, 5] */
   float *share_heads; /* [L, H, Q, 5] */
   float *image;       /* [L, Q, N] */
   float *image_heads; /* [L, H, N] of the first query row */
   float *keys;        /* [L, P] head-mean attention of the first query row */
-  float *chunk;       /* one head's pattern of this pass */
-  int64_t chunk_size; /* elements */
-  sl_status status;
 } flow;
 
-static bool wants_pattern(void *user, sl_part part, sl_site site, int layer, bool backward) {
-  (void)user, (void)layer;
-  return part == SL_PART_DECODER && site == SL_SITE_PATTERN && !backward;
-}
-
 /* One head's attention of one query row: class sums, and its part of the means over heads. */
-static void reduce_row(flow *f, int layer, int head, int query, const float *row, int n_key) {
+static void reduce_row(void *user, int layer, int head, int query, const float *row, int n_key) {
+  flow *f = user;
   const sl_layout *layout = f->layout;
   const float weight = 1.0f / (float)f->n_head;
   double sums[SL_CLASS_COUNT] = {0};
@@ -89,56 +81,15 @@ static void reduce_row(flow *f, int layer, int head, int query, const float *row
          (size_t)n_image * sizeof *row);
 }
 
-static void see_pattern(void *user, sl_queue *queue, sl_part part, sl_site site, int layer, int first_row, sl_mat value,
-                        sl_mat grad) {
-  (void)part, (void)site, (void)first_row, (void)grad;
-  flow *f = user;
-  if (f->status != SL_OK) return;
-  const int64_t n_element = (f->n_block - 1) * value.stride + value.cols;
-  if (n_element > f->chunk_size) {
-    f->status = SL_REALLOC(f->chunk, (size_t)n_element, "attention rows");
-    if (f->status != SL_OK) return;
-    f->chunk_size = n_element;
-  }
-  /* Head by head: the host copy stays small. */
-  for (int h = 0; h < f->n_head; h++) {
-    const int64_t offset = value.offset + (int64_t)h * f->n_block * value.stride;
-    sl_buffer_read(queue, f->chunk, value.buffer, (size_t)offset * sizeof(float), (size_t)n_element * sizeof(float));
-    for (int q = 0; q < f->n_block; q++) reduce_row(f, layer, h, f->first + q, f->chunk + q * value.stride, value.cols);
-  }
-  const double pass_share = (double)f->n_block / f->n_query, passed = (double)f->first / f->n_query;
-  sl_context_progress(f->context, passed + pass_share * (layer + 1) / f->n_layer, 1);
-}
-
-/* One forward pass that emits the pattern of the rows first .. first + n_block - 1. */
-static sl_status run_pass(flow *f, sl_buffer *rows_buffer) {
-  int32_t *rows = NULL;
-  SL_TRY(SL_ALLOC(rows, (size_t)f->n_block, "query rows"));
-  for (int q = 0; q < f->n_block; q++) rows[q] = f->layout->n_prompt - 1 + f->first + q;
-  sl_queue *queue = sl_session_queue(f->context->session);
-  sl_buffer_write(queue, rows_buffer, 0, rows, (size_t)f->n_block * sizeof *rows);
+/* The rows that predict the answer's tokens. */
+static sl_status read_rows(flow *f, int64_t pattern_bytes) {
+  int *rows = NULL;
+  SL_TRY(SL_ALLOC(rows, (size_t)f->n_query, "query rows"));
+  for (int q = 0; q < f->n_query; q++) rows[q] = f->layout->n_prompt - 1 + q;
+  const sl_attention_rows request = {.rows = rows, .n_row = f->n_query, .limit_bytes = pattern_bytes, .progress = 1,
+                                     .take = reduce_row, .user = f};
+  const sl_status status = sl_context_attention(f->context, &request);
   free(rows);
-  const sl_probe probe = {.user = f, .wants = wants_pattern, .see = see_pattern,
-                          .pattern_rows = {.buffer = rows_buffer, .offset = 0, .count = f->n_block}};
-  SL_TRY(sl_session_forward(f->context->session, f->layout, f->context->image, NULL, 0, NULL, &probe, false));
-  SL_TRY(f->status);
-  return sl_context_check_cancel(f->context);
-}
-
-static sl_status run_passes(flow *f, int64_t pattern_bytes) {
-  const int64_t row_bytes = (int64_t)f->n_head * f->layout->n_token * (int64_t)sizeof(float);
-  int64_t most = pattern_bytes / row_bytes;
-  if (most < 1) most = 1;
-  if (most > f->n_query) most = f->n_query;
-  sl_buffer *rows_buffer = NULL;
-  SL_TRY(sl_buffer_new(&rows_buffer, sl_model_get_backend(f->context->model), (size_t)most * sizeof(int32_t),
-                       "query rows"));
-  sl_status status = SL_OK;
-  for (f->first = 0; f->first < f->n_query && status == SL_OK; f->first += f->n_block) {
-    f->n_block = f->n_query - f->first < most ? f->n_query - f->first : (int)most;
-    status = run_pass(f, rows_buffer);
-  }
-  sl_buffer_free(rows_buffer);
   return status;
 }
 
@@ -169,6 +120,7 @@ static sl_status put_shares(flow *f) {
   for (int l = 0; l < L; l++) image_share[l] = first_image[l * Q * SL_CLASS_COUNT];
   const int cliff = sl_first_staying_below(image_share, f->n_layer, sl_context_real(c, "attention-cliff"));
   free(image_share);
+  c->shared->attention_cliff = cliff;
   SL_TRY(sl_context_say(c, "cliff_share", json_real(sl_context_real(c, "attention-cliff"))));
   return sl_context_say(c, "attention_cliff", cliff >= 0 ? json_integer(cliff) : json_null());
 }
@@ -182,12 +134,12 @@ static sl_status put_spread(flow *f) {
   float *entropy = NULL, *stats = NULL;
   sl_status status = SL_ALLOC(entropy, (size_t)(L * Q), "entropies");
   if (status == SL_OK) status = SL_ALLOC(stats, (size_t)(L * 4), "map statistics");
-  if (status == SL_OK) status = SL_ALLOC(c->flow_row, (size_t)(L * N), "attention rows");
+  if (status == SL_OK) status = SL_REALLOC(c->shared->flow_row, (size_t)(L * N), "attention rows");
   for (int64_t l = 0; l < L && status == SL_OK; l++) {
     const float *rows = f->image + l * Q * N;
     for (int64_t q = 0; q < Q; q++) entropy[l * Q + q] = (float)sl_entropy(rows + q * N + skip, n_patch);
     status = sl_map_stats(c, rows + skip, stats + l * 4);
-    memcpy(c->flow_row + l * N, rows, (size_t)N * sizeof *rows);
+    memcpy(c->shared->flow_row + l * N, rows, (size_t)N * sizeof *rows);
   }
   if (status == SL_OK) status = sl_context_put(c, "flow.entropy", SL_F32, 2, (int64_t[]){L, Q}, entropy);
   if (status == SL_OK) status = sl_context_put(c, "flow.stats", SL_F32, 2, (int64_t[]){L, 4}, stats);
@@ -278,7 +230,7 @@ sl_status sl_flow_run(sl_analysis_context *c, int64_t pattern_bytes) {
   flow f = {.context = c, .layout = c->layout, .n_layer = shape->decoder.n_layer, .n_head = shape->decoder.n_head,
             .n_query = c->n_answer};
   sl_status status = flow_alloc(&f);
-  if (status == SL_OK) status = run_passes(&f, pattern_bytes);
+  if (status == SL_OK) status = read_rows(&f, pattern_bytes);
   if (status == SL_OK) status = put_shares(&f);
   if (status == SL_OK) status = put_spread(&f);
   if (status == SL_OK) status = put_sinks(&f);
@@ -287,7 +239,6 @@ sl_status sl_flow_run(sl_analysis_context *c, int64_t pattern_bytes) {
   free(f.image);
   free(f.image_heads);
   free(f.keys);
-  free(f.chunk);
   return status;
 }
 
@@ -296,7 +247,7 @@ static double flow_passes(const sl_analysis_context *c) {
   return 1;
 }
 
-static sl_status flow_run(sl_analysis_context *c) { return sl_flow_run(c, PATTERN_BYTES); }
+static sl_status flow_run(sl_analysis_context *c) { return sl_flow_run(c, SL_ATTENTION_BYTES); }
 
 static const char *const results[] = {"flow.share",       "flow.share_heads", "flow.image",
                                       "flow.image_heads", "flow.entropy",     "flow.stats",

@@ -76,17 +76,53 @@ typedef struct sl_attend {
   sl_mat q;   /* [Tq, H d], rotated */
   sl_mat k;   /* [Tk, Hkv d], rotated */
   sl_mat v;   /* [Tk, Hkv d] */
-  sl_mat z;   /* [Tq, H d] output (input of the backward) */
+  sl_mat z;   /* [Tq, H d] output; absent in the backward */
   sl_mat lse; /* [Tq, H] output: log of the row's sum of exp(score) (input of the backward); may be absent forward */
   /* Rows to emit, for recording: pattern and scores [H * n_row, Tk], row h * n_row + r; absent when rows.count is 0
    * or the matrix is zeroed. Scores are scaled; hidden keys hold -inf in scores and 0 in pattern. */
   sl_ints rows; /* indices into q's rows */
   sl_mat pattern;
   sl_mat scores;
-  /* With bf16 the products of the forward take q, k, v and exp(score - largest) rounded to bf16 (f32 sums, f32 softmax
-   * denominator), and the backward recomputes scores the same way; the other modes compute in f32. Zero is f32. */
+  /* With bf16 the operands of every product are rounded to bf16: q, k, v and exp(score - largest) forward; q, k, v, dz,
+   * the probabilities and the scores' gradient backward (f32 sums, f32 softmax denominator). The other modes compute in
+   * f32. Zero is f32. */
   sl_compute compute;
 } sl_attend;
+
+/* Attention of the rows of many branches over keys that they share, plus each branch's own: one prefix, many branches.
+ *
+ * Columns, in this order: shared segment 0 | shared segment 1 | ... | the local keys of the row's branch. The columns of
+ * a segment start at a multiple of 32 (the last segment's padded), so the local ones start at
+ * sum over segments of round_up(rows, 32). Row r, head h sees the columns whose bit is on in mask number
+ * view[r * n_head + h]; bit c % 32 of word c / 32 of a mask is column c. Bits of padding columns are 0. A row and head
+ * that sees nothing gets z = 0.
+ *
+ * A row's bits depend on its own q, view and keys alone: not on other rows, branches or threads, nor on segments or local
+ * keys that it does not see. */
+#define SL_MAX_SEGMENT 8
+typedef struct sl_attend_shared {
+  int n_head, n_head_kv, d_head;
+  float scale;
+  sl_compute compute;           /* as in sl_attend */
+  sl_mat q, z;                  /* [R, H d]; q rotated, z output */
+  int n_segment;
+  sl_mat k[SL_MAX_SEGMENT], v[SL_MAX_SEGMENT]; /* [rows of the segment, Hkv d]; keys rotated */
+  int n_local;                  /* local keys of one branch, at least 1 */
+  sl_mat local_k, local_v;      /* [branches * n_local, Hkv d]: branch b's are rows b * n_local .. */
+  sl_ints branch;               /* [R] branch of a row, ascending */
+  sl_ints view;                 /* [R * H] number of the mask */
+  sl_ints masks;                /* [n_view * n_word]: n_word = words of all columns, local ones included */
+  int n_view;
+} sl_attend_shared;
+
+static inline int sl_attend_shared_columns(const sl_attend_shared *a) { /* without the local ones */
+  int n = 0;
+  for (int s = 0; s < a->n_segment; s++) n += (a->k[s].rows + 31) / 32 * 32;
+  return n;
+}
+static inline int sl_attend_shared_words(const sl_attend_shared *a) {
+  return sl_attend_shared_columns(a) / 32 + (a->n_local + 31) / 32;
+}
 
 struct sl_ops {
   /* y[T, N] = x[T, K] W^T (+ bias[1, N]) ; with `add`, y += that. bias may be absent. y must not overlap x. */
@@ -114,8 +150,10 @@ struct sl_ops {
   void (*rope)(sl_queue *queue, sl_mat x, int d_head, sl_ints positions, sl_mat inv_freq, int sign);
 
   void (*attend)(sl_queue *queue, const sl_attend *a);
-  /* dq[Tq, H d], dk, dv[Tk, Hkv d] (overwritten) from dz[Tq, H d] and the forward's q, k, v, z, lse. */
+  /* dq[Tq, H d], dk, dv[Tk, Hkv d] (overwritten) from dz[Tq, H d] and the forward's q, k, v, lse. */
   void (*attend_dx)(sl_queue *queue, const sl_attend *a, sl_mat dz, sl_mat dq, sl_mat dk, sl_mat dv);
+
+  void (*attend_shared)(sl_queue *queue, const sl_attend_shared *a);
 
   void (*add)(sl_queue *queue, sl_mat y, sl_mat a, sl_mat b); /* y = a + b; y may be a or b; b may have one row */
   void (*scale)(sl_queue *queue, sl_mat y, sl_mat x, float factor); /* y = factor x */
@@ -147,8 +185,8 @@ const sl_ops *sl_queue_ops(const sl_queue *queue);
 int sl_queue_threads(const sl_queue *queue); /* worker threads, at least 1 */
 
 /* The scratch an op may need grows with its operands; nn declares its largest product before work starts, so that ops
- * never allocate: rows T, the largest of all widths N and K (and H d of attention), and the longest key row Tk. Grows
- * only. An op given larger operands than were declared fails an assertion; heads wider than 256 are not supported. */
+ * never allocate: rows T, the largest of all widths N and K (and H d of attention), and the longest key row Tk (for
+ * attend_shared: all its columns, padding and local ones included). Grows only. An op given larger operands than were declared fails an assertion; heads wider than 256 are not supported. */
 sl_status sl_queue_reserve(sl_queue *queue, int max_rows, int max_width, int max_key);
 
 /* Device memory, 64-byte aligned, zeroed. Offsets in bytes; write and read wait for the queue. */

@@ -79,11 +79,32 @@ static inline int sl_attend_visible(const sl_attend *a, int row) {
 /* The shapes both kinds rely on. */
 static inline void sl_attend_check(const sl_attend *a) {
   assert(a->n_head > 0 && a->n_head_kv > 0 && a->n_head % a->n_head_kv == 0 && a->d_head > 0 && a->first_query >= 0);
-  assert(a->q.cols == a->n_head * a->d_head && a->z.rows == a->q.rows && a->z.cols == a->q.cols);
+  assert(a->q.cols == a->n_head * a->d_head);
+  assert(!a->z.buffer || (a->z.rows == a->q.rows && a->z.cols == a->q.cols));
   assert(a->k.cols == a->n_head_kv * a->d_head && a->v.cols == a->k.cols && a->v.rows == a->k.rows && a->k.rows > 0);
   assert(!a->lse.buffer || (a->lse.rows == a->q.rows && a->lse.cols == a->n_head));
   assert(!a->pattern.buffer || (a->pattern.rows == a->n_head * a->rows.count && a->pattern.cols == a->k.rows));
   assert(!a->scores.buffer || (a->scores.rows == a->n_head * a->rows.count && a->scores.cols == a->k.rows));
+}
+
+static inline void sl_attend_shared_check(const sl_attend_shared *a) {
+  assert(a->n_head > 0 && a->n_head_kv > 0 && a->n_head % a->n_head_kv == 0 && a->d_head > 0 && a->d_head <= 256);
+  assert(a->q.cols == a->n_head * a->d_head && a->z.rows == a->q.rows && a->z.cols == a->q.cols);
+  assert(a->n_segment >= 0 && a->n_segment <= SL_MAX_SEGMENT && a->n_local >= 1);
+  for (int s = 0; s < a->n_segment; s++) {
+    assert(a->k[s].cols == a->n_head_kv * a->d_head && a->v[s].cols == a->k[s].cols && a->v[s].rows == a->k[s].rows);
+  }
+  assert(a->local_k.cols == a->n_head_kv * a->d_head && a->local_v.cols == a->local_k.cols);
+  assert(a->local_k.rows % a->n_local == 0 && a->local_v.rows == a->local_k.rows);
+  assert(a->branch.count == a->q.rows && a->view.count == a->q.rows * a->n_head);
+  assert(a->n_view >= 0 && a->masks.count == a->n_view * sl_attend_shared_words(a));
+}
+
+/* The visible columns of one row and head, 32 a word. */
+static inline const uint32_t *sl_attend_shared_mask(const sl_attend_shared *a, int row, int head) {
+  int view = sl_ints_data(a->view)[row * a->n_head + head];
+  assert(view >= 0 && view < a->n_view);
+  return (const uint32_t *)sl_ints_data(a->masks) + (size_t)view * (size_t)sl_attend_shared_words(a);
 }
 
 #endif

@@ -5,45 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/internal.h"
-#include "model/keep.h"
+#include "model/session_internal.h"
 
 #define HEAD_ROWS 32 /* logits are computed this many rows at a time */
 
-struct sl_image {
-  sl_buffer *buffer;
-  sl_mat rows;     /* [N, D] projected */
-  sl_mat features; /* [n_patch + 1, Dv] tower output, class token included; present when kept */
-  sl_mat pre;      /* [N, D] projector before its activation; likewise */
-  sl_keep keep;
-  bool kept;
-};
-
-struct sl_session {
-  const sl_model *model;
-  sl_queue *queue;
-  sl_scratch scratch;
-  const atomic_bool *cancel;
-  int capacity;       /* rows that x and the numbers hold */
-  sl_buffer *rows;    /* x [capacity, D] */
-  sl_buffer *numbers; /* i32: ids, positions, image rows: 3 x capacity */
-  sl_mat x;
-  int cache_capacity; /* rows that the cache holds */
-  int n_cached;       /* rows in it */
-  sl_buffer *cache;   /* [n_layer, 2, cache_capacity, Hkv d] */
-  sl_kv *kv;
-  sl_keep keep;
-  size_t keep_limit_bytes;
-  int n_whole;           /* layers of that forward that were kept whole */
-  int n_kept;            /* rows of the last forward with keep; 0 = none */
-  sl_buffer *gradient;   /* d [n_kept, D] */
-  sl_mat d;
-  const sl_image *image; /* of that forward */
-  int first_image;
-};
-
-static sl_context context_of(sl_session *s, const sl_probe *probe) {
-  return (sl_context){s->queue, sl_queue_ops(s->queue), &s->scratch, probe};
+sl_context sl_session_context(sl_session *s, const sl_probe *probe) {
+  return (sl_context){.queue = s->queue, .ops = sl_queue_ops(s->queue), .scratch = &s->scratch, .probe = probe};
 }
 
 sl_status sl_session_new(sl_session **out, const sl_model *model, int n_thread) {
@@ -52,6 +19,7 @@ sl_status sl_session_new(sl_session **out, const sl_model *model, int n_thread) 
   SL_TRY(SL_ALLOC(s, 1, "session"));
   s->model = model;
   s->keep_limit_bytes = SL_KEEP_LIMIT;
+  s->branch_limit_bytes = SL_BRANCH_LIMIT;
   sl_status status = sl_queue_new(&s->queue, model->backend, n_thread ? n_thread : model->n_thread);
   if (status == SL_OK) status = SL_ALLOC(s->kv, (size_t)model->decoder.n_layer, "session");
   if (status != SL_OK) {
@@ -146,8 +114,7 @@ static void drop_cache(sl_session *s) {
   s->cache_capacity = s->n_cached = 0;
 }
 
-/* Room for `n_token` rows of x and of the numbers; their content is lost. */
-static sl_status reserve_rows(sl_session *s, int n_token) {
+sl_status sl_session_reserve_rows(sl_session *s, int n_token) {
   if (n_token <= s->capacity) return SL_OK;
   const int width = s->model->decoder.shape.d_model;
   sl_buffer_free(s->rows);
@@ -177,7 +144,7 @@ static sl_status reserve_keep(sl_session *s, int n_token) {
   return sl_keep_reserve(&s->keep, s->model->backend, &decoder->shape, decoder->n_layer, n_token, s->n_whole);
 }
 
-static sl_status check_length(const sl_session *s, int n_token) {
+sl_status sl_session_check_length(const sl_session *s, int n_token) {
   if (n_token > s->model->shape.max_position)
     SL_FAIL(SL_ERROR_ARGUMENT, "prompt and answer have %d tokens; the model was made for %d (max_position_embeddings)",
             n_token, s->model->shape.max_position);
@@ -244,7 +211,7 @@ static sl_status encode(sl_image *image, sl_session *s, const float *pixels, con
   SL_TRY(reserve_tower(s, probe));
   float *host = NULL;
   SL_TRY(cut_patches(m, pixels, &host));
-  const sl_context c = context_of(s, probe);
+  const sl_context c = sl_session_context(s, probe);
   const int64_t mark = s->scratch.used;
   sl_mat patches = sl_scratch_mat(&s->scratch, m->tower.n_patch, 3 * m->shape.patch_px * m->shape.patch_px);
   for (int i = 0; i < patches.rows; i++)
@@ -280,8 +247,8 @@ void sl_image_free(sl_image *image) {
 
 /* ---- forward ---- */
 
-/* Scratch of a pass over n_row rows against n_key keys, beside `own` elements of the caller's. */
-static sl_status reserve_decoder(sl_session *s, int n_row, int n_key, const sl_probe *probe, bool keep, int64_t own) {
+sl_status sl_session_reserve_decoder(sl_session *s, int n_row, int n_key, const sl_probe *probe, bool keep,
+                                     int64_t own) {
   const sl_decoder *decoder = &s->model->decoder;
   const int n_pattern = probe ? probe->pattern_rows.count : 0;
   int64_t need = sl_block_forward_scratch(&decoder->shape, n_row, n_key, n_pattern);
@@ -291,9 +258,7 @@ static sl_status reserve_decoder(sl_session *s, int n_row, int n_key, const sl_p
   return reserve_queue(s, n_row, n_key);
 }
 
-/* Writes ids, positions and image rows of `layout` into the number buffer. */
-static sl_status upload_layout(sl_session *s, const sl_layout *layout) {
-  const int n = layout->n_token;
+sl_status sl_session_upload(sl_session *s, const sl_layout *layout, int n) {
   int32_t *host = NULL;
   SL_TRY(SL_ALLOC(host, (size_t)n * 3, "token ids"));
   for (int t = 0; t < n; t++) {
@@ -309,7 +274,7 @@ static sl_status upload_layout(sl_session *s, const sl_layout *layout) {
   return SL_OK;
 }
 
-static sl_ints numbers(const sl_session *s, int part, int count) {
+sl_ints sl_session_numbers(const sl_session *s, int part, int count) {
   return (sl_ints){s->numbers, (int64_t)part * s->capacity, count};
 }
 
@@ -366,25 +331,25 @@ sl_status sl_session_forward(sl_session *s, const sl_layout *layout, const sl_im
   const int n = layout->n_token;
   if (layout->n_image > 0 && !image) SL_FAIL(SL_ERROR_ARGUMENT, "the prompt has a picture, but none was given");
   SL_TRY(check_rows(rows, n_row, n));
-  SL_TRY(check_length(s, n));
+  SL_TRY(sl_session_check_length(s, n));
   s->n_cached = s->n_kept = 0;
-  SL_TRY(reserve_rows(s, n));
+  SL_TRY(sl_session_reserve_rows(s, n));
   s->n_whole = sl_keep_whole(&decoder->shape, decoder->n_layer, n, s->keep_limit_bytes);
-  SL_TRY(reserve_decoder(s, n, n, probe, keep, 0));
+  SL_TRY(sl_session_reserve_decoder(s, n, n, probe, keep, 0));
   if (keep) drop_cache(s); /* a backward pass needs the room, and reads keys and values from what is kept */
   SL_TRY(keep ? reserve_keep(s, n) : reserve_cache(s, n));
-  SL_TRY(upload_layout(s, layout));
-  const sl_context c = context_of(s, probe);
+  SL_TRY(sl_session_upload(s, layout, n));
+  const sl_context c = sl_session_context(s, probe);
   const sl_mat x = sl_mat_rows(s->x, 0, n);
-  sl_decoder_embed(&c, decoder, x, numbers(s, 0, n), image ? image->rows : (sl_mat){0}, numbers(s, 2, layout->n_image));
-  SL_TRY(sl_decoder_forward(&c, decoder, x, 0, numbers(s, 1, n), keep ? NULL : s->kv, keep ? s->keep.acts : NULL,
+  sl_decoder_embed(&c, decoder, x, sl_session_numbers(s, 0, n), image ? image->rows : (sl_mat){0}, sl_session_numbers(s, 2, layout->n_image));
+  SL_TRY(sl_decoder_forward(&c, decoder, x, 0, sl_session_numbers(s, 1, n), keep ? NULL : s->kv, keep ? s->keep.acts : NULL,
                             s->cancel));
   s->n_cached = keep ? 0 : n;
   s->n_kept = keep ? n : 0;
   s->image = image;
   s->first_image = layout->first_image;
   head_for_probe(s, &c, n);
-  const sl_context silent = context_of(s, NULL);
+  const sl_context silent = sl_session_context(s, NULL);
   head_asked(s, &silent, rows, n_row, logits);
   return SL_OK;
 }
@@ -399,10 +364,10 @@ sl_status sl_session_step(sl_session *s, const int32_t *ids, int n_id, float *lo
   if (probe && probe->pattern_rows.count > 0)
     SL_FAIL(SL_ERROR_ARGUMENT, "attention patterns are recorded in a forward pass, not in a step");
   s->n_kept = 0; /* the step's positions replace those of the kept forward */
-  SL_TRY(check_length(s, s->n_cached + n_id));
+  SL_TRY(sl_session_check_length(s, s->n_cached + n_id));
   if (s->n_cached + n_id > s->cache_capacity) SL_TRY(reserve_cache(s, 2 * s->n_cached + n_id));
-  SL_TRY(reserve_rows(s, n_id));
-  SL_TRY(reserve_decoder(s, n_id, s->n_cached + n_id, probe, false,
+  SL_TRY(sl_session_reserve_rows(s, n_id));
+  SL_TRY(sl_session_reserve_decoder(s, n_id, s->n_cached + n_id, probe, false,
                          sl_scratch_need(n_id, decoder->shape.d_model)));
   int32_t *positions = NULL;
   SL_TRY(SL_ALLOC(positions, (size_t)n_id, "positions"));
@@ -410,11 +375,11 @@ sl_status sl_session_step(sl_session *s, const int32_t *ids, int n_id, float *lo
   sl_buffer_write(s->queue, s->numbers, 0, ids, (size_t)n_id * sizeof *ids);
   sl_buffer_write(s->queue, s->numbers, (size_t)s->capacity * sizeof *ids, positions, (size_t)n_id * sizeof *positions);
   free(positions);
-  const sl_context c = context_of(s, probe);
+  const sl_context c = sl_session_context(s, probe);
   const int64_t mark = s->scratch.used;
   const sl_mat x = sl_scratch_mat(&s->scratch, n_id, decoder->shape.d_model);
-  c.ops->embed(c.queue, x, decoder->embed, numbers(s, 0, n_id));
-  const sl_status status = sl_decoder_forward(&c, decoder, x, s->n_cached, numbers(s, 1, n_id), s->kv, NULL, s->cancel);
+  c.ops->embed(c.queue, x, decoder->embed, sl_session_numbers(s, 0, n_id));
+  const sl_status status = sl_decoder_forward(&c, decoder, x, s->n_cached, sl_session_numbers(s, 1, n_id), s->kv, NULL, s->cancel);
   if (status == SL_OK) {
     head_rows(s, &c, sl_mat_rows(x, n_id - 1, 1), s->n_cached + n_id - 1, logits);
     s->n_cached += n_id;
@@ -486,7 +451,7 @@ static sl_status tower_backward(sl_session *s, const sl_probe *probe) {
   const sl_model *m = s->model;
   const sl_image *image = s->image;
   SL_TRY(reserve_tower(s, probe));
-  const sl_context c = context_of(s, probe);
+  const sl_context c = sl_session_context(s, probe);
   const int64_t mark = s->scratch.used;
   const sl_mat d = sl_scratch_mat(&s->scratch, image->features.rows, image->features.cols);
   c.ops->zero(c.queue, d);
@@ -507,10 +472,10 @@ sl_status sl_session_backward(sl_session *s, const int *rows, int n_row, const f
     SL_FAIL(SL_ERROR_ARGUMENT, "a backward pass into the tower needs a prompt with a picture");
   if (n_row < 1) SL_FAIL(SL_ERROR_ARGUMENT, "a backward pass needs at least one logits row");
   SL_TRY(check_rows(rows, n_row, s->n_kept));
-  SL_TRY(reserve_decoder(s, s->n_kept, s->n_kept, NULL, true, 0));
-  const sl_context c = context_of(s, probe);
+  SL_TRY(sl_session_reserve_decoder(s, s->n_kept, s->n_kept, NULL, true, 0));
+  const sl_context c = sl_session_context(s, probe);
   head_backward(s, &c, rows, n_row, d_logits);
-  SL_TRY(sl_decoder_backward(&c, decoder, sl_mat_rows(s->d, 0, s->n_kept), rows[0], numbers(s, 1, s->n_kept),
+  SL_TRY(sl_decoder_backward(&c, decoder, sl_mat_rows(s->d, 0, s->n_kept), rows[0], sl_session_numbers(s, 1, s->n_kept),
                              s->keep.acts, s->cancel));
   return into_tower ? tower_backward(s, probe) : SL_OK;
 }

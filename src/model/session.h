@@ -56,4 +56,8 @@ sl_status sl_session_greedy(sl_session *session, sl_layout *layout, const sl_ima
 sl_status sl_session_backward(sl_session *session, const int *rows, int n_row, const float *d_logits,
                               const sl_probe *probe, bool into_tower);
 
+/* Final norm and head over any residual rows [n, D], wherever they were taken (the logit lens): logits [n, V] to the
+ * caller's memory. Not to be called while a pass runs. */
+sl_status sl_session_lens(sl_session *session, sl_mat resid, float *logits);
+
 #endif

@@ -54,10 +54,11 @@ static sl_attend attention(const sl_block_shape *s, sl_mat q, sl_mat k, sl_mat v
                      .q = q, .k = k, .v = v, .z = z, .lse = lse, .compute = s->compute};
 }
 
-/* y += x W^T + b; when the probe wants the branch's own output it is computed apart. */
-static void add_branch(const sl_context *c, const sl_block_shape *s, sl_site site, int layer, int first, sl_mat y,
-                       sl_mat x, const sl_weight *w, sl_mat bias) {
-  if (!sl_wants(c, s->part, site, layer, false)) {
+/* y += x W^T + b; when somebody wants or changes the sublayer's own output it is computed apart, which rounds once more.
+ * With taps that holds for every row and layer: a row's bits must not depend on the edits of its neighbours. */
+static void add_sublayer(const sl_context *c, const sl_block_shape *s, sl_site site, int layer, int first, sl_mat y,
+                         sl_mat x, const sl_weight *w, sl_mat bias) {
+  if (!sl_wants(c, s->part, site, layer, false) && !c->taps) {
     c->ops->linear(c->queue, y, x, w, bias, true);
     return;
   }
@@ -69,8 +70,20 @@ static void add_branch(const sl_context *c, const sl_block_shape *s, sl_site sit
   c->scratch->used = mark;
 }
 
+/* z of rows of many branches; their own keys and values go to their branches' places. */
+static void attend_branches(const sl_context *c, const sl_branch_keys *keys, sl_mat q, sl_mat k, sl_mat v, sl_mat z) {
+  sl_attend_shared a = keys->attend;
+  c->ops->scatter_rows(c->queue, a.local_k, k, keys->slots);
+  c->ops->scatter_rows(c->queue, a.local_v, v, keys->slots);
+  a.q = q;
+  a.z = z;
+  c->ops->attend_shared(c->queue, &a);
+}
+
+/* Keys are those of these rows alone, of a cache that they join, or of branches: at most one of kv and branches. */
 static void attention_forward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer,
-                              sl_mat x, int first, sl_ints positions, const sl_kv *kv, const sl_block_acts *keep) {
+                              sl_mat x, int first, sl_ints positions, const sl_kv *kv, const sl_branch_keys *branches,
+                              const sl_block_acts *keep) {
   const sl_ops *op = c->ops;
   const int n_row = x.rows;
   const int64_t mark = c->scratch->used;
@@ -101,14 +114,17 @@ static void attention_forward(const sl_context *c, const sl_block_shape *s, cons
     values = sl_mat_rows(kv->v, 0, first + n_row);
   }
   sl_attend a = attention(s, q, keys, values, z, lse, first);
-  show_pattern(c, s, layer, &a, first);
+  if (branches)
+    attend_branches(c, branches, q, k, v, z);
+  else
+    show_pattern(c, s, layer, &a, first);
   sl_see(c, s->part, SL_SITE_Z, layer, first, z);
   if (keep && keep->qkv.buffer) {
     op->copy(c->queue, keep->qkv, qkv);
     op->copy(c->queue, keep->z, z);
     op->copy(c->queue, keep->lse, lse);
   }
-  add_branch(c, s, SL_SITE_ATTN_OUT, layer, first, x, z, w->o, w->o_b);
+  add_sublayer(c, s, SL_SITE_ATTN_OUT, layer, first, x, z, w->o, w->o_b);
   c->scratch->used = mark;
 }
 
@@ -132,7 +148,7 @@ static void mlp_forward(const sl_context *c, const sl_block_shape *s, const sl_b
   }
   sl_see(c, s->part, SL_SITE_MLP_POST, layer, first, hidden);
   if (keep && keep->up.buffer) op->copy(c->queue, keep->up, up);
-  add_branch(c, s, SL_SITE_MLP_OUT, layer, first, x, hidden, w->down, w->down_b);
+  add_sublayer(c, s, SL_SITE_MLP_OUT, layer, first, x, hidden, w->down, w->down_b);
   c->scratch->used = mark;
 }
 
@@ -140,10 +156,20 @@ void sl_block_forward(const sl_context *c, const sl_block_shape *s, const sl_blo
                       int first, sl_ints positions, const sl_kv *kv, const sl_block_acts *keep) {
   sl_see(c, s->part, SL_SITE_RESID_PRE, layer, first, x);
   if (keep) c->ops->copy(c->queue, keep->x, x);
-  attention_forward(c, s, w, layer, x, first, positions, kv, keep);
+  attention_forward(c, s, w, layer, x, first, positions, kv, NULL, keep);
   sl_see(c, s->part, SL_SITE_RESID_MID, layer, first, x);
   if (keep && keep->mid.buffer) c->ops->copy(c->queue, keep->mid, x);
   mlp_forward(c, s, w, layer, x, first, keep);
+  sl_see(c, s->part, SL_SITE_RESID_POST, layer, first, x);
+}
+
+void sl_block_forward_branches(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer,
+                               sl_mat x, sl_ints positions, const sl_branch_keys *keys) {
+  const int first = keys->first_row;
+  sl_see(c, s->part, SL_SITE_RESID_PRE, layer, first, x);
+  attention_forward(c, s, w, layer, x, first, positions, NULL, keys, NULL);
+  sl_see(c, s->part, SL_SITE_RESID_MID, layer, first, x);
+  mlp_forward(c, s, w, layer, x, first, NULL);
   sl_see(c, s->part, SL_SITE_RESID_POST, layer, first, x);
 }
 
@@ -162,7 +188,7 @@ static sl_block_acts recompute(const sl_context *c, const sl_block_shape *s, con
   silent.probe = NULL;
   const sl_mat x = sl_scratch_mat(c->scratch, n_row, s->d_model);
   c->ops->copy(c->queue, x, kept->x);
-  attention_forward(&silent, s, w, layer, x, 0, positions, NULL, &acts);
+  attention_forward(&silent, s, w, layer, x, 0, positions, NULL, NULL, &acts);
   c->ops->copy(c->queue, acts.mid, x);
   mlp_forward(&silent, s, w, layer, x, 0, &acts);
   c->scratch->used = mark;

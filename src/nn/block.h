@@ -42,6 +42,13 @@ typedef struct sl_kv {
   sl_mat k, v;
 } sl_kv;
 
+/* Keys of rows that belong to many branches: what they share and each branch's own, for one layer. */
+typedef struct sl_branch_keys {
+  sl_attend_shared attend; /* all but q and z */
+  sl_ints slots;           /* [T] place of each row's own key in attend.local_k and local_v */
+  int first_row;           /* what a probe is told for row 0 */
+} sl_branch_keys;
+
 static inline int sl_block_qkv_width(const sl_block_shape *s) { return (s->n_head + 2 * s->n_head_kv) * s->d_head; }
 static inline int sl_block_up_width(const sl_block_shape *s) { return s->gated ? 2 * s->d_mlp : s->d_mlp; }
 
@@ -54,6 +61,10 @@ int64_t sl_block_backward_scratch(const sl_block_shape *shape, int n_row, bool r
  * backward's needs are stored. */
 void sl_block_forward(const sl_context *c, const sl_block_shape *shape, const sl_block_weights *w, int layer, sl_mat x,
                       int first, sl_ints positions, const sl_kv *kv, const sl_block_acts *keep);
+
+/* One block in place on x [T, D], rows of many branches. */
+void sl_block_forward_branches(const sl_context *c, const sl_block_shape *shape, const sl_block_weights *w, int layer,
+                               sl_mat x, sl_ints positions, const sl_branch_keys *keys);
 
 /* d [T, D]: gradient of the residual after the block, replaced by that before it. Rows before *first_row hold zeros and
  * are not read; on return *first_row is the first reachable row below (0 once attention has spread the gradient). */

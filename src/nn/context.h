@@ -14,11 +14,20 @@ typedef struct sl_scratch {
   int64_t used, capacity; /* f32 elements */
 } sl_scratch;
 
+/* Who changes what in a forward pass: nn hands over a site's value before anyone sees or uses it. Rows are those of the
+ * pass. A zeroed table changes nothing. */
+typedef struct sl_taps {
+  void *user;
+  bool (*touches)(void *user, sl_part part, sl_site site, int layer);
+  void (*apply)(void *user, sl_queue *queue, sl_part part, sl_site site, int layer, sl_mat value);
+} sl_taps;
+
 typedef struct sl_context {
   sl_queue *queue;
   const sl_ops *ops;
   sl_scratch *scratch;
   const sl_probe *probe; /* may be NULL */
+  const sl_taps *taps;   /* may be NULL */
 } sl_context;
 
 /* Between layers: SL_ERROR_CANCELLED once the flag (may be NULL) is set. */
@@ -44,8 +53,14 @@ static inline bool sl_wants(const sl_context *c, sl_part part, sl_site site, int
   return c->probe && c->probe->wants && c->probe->wants(c->probe->user, part, site, layer, backward);
 }
 
-/* Shows a value of the forward pass if it is wanted. */
+/* True when a site's value will be changed. */
+static inline bool sl_touches(const sl_context *c, sl_part part, sl_site site, int layer) {
+  return c->taps && c->taps->touches && c->taps->touches(c->taps->user, part, site, layer);
+}
+
+/* Changes a value of the forward pass, then shows it, as far as somebody asked for either. */
 static inline void sl_see(const sl_context *c, sl_part part, sl_site site, int layer, int first_row, sl_mat value) {
+  if (sl_touches(c, part, site, layer)) c->taps->apply(c->taps->user, c->queue, part, site, layer, value);
   if (sl_wants(c, part, site, layer, false))
     c->probe->see(c->probe->user, c->queue, part, site, layer, first_row, value, (sl_mat){0});
 }

@@ -58,6 +58,7 @@ typedef struct sl_site_row {
   bool in_part[SL_PART_COUNT];
   bool per_layer;
   bool differentiable;
+  bool writable; /* a plan can change it, in the decoder */
 } sl_site_row;
 
 const sl_site_row *sl_site_get(sl_site site);

@@ -47,6 +47,96 @@ const sl_result sl_results[] = {
      "rank correlation over the patches of the first map with the first query row's flow.image in the same layer; NaN "
      "where undefined"},
 
+    /* Truncation: what is left when image tokens are invisible from a layer on. Point k of a curve is the run in which
+     * layer k is the first without them; point L is the plain run. */
+    {"cliff.logit", SL_F32, "L+1", NULL, "target",
+     "the target (analyses.cliff.target) by first-truncated layer: L is the plain run, 0 without kept tokens the run "
+     "without an image; of the first ranking where some are kept, NaN where that ranking does not exist"},
+    {"cliff.prob", SL_F32, "L+1", NULL, "probability", "of the plain answer's first token, likewise"},
+    {"cliff.token", SL_I32, "L+1", NULL, "token id", "most likely first token, likewise; -1 where cliff.logit is NaN"},
+    {"cliff.rank_logit", SL_F32, "R,L+1", NULL, "target",
+     "as cliff.logit for every ranking of the kept image tokens (names in analyses.cliff.ranks)"},
+    {"cliff.rank_prob", SL_F32, "R,L+1", NULL, "probability", "as cliff.prob for every ranking"},
+
+    /* Knockout: blocked attention edges. */
+    {"knockout.change", SL_F32, "E,L", NULL, "share of the plain probability",
+     "(p_blocked - p) / p of the answer's first token, an edge (names in analyses.knockout.edges) blocked in the window "
+     "of layers around each centre; -1 when nothing of the probability is left"},
+
+    /* Logit lens: final norm and head at every layer. Row k is the residual that enters layer k, row L what leaves the
+     * last layer; "the answer" is the answer's first token. */
+    {"lens.final_logit", SL_F32, "L+1", NULL, "logit", "of the answer at the final token; row L is the model's own"},
+    {"lens.final_rank", SL_I32, "L+1", NULL, "rank", "of the answer at the final token, 1 = most likely"},
+    {"lens.final_prob", SL_F32, "L+1", NULL, "probability", "of the answer at the final token"},
+    {"lens.final_top", SL_I32, "L+1,Kt", NULL, "token id",
+     "the most likely tokens at the final token, best first (texts in analyses.lens.top)"},
+    {"lens.final_top_prob", SL_F32, "L+1,Kt", NULL, "probability", "of the tokens in lens.final_top"},
+    {"lens.image_answer", SL_F32, "L+1,N", NULL, "probability", "of the answer at every image token"},
+    {"lens.image_logit", SL_F32, "L+1,N", NULL, "logit", "of the answer at every image token"},
+    {"lens.image_rank", SL_I32, "L+1,N", NULL, "rank", "of the answer at every image token, 1 = most likely"},
+    {"lens.image_top", SL_I32, "L+1,N", NULL, "token id",
+     "most likely token at every image token (texts in analyses.lens.image_texts)"},
+    {"lens.image_top_prob", SL_F32, "L+1,N", NULL, "probability", "of the token in lens.image_top"},
+
+    /* Head attribution: which heads carry the picture to the answer. Masks, targets and fits of tokens.* read alike. */
+    {"heads.score", SL_F32, "L,H", NULL, "target",
+     "coefficient of the head in the regression of the target on random masks of heads: what keeping its view of the "
+     "picture adds; 0 for heads that never see the image (analyses.heads.dropped)"},
+    {"heads.stderr", SL_F32, "L,H", NULL, "target", "standard error of heads.score (HC3); NaN where undefined"},
+    {"heads.intercept", SL_F32, "1", NULL, "target", "the regression's constant"},
+    {"heads.masks", SL_U8, "M,L*H", NULL, "0/1",
+     "the masks, head h of layer l in column l H + h, 1 = kept; mask j is a training mask when j % 10 < 8, a "
+     "validation mask when 8, a test mask when 9"},
+    {"heads.target", SL_F32, "M", NULL, "target", "the answer's target under each mask"},
+    {"heads.fit", SL_F32, "3", NULL, "",
+     "Pearson, Spearman and R2 of predicted against true targets of the test masks"},
+    {"heads.predicted", SL_F32, "Mt", NULL, "target", "what the regression says for the test masks, in their order"},
+    {"heads.growth", SL_F32, "Mg,4", NULL, "masks, and three pure numbers",
+     "for each checkpoint: masks so far; Pearson, Spearman and R2 on the validation masks"},
+    {"heads.single", SL_F32, "L,H", NULL, "target", "t(all) - t(all but the head): single-head ablation"},
+    {"heads.attention", SL_F32, "L,H", NULL, "share of attention",
+     "the head's attention on the image, mean over the positions after the image up to the last measured row"},
+    {"heads.patching", SL_F32, "L,H", NULL, "target", "attribution patching: first-order estimate of heads.single"},
+    {"heads.steps", SL_I32, "Mc", NULL, "heads", "numbers of heads at the points of the curves"},
+    {"heads.faithfulness", SL_F32, "Mc", NULL, "share",
+     "(t(top n) - t(none)) / (t(all) - t(none)) for the top n heads by heads.score"},
+    {"heads.faithfulness_rivals", SL_F32, "5,Mc", NULL, "share",
+     "the same by single-head ablation, attention, attribution patching, chance, chance with as many heads per layer"},
+    {"heads.completeness", SL_F32, "Mc", NULL, "share", "(t(all) - t(all but the top n)) / (t(all) - t(none))"},
+    {"heads.completeness_rivals", SL_F32, "5,Mc", NULL, "share", "as heads.faithfulness_rivals"},
+
+    /* Token attribution, image side. */
+    {"tokens.image", SL_F32, "gh,gw", "N", "target",
+     "score of every image position: what its key and value give; a block's score is shared out over its patches"},
+    {"tokens.image_stderr", SL_F32, "gh,gw", "N", "target", "standard error of tokens.image (HC3)"},
+    {"tokens.image_intercept", SL_F32, "1", NULL, "target", "as heads.intercept"},
+    {"tokens.image_masks", SL_U8, "Im,In", NULL, "0/1", "as heads.masks, one column for each component"},
+    {"tokens.image_target", SL_F32, "Im", NULL, "target", "as heads.target"},
+    {"tokens.image_fit", SL_F32, "3", NULL, "", "as heads.fit"},
+    {"tokens.image_predicted", SL_F32, "It", NULL, "target", "as heads.predicted"},
+    {"tokens.image_growth", SL_F32, "Ig,4", NULL, "masks, and three pure numbers", "as heads.growth"},
+    {"tokens.image_steps", SL_I32, "Ic", NULL, "components", "numbers of components at the points of the curves"},
+    {"tokens.image_faithfulness", SL_F32, "Ic", NULL, "share", "as heads.faithfulness, of the top n components"},
+    {"tokens.image_faithfulness_rivals", SL_F32, "1,Ic", NULL, "share", "the same for a random order"},
+    {"tokens.image_completeness", SL_F32, "Ic", NULL, "share", "as heads.completeness"},
+    {"tokens.image_completeness_rivals", SL_F32, "1,Ic", NULL, "share", "the same for a random order"},
+
+    /* Token attribution, text side. */
+    {"tokens.text", SL_F32, "U", "U,B", "target",
+     "score of every position (or class; with layer bands every band of it) after the image: what it takes from it"},
+    {"tokens.text_stderr", SL_F32, "U", "U,B", "target", "standard error of tokens.text (HC3)"},
+    {"tokens.text_intercept", SL_F32, "1", NULL, "target", "as heads.intercept"},
+    {"tokens.text_masks", SL_U8, "Um,Un", NULL, "0/1", "as heads.masks, one column for each component"},
+    {"tokens.text_target", SL_F32, "Um", NULL, "target", "as heads.target"},
+    {"tokens.text_fit", SL_F32, "3", NULL, "", "as heads.fit"},
+    {"tokens.text_predicted", SL_F32, "Ut", NULL, "target", "as heads.predicted"},
+    {"tokens.text_growth", SL_F32, "Ug,4", NULL, "masks, and three pure numbers", "as heads.growth"},
+    {"tokens.text_steps", SL_I32, "Uc", NULL, "components", "numbers of components at the points of the curves"},
+    {"tokens.text_faithfulness", SL_F32, "Uc", NULL, "share", "as heads.faithfulness, of the top n components"},
+    {"tokens.text_faithfulness_rivals", SL_F32, "1,Uc", NULL, "share", "the same for a random order"},
+    {"tokens.text_completeness", SL_F32, "Uc", NULL, "share", "as heads.completeness"},
+    {"tokens.text_completeness_rivals", SL_F32, "1,Uc", NULL, "share", "the same for a random order"},
+
     /* The picture's tokens. */
     {"image.box", SL_F32, "N,4", NULL, "px of images/input.png", "x0, y0, x1, y1 of the patch an image token shows"},
     {"image.view", SL_I32, "N", NULL, "index", "the tile or view an image token belongs to"},

@@ -30,7 +30,7 @@ extern const int sl_result_count;
 const sl_result *sl_result_find(const char *name);
 
 /* Values of the symbols seen so far in one run. Zero-initialise. */
-#define SL_MAX_SYMBOL 32
+#define SL_MAX_SYMBOL 64
 typedef struct sl_symbols {
   int count;
   struct {

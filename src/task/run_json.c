@@ -98,6 +98,15 @@ static json_t *top_json(const sl_tokenizer *tokenizer, const sl_answer_token *to
   return list;
 }
 
+sl_status sl_run_json_answer_token(json_t **out, const sl_model *model, const sl_answer_token *token) {
+  const sl_tokenizer *tokenizer = sl_model_get_tokenizer(model);
+  *out = json_pack("{s:i, s:o, s:o, s:f, s:f, s:o}", "id", (int)token->id, "piece", piece_json(tokenizer, token->id),
+                   "text", token_text(tokenizer, token->id), "logit", (double)token->logit, "prob", (double)token->prob,
+                   "top", top_json(tokenizer, token));
+  if (!*out) SL_FAIL(SL_ERROR_MEMORY, "run.json: no memory for an answer token");
+  return SL_OK;
+}
+
 static json_t *token_json(const sl_tokenizer *tokenizer, const sl_layout *layout, int t, const sl_answer *answer) {
   json_t *token =
       json_pack("{s:i, s:o, s:o, s:s}", "id", (int)layout->ids[t], "piece", piece_json(tokenizer, layout->ids[t]),
@@ -150,11 +159,9 @@ sl_status sl_run_json_options(json_t *root, const sl_trace_request *r, int max_t
                               "record", r->record, "logits", (int)r->logits);
   if (r->mask_path && options) json_object_set_new(options, "object-threshold", json_real(object_threshold));
   SL_TRY(sl_run_json_set(root, "options", options));
-  for (int i = 0; i < r->n_analysis; i++) {
-    json_t *own = NULL;
-    SL_TRY(sl_options_to_json(sl_analysis_find(r->analyses[i]), r->options, r->n_option, &own));
-    SL_TRY(sl_run_json_set(options, r->analyses[i], own));
-  }
+  if (r->plan_path) SL_TRY(sl_run_json_set(options, "plan", sl_run_json_text(r->plan_path, strlen(r->plan_path))));
+  if (r->batch_size > 0) SL_TRY(sl_run_json_set(options, "batch-size", json_integer(r->batch_size)));
+  if (r->budget_s > 0) SL_TRY(sl_run_json_set(options, "budget_s", json_real(r->budget_s)));
   return SL_OK;
 }
 

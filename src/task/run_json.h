@@ -21,7 +21,10 @@ sl_status sl_run_json_start(json_t *root, const sl_model *model, const sl_trace_
 sl_status sl_run_json_tokens(json_t *root, const sl_model *model, const sl_trace_request *request,
                              const sl_layout *layout, const sl_answer *answer);
 
-/* options: those of the task and of every asked analysis. */
+/* One answer token with its rivals (new reference). */
+sl_status sl_run_json_answer_token(json_t **out, const sl_model *model, const sl_answer_token *token);
+
+/* options: those of the task; the runner adds those of every analysis. */
 sl_status sl_run_json_options(json_t *root, const sl_trace_request *request, int max_token, double object_threshold);
 
 /* peak_memory_bytes of the process. */

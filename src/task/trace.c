@@ -9,62 +9,41 @@
 #include <string.h>
 #include <time.h>
 
-#include "model/record.h"
 #include "sightline/report.h"
-#include "task/run_json.h"
+#include "task/resume.h"
 #include "task/trace_check.h"
+#include "task/trace_internal.h"
 
 #define DEFAULT_MAX_TOKEN 64
-#define LONG_WORK_S 5.0
 
-typedef struct trace {
-  const sl_model *model;
-  const sl_trace_request *request;
-  sl_cancel *cancel, *own_cancel;
-  sl_session *session;
-  sl_picture picture;
-  sl_image *image;
-  sl_layout layout;
-  sl_answer answer;
-  bool answered; /* the answer is whole and run.json tells it */
-  bool *object;
-  float *flow_row;
-  sl_record *record; /* NULL when no sites are asked for */
-  sl_run *run;  /* NULL without an out folder */
-  json_t *root; /* run.json */
-  json_t *warnings, *analyses, *timings; /* borrowed from root */
-  double started_ms;
-} trace;
-
-static double now_ms(void) {
+double sl_now_ms(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
 }
 
-/* Adds to a timing, so that a stage that runs twice counts whole. */
-static sl_status note_time(trace *t, const char *stage, double since_ms) {
+sl_status sl_trace_note_time(sl_trace *t, const char *stage, double since_ms) {
   const double before = json_real_value(json_object_get(t->timings, stage));
-  return sl_run_json_set(t->timings, stage, json_real(before + now_ms() - since_ms));
+  return sl_run_json_set(t->timings, stage, json_real(before + sl_now_ms() - since_ms));
 }
 
-static sl_status warn(trace *t, const char *message) {
+static sl_status warn(sl_trace *t, const char *message) {
   if (t->request->log) t->request->log(t->request->user, message);
   if (json_array_append_new(t->warnings, json_string(message)) == 0) return SL_OK;
   SL_FAIL(SL_ERROR_MEMORY, "no memory for a warning");
 }
 
-static bool tell_progress(trace *t, const char *what, double done, double total) {
+bool sl_trace_progress(sl_trace *t, const char *what, double done, double total) {
   if (t->request->progress && !t->request->progress(t->request->user, what, done, total)) sl_cancel_request(t->cancel);
   return !sl_cancel_requested(t->cancel);
 }
 
-static sl_status check_cancel(const trace *t) {
+sl_status sl_trace_check_cancel(const sl_trace *t) {
   if (sl_cancel_requested(t->cancel)) SL_FAIL(SL_ERROR_CANCELLED, "interrupted");
   return SL_OK;
 }
 
-static sl_status start(trace *t) {
+static sl_status start(sl_trace *t) {
   t->root = json_object();
   if (!t->root) SL_FAIL(SL_ERROR_MEMORY, "no memory for run.json");
   SL_TRY(sl_run_json_start(t->root, t->model, t->request, &t->picture));
@@ -76,14 +55,14 @@ static sl_status start(trace *t) {
   return SL_OK;
 }
 
-static sl_status read_picture(trace *t) {
-  const double since = now_ms();
+static sl_status read_picture(sl_trace *t) {
+  const double since = sl_now_ms();
   const double threshold = t->request->object_threshold > 0 ? t->request->object_threshold : 0.5;
-  tell_progress(t, "picture", 0, 1);
+  sl_trace_progress(t, "picture", 0, 1);
   SL_TRY(sl_picture_prepare(&t->picture, t->model));
   SL_TRY(sl_image_encode(&t->image, t->session, t->picture.pixels, NULL, false));
   SL_TRY(sl_picture_object(&t->picture, t->model, threshold, &t->object));
-  tell_progress(t, "picture", 1, 1);
+  sl_trace_progress(t, "picture", 1, 1);
   const sl_model_shape *shape = sl_model_get_shape(t->model);
   int n_object = 0;
   for (int i = 0; t->object && i < shape->grid_height * shape->grid_width; i++) n_object += t->object[i];
@@ -91,14 +70,14 @@ static sl_status read_picture(trace *t) {
     SL_TRY(sl_run_json_set(json_object_get(t->root, "image"), "object_tokens", json_integer(n_object)));
     if (n_object == 0) SL_TRY(warn(t, "no image token is object: the mask covers too little of every patch"));
   }
-  SL_TRY(note_time(t, "picture", since));
-  return check_cancel(t);
+  SL_TRY(sl_trace_note_time(t, "picture", since));
+  return sl_trace_check_cancel(t);
 }
 
-static bool on_token(void *user, int done, int most) { return tell_progress(user, "answer", done, most); }
+static bool on_token(void *user, int done, int most) { return sl_trace_progress(user, "answer", done, most); }
 
 /* A mistyped site is told before the work: every pattern of the request, at position 0 alone. */
-static sl_status check_record(const trace *t) {
+static sl_status check_record(const sl_trace *t) {
   sl_text spec = {0};
   sl_record *record = NULL;
   sl_status status = SL_OK;
@@ -113,20 +92,21 @@ static sl_status check_record(const trace *t) {
   return status;
 }
 
-static sl_status make_answer(trace *t) {
+static sl_status make_answer(sl_trace *t) {
   const sl_trace_request *r = t->request;
-  const double since = now_ms();
-  const int most = r->max_token > 0 ? r->max_token : DEFAULT_MAX_TOKEN;
+  const double since = sl_now_ms();
+  const int most = t->max_token = r->max_token > 0 ? r->max_token : DEFAULT_MAX_TOKEN;
   SL_TRY(sl_layout_build(&t->layout, t->model, r->question, r->raw_prompt));
   SL_TRY(check_record(t));
-  tell_progress(t, "answer", 0, 1);
+  SL_TRY(sl_trace_check_plan(t));
+  sl_trace_progress(t, "answer", 0, 1);
   const sl_answer_request request = {.forced = r->answer, .max_token = most, .on_token = on_token, .user = t};
   SL_TRY(sl_answer_make(&t->answer, t->session, t->model, t->image, &t->layout, &request));
   if (t->answer.n_token == 0) {
     SL_TRY(warn(t, "the answer is empty: the model ends at once; analyses are about its end-of-sequence token"));
     SL_TRY(sl_answer_append_end(&t->answer, t->session, t->model, t->image, &t->layout));
   }
-  tell_progress(t, "answer", 1, 1);
+  sl_trace_progress(t, "answer", 1, 1);
   /* Whoever gave a limit knows it. */
   if (t->answer.cut && r->max_token == 0) SL_TRY(warn(t, "the answer was cut at 64 tokens (--max-tokens)"));
   SL_TRY(sl_run_json_tokens(t->root, t->model, r, &t->layout, &t->answer));
@@ -134,92 +114,12 @@ static sl_status make_answer(trace *t) {
   if (t->run) SL_TRY(sl_picture_store(&t->picture, t->model, t->run));
   /* Here rather than when it records: positions that do not exist are told before the analyses. */
   if (r->record) SL_TRY(sl_record_new(&t->record, t->model, &t->layout, r->record));
-  SL_TRY(note_time(t, "answer", since));
+  SL_TRY(sl_trace_note_time(t, "answer", since));
   t->answered = true;
   return SL_OK;
 }
 
-static sl_analysis_context context_for(trace *t, const sl_analysis *analysis, json_t *said) {
-  const sl_trace_request *r = t->request;
-  return (sl_analysis_context){.model = t->model,
-                               .session = t->session,
-                               .pixels = t->picture.pixels,
-                               .image = t->image,
-                               .layout = &t->layout,
-                               .answer = t->answer.tokens,
-                               .n_answer = t->answer.n_token,
-                               .object = t->object,
-                               .seed = r->seed,
-                               .info = &analysis->info,
-                               .options = r->options,
-                               .n_option = r->n_option,
-                               .run = t->run,
-                               .said = said,
-                               .warnings = t->warnings,
-                               .progress = r->progress,
-                               .log = r->log,
-                               .user = r->user,
-                               .cancel = t->cancel,
-                               .flow_row = t->flow_row};
-}
-
-static sl_status run_analysis(trace *t, const sl_analysis *analysis) {
-  const double since = now_ms();
-  json_t *said = json_object();
-  sl_analysis_context context = context_for(t, analysis, said);
-  sl_context_progress(&context, 0, 1);
-  sl_status status = analysis->run(&context);
-  t->flow_row = context.flow_row;
-  if (status == SL_OK) sl_context_progress(&context, 1, 1);
-  if (status == SL_OK) status = sl_run_json_set(t->analyses, analysis->info.name, json_incref(said));
-  if (status == SL_OK) status = note_time(t, analysis->info.name, since);
-  json_decref(said);
-  return status;
-}
-
-/* Long work says first how long it will take, reckoned from the pass that was timed. */
-static void tell_estimate(trace *t, const int *order) {
-  double passes = t->request->record || t->request->logits ? 1 : 0;
-  for (int i = 0; i < t->request->n_analysis; i++) {
-    const sl_analysis_context context = context_for(t, sl_analyses[order[i]], NULL);
-    passes += sl_analyses[order[i]]->passes(&context);
-  }
-  char line[96];
-  const double s = passes * t->answer.pass_ms / 1000;
-  if (s < LONG_WORK_S || !t->request->log) return;
-  if (s < 120)
-    snprintf(line, sizeof line, "this will take about %.0f s", s);
-  else
-    snprintf(line, sizeof line, "this will take about %.0f min", s / 60);
-  t->request->log(t->request->user, line);
-}
-
-static sl_status run_analyses(trace *t) {
-  const sl_trace_request *r = t->request;
-  int *order = NULL;
-  SL_TRY(SL_ALLOC(order, (size_t)r->n_analysis, "analyses"));
-  for (int i = 0; i < r->n_analysis; i++) {
-    for (int k = 0; sl_analyses[k]; k++) {
-      if (&sl_analyses[k]->info == sl_analysis_find(r->analyses[i])) order[i] = k;
-    }
-  }
-  sl_analysis_order(order, r->n_analysis);
-  sl_status status = SL_OK;
-  for (int i = 0; i < r->n_analysis && status == SL_OK; i++) {
-    const sl_analysis *analysis = sl_analyses[order[i]];
-    const sl_analysis_context context = context_for(t, analysis, NULL);
-    if (analysis->check) status = analysis->check(&context);
-  }
-  if (status == SL_OK) tell_estimate(t, order);
-  for (int i = 0; i < r->n_analysis && status == SL_OK; i++) {
-    status = run_analysis(t, sl_analyses[order[i]]);
-    if (status == SL_OK && i + 1 < r->n_analysis) status = check_cancel(t);
-  }
-  free(order);
-  return status;
-}
-
-static sl_status put_recorded(trace *t, const sl_record *record) {
+static sl_status put_recorded(sl_trace *t, const sl_record *record) {
   for (int i = 0; i < sl_record_count(record); i++) {
     const sl_tensor *tensor = sl_record_at(record, i);
     sl_text name = {0};
@@ -233,7 +133,7 @@ static sl_status put_recorded(trace *t, const sl_record *record) {
 }
 
 /* Forward over prompt and answer once more with the recorder and for the logits of every row. */
-static sl_status forward_whole(trace *t, const sl_image *image, const sl_probe *probe) {
+static sl_status forward_whole(sl_trace *t, const sl_image *image, const sl_probe *probe) {
   const int n = t->layout.n_token, n_vocab = sl_model_get_shape(t->model)->n_vocab;
   if (!t->request->logits) return sl_session_forward(t->session, &t->layout, image, NULL, 0, NULL, probe, false);
   int *rows = NULL;
@@ -248,13 +148,13 @@ static sl_status forward_whole(trace *t, const sl_image *image, const sl_probe *
   return status;
 }
 
-static sl_status record_sites(trace *t) {
-  const double since = now_ms();
+static sl_status record_sites(sl_trace *t) {
+  const double since = sl_now_ms();
   if (!t->record && !t->request->logits) return SL_OK;
   sl_image *image = NULL;
   sl_probe tower = {0}, decoder = {0};
   sl_status status = SL_OK;
-  tell_progress(t, "record", 0, 1);
+  sl_trace_progress(t, "record", 0, 1);
   if (t->record) {
     status = sl_record_probe(t->record, t->session, SL_PART_VISION, &tower);
     if (status == SL_OK) status = sl_record_probe(t->record, t->session, SL_PART_DECODER, &decoder);
@@ -262,29 +162,29 @@ static sl_status record_sites(trace *t) {
   }
   if (status == SL_OK) status = forward_whole(t, image ? image : t->image, t->record ? &decoder : NULL);
   if (status == SL_OK && t->record) status = put_recorded(t, t->record);
-  if (status == SL_OK) status = note_time(t, "record", since);
-  if (status == SL_OK) tell_progress(t, "record", 1, 1);
+  if (status == SL_OK) status = sl_trace_note_time(t, "record", since);
+  if (status == SL_OK) sl_trace_progress(t, "record", 1, 1);
   sl_image_free(image);
   return status;
 }
 
 /* Publishes the run directory and builds the report in it. */
-static sl_status publish(trace *t) {
+static sl_status publish(sl_trace *t) {
   if (!t->run) return SL_OK;
   if (json_object_update(sl_run_json(t->run), t->root) != 0) SL_FAIL(SL_ERROR_MEMORY, "no memory for run.json");
   SL_TRY(sl_run_commit(t->run));
   if (t->request->no_report) return SL_OK;
-  tell_progress(t, "report", 0, 1);
+  sl_trace_progress(t, "report", 0, 1);
   SL_TRY(sl_report_build(t->request->out_dir));
-  tell_progress(t, "report", 1, 1);
+  sl_trace_progress(t, "report", 1, 1);
   return SL_OK;
 }
 
 /* What is printed with --json: run.json without the long lists, plus where the files are. */
-static sl_status summarise(const trace *t, char **summary) {
-  static const char *const keys[] = {"sightline", "model",      "compute",           "image",   "prompt",
-                                     "grid",      "spans",      "queries",           "seed",    "options",
-                                     "analyses",  "timings_ms", "peak_memory_bytes", "warnings"};
+static sl_status summarise(const sl_trace *t, char **summary) {
+  static const char *const keys[] = {"sightline",   "model",    "compute",    "image",             "prompt",  "grid",
+                                     "spans",       "queries",  "seed",       "options",           "plan",
+                                     "plan_answer", "analyses", "timings_ms", "peak_memory_bytes", "warnings"};
   json_t *out = json_object(), *answer = json_array();
   for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
     json_t *value = json_object_get(t->root, keys[i]);
@@ -302,7 +202,7 @@ static sl_status summarise(const trace *t, char **summary) {
 }
 
 /* From a finished or cancelled run to its files and summary. */
-static sl_status finish(trace *t, sl_status status, char **summary) {
+static sl_status finish(sl_trace *t, sl_status status, char **summary) {
   if (status == SL_ERROR_CANCELLED) {
     if (!t->answered) return status; /* nothing was complete yet */
     SL_TRY(warn(t, "interrupted: only what was complete is here"));
@@ -311,7 +211,7 @@ static sl_status finish(trace *t, sl_status status, char **summary) {
     SL_TRY(status);
   }
   SL_TRY(sl_run_json_memory(t->root));
-  SL_TRY(sl_run_json_set(t->timings, "total", json_real(now_ms() - t->started_ms)));
+  SL_TRY(sl_run_json_set(t->timings, "total", json_real(sl_now_ms() - t->started_ms)));
   /* The folder last: nothing can fail once it has its name, except the report. */
   SL_TRY(summarise(t, summary));
   const sl_status published = publish(t);
@@ -324,23 +224,29 @@ static sl_status finish(trace *t, sl_status status, char **summary) {
   return SL_OK;
 }
 
-static sl_status run_stages(trace *t) {
+static sl_status run_stages(sl_trace *t) {
   SL_TRY(start(t));
   SL_TRY(read_picture(t));
   SL_TRY(make_answer(t));
-  SL_TRY(run_analyses(t));
+  SL_TRY(sl_trace_choose_analyses(t));
+  if (t->earlier) SL_TRY(sl_resume_check_run(t->earlier, t->root));
+  SL_TRY(sl_trace_apply_plan(t));
+  SL_TRY(sl_trace_run_analyses(t));
   return record_sites(t);
 }
 
-static void trace_dispose(trace *t) {
+static void trace_dispose(sl_trace *t) {
+  free(t->analyses_at);
+  sl_run_close(t->earlier);
+  sl_plan_file_dispose(&t->plan);
   sl_record_free(t->record);
+  sl_shared_dispose(&t->shared);
   sl_session_free(t->session);
   sl_image_free(t->image);
   sl_picture_dispose(&t->picture);
   sl_layout_dispose(&t->layout);
   sl_answer_dispose(&t->answer);
   free(t->object);
-  free(t->flow_row);
   sl_run_free(t->run);
   json_decref(t->root);
   sl_cancel_free(t->own_cancel);
@@ -348,8 +254,8 @@ static void trace_dispose(trace *t) {
 
 sl_status sl_trace_run(const sl_model *model, const sl_trace_request *request, char **summary) {
   *summary = NULL;
-  trace t = {.model = model, .request = request, .started_ms = now_ms()};
-  SL_TRY(sl_trace_prepare(request, &t.picture, &t.run));
+  sl_trace t = {.model = model, .request = request, .started_ms = sl_now_ms()};
+  SL_TRY(sl_trace_prepare(request, &t.picture, &t.plan, &t.earlier, &t.run));
   sl_status status = SL_OK;
   if (!request->cancel) status = sl_cancel_new(&t.own_cancel);
   t.cancel = request->cancel ? request->cancel : t.own_cancel;

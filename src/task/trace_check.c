@@ -8,9 +8,11 @@
 
 #include "analysis/option.h"
 #include "base/text.h"
+#include "task/resume.h"
 
 #define MAX_TEXT_BYTES ((size_t)1 << 20)
 #define MAX_TOKENS 65536
+#define MAX_BATCH 65536
 
 static sl_status check_text(const char *what, const char *text) {
   size_t bad = 0;
@@ -55,6 +57,11 @@ static sl_status check_numbers(const sl_trace_request *r) {
   if (!(r->object_threshold >= 0 && r->object_threshold <= 1))
     SL_FAIL(SL_ERROR_ARGUMENT, "--object-threshold: expected a share above 0, at most 1, found %g",
             r->object_threshold);
+  if (r->batch_size < 0 || r->batch_size > MAX_BATCH)
+    SL_FAIL(SL_ERROR_ARGUMENT, "--batch-size: expected a whole number from 1 to %d, found %d", MAX_BATCH,
+            r->batch_size);
+  if (!(r->budget_s >= 0)) SL_FAIL(SL_ERROR_ARGUMENT, "--budget: expected a time, found %g s", r->budget_s);
+  if (r->resume && !r->out_dir) SL_FAIL(SL_ERROR_ARGUMENT, "a run to resume needs an out folder");
   if (r->record) SL_TRY(check_text("list of sites to record", r->record));
   if ((r->record || r->logits) && !r->out_dir)
     SL_FAIL(SL_ERROR_ARGUMENT, "recorded sites and logits need an out folder");
@@ -69,8 +76,7 @@ static sl_status check_file(const char *what, const char *path) {
   return SL_OK;
 }
 
-sl_status sl_trace_prepare(const sl_trace_request *r, sl_picture *picture, sl_run **run) {
-  *run = NULL;
+static sl_status check_request(const sl_trace_request *r) {
   if (r->size != sizeof *r)
     SL_FAIL(SL_ERROR_ARGUMENT, "sl_trace_request: expected size %zu, found %zu", sizeof *r, r->size);
   if (!r->image_path) SL_FAIL(SL_ERROR_ARGUMENT, "no picture was given");
@@ -82,18 +88,39 @@ sl_status sl_trace_prepare(const sl_trace_request *r, sl_picture *picture, sl_ru
   SL_TRY(check_numbers(r));
   SL_TRY(check_file("picture", r->image_path));
   if (r->mask_path) SL_TRY(check_file("object mask", r->mask_path));
-  SL_TRY(sl_picture_load(picture, r->image_path, r->mask_path));
-  if (!r->out_dir) return SL_OK;
-  const sl_status status = sl_run_new(run, r->out_dir, r->force);
-  if (status != SL_OK) sl_picture_dispose(picture);
+  if (r->plan_path) SL_TRY(check_file("plan", r->plan_path));
+  return SL_OK;
+}
+
+sl_status sl_trace_prepare(const sl_trace_request *r, sl_picture *picture, sl_plan_file *plan, sl_run_reader **earlier,
+                           sl_run **run) {
+  *picture = (sl_picture){0};
+  *plan = (sl_plan_file){0};
+  *earlier = NULL;
+  *run = NULL;
+  SL_TRY(check_request(r));
+  sl_status status = SL_OK;
+  if (r->plan_path) status = sl_plan_file_load(plan, r->plan_path);
+  if (status == SL_OK) status = sl_picture_load(picture, r->image_path, r->mask_path);
+  if (status == SL_OK && r->resume) status = sl_resume_open(earlier, r, picture);
+  if (status == SL_OK && r->out_dir) status = sl_run_new(run, r->out_dir, r->force || r->resume);
+  if (status == SL_OK) return SL_OK;
+  sl_run_close(*earlier);
+  *earlier = NULL;
+  sl_picture_dispose(picture);
+  sl_plan_file_dispose(plan);
   return status;
 }
 
 sl_status sl_trace_check(const sl_trace_request *request) {
-  sl_picture picture = {0};
-  sl_run *run = NULL;
-  SL_TRY(sl_trace_prepare(request, &picture, &run));
+  sl_picture picture;
+  sl_plan_file plan;
+  sl_run_reader *earlier;
+  sl_run *run;
+  SL_TRY(sl_trace_prepare(request, &picture, &plan, &earlier, &run));
   sl_run_free(run); /* uncommitted: leaves no trace */
+  sl_run_close(earlier);
+  sl_plan_file_dispose(&plan);
   sl_picture_dispose(&picture);
   return SL_OK;
 }

@@ -12,10 +12,11 @@
 #include "backend/cpu/product.h"
 
 bool sl_attend_scratch_bytes(int d_head, int n_key, size_t *n_bytes) {
-  /* forward: k transposed and v; backward adds v transposed, dk, dv; bands of scores twice, q, dz and z */
+  /* forward: k transposed and v; backward adds v transposed, dk, dv; bands of scores, at most 2.5 times, and of q, dz
+   * and z */
   size_t d = (size_t)sl_round_up(d_head, 32), keys = (size_t)sl_attend_keys(n_key), rows, bands, total;
-  return sl_size_mul(keys, 5 * d, &rows) && sl_size_mul(2 * SL_ATTEND_ROWS, keys, &bands) &&
-         sl_size_add(rows, bands, &total) && sl_size_add(total, 4 * SL_ATTEND_ROWS * d + 256, &total) &&
+  return sl_size_mul(keys, 5 * d, &rows) && sl_size_mul(5 * SL_ATTEND_DX_ROWS / 2, keys, &bands) &&
+         sl_size_add(rows, bands, &total) && sl_size_add(total, 4 * SL_ATTEND_DX_ROWS * d + 256, &total) &&
          sl_size_mul(total, sizeof(float), n_bytes);
 }
 
@@ -27,12 +28,62 @@ void sl_attend_multiply(const sl_vector *vector, float *c, int64_t ldc, const fl
   }
 }
 
+/* Asks for a row of one head ahead of its turn: rows lie too far apart for the processor to guess. */
+static inline void prefetch_row(const float *in, int64_t stride, int row, int rows, int width) {
+  enum { AHEAD = 8 };
+  if (row + AHEAD >= rows) return;
+  const float *next = in + (row + AHEAD) * stride;
+  for (int j = 0; j < width; j += 16) __builtin_prefetch(next + j);
+}
+
 void sl_attend_copy(const sl_vector *vector, float *out, int d, const float *in, int64_t stride, int rows, int width,
                     bool to_bf16) {
   for (int i = 0; i < rows; i++) {
     float *to = out + (int64_t)i * d;
+    prefetch_row(in, stride, i, rows, width);
     vector->round(to, in + i * stride, width, to_bf16 ? SL_COMPUTE_BF16 : SL_COMPUTE_F32);
     memset(to + width, 0, (size_t)(d - width) * sizeof *to);
+  }
+}
+
+void sl_attend_store(sl_mat out, int first_row, int first_col, const float *in, int d, int rows, int width) {
+  float *to = sl_mat_f32(out) + first_row * out.stride + first_col;
+  for (int i = 0; i < rows; i++) {
+    prefetch_row(to, out.stride, i, rows, width);
+    memcpy(to + i * out.stride, in + (int64_t)i * d, (size_t)width * sizeof *to);
+  }
+}
+
+void sl_attend_rows(const sl_vector *vector, void *out, int d_tile, const float *in, int64_t stride, int rows,
+                    int width) {
+  uint16_t *to = out;
+  for (int i = 0; i < rows; i++, to += d_tile) {
+    prefetch_row(in, stride, i, rows, width);
+    vector->to_bf16(to, in + i * stride, width);
+    memset(to + width, 0, (size_t)(d_tile - width) * sizeof *to);
+  }
+}
+
+void sl_attend_pairs(const sl_vector *vector, void *out, int d, const float *in, int64_t stride, int rows, int width) {
+  uint32_t *to = out;
+  for (int i = 0; i < sl_round_up(rows, 32); i += 2, to += d) {
+    memset(to, 0, (size_t)d * sizeof *to);
+    prefetch_row(in, stride, i, rows, width);
+    prefetch_row(in, stride, i + 1, rows, width);
+    if (i + 1 < rows) {
+      vector->pair_bf16(to, in + i * stride, in + (i + 1) * stride, width);
+    } else if (i < rows) {
+      uint16_t *halves = (uint16_t *)(void *)to;
+      for (int j = 0; j < width; j++) halves[2 * j] = sl_f32_to_bf16(in[i * stride + j]);
+    }
+  }
+}
+
+void sl_attend_narrow(const sl_vector *vector, float *rows, int64_t stride, int n_row, int n) {
+  for (int i = 0; i < n_row; i++, rows += stride) {
+    uint16_t *to = (uint16_t *)(void *)rows;
+    vector->to_bf16(to, rows, n); /* forward, half as wide: never ahead of what is read */
+    memset(to + n, 0, (size_t)(sl_round_up(n, 32) - n) * sizeof *to);
   }
 }
 
@@ -47,26 +98,13 @@ typedef struct head_keys {
   bool tiles; /* the same places hold bf16: kt pairs [d / 2][n_key][2], v pairs [n_key / 2][d][2], q rows, s rows */
 } head_keys;
 
-/* Keys and values of one head as pairs for AMX: d padded with zeros to 32, keys to 32. */
+/* Keys and values of one head as pairs for AMX. */
 static void load_tiles(head_keys *h, const sl_vector *vector, const sl_attend *a, const float *k, const float *v,
                        int n_seen) {
-  int d = a->d_head, d_tile = sl_round_up(d, 32), n_tile = sl_round_up(n_seen, 32);
-  uint16_t *rows = (uint16_t *)(void *)h->v; /* v's place is free until v is packed below */
-  for (int j = 0; j < n_seen; j++) {
-    vector->to_bf16(rows + (size_t)j * (size_t)d_tile, k + j * a->k.stride, d);
-    memset(rows + (size_t)j * (size_t)d_tile + d, 0, (size_t)(d_tile - d) * sizeof *rows);
-  }
+  int d = a->d_head, d_tile = sl_round_up(d, 32);
+  sl_attend_rows(vector, h->v, d_tile, k, a->k.stride, n_seen, d); /* v's place is free until v is packed below */
   vector->transpose(h->kt, h->size.n_key, h->v, d_tile / 2, n_seen, d_tile / 2);
-  uint32_t *pairs = (uint32_t *)(void *)h->v;
-  for (int j = 0; j < n_tile; j += 2, pairs += h->size.d) {
-    memset(pairs, 0, (size_t)h->size.d * sizeof *pairs);
-    if (j + 1 < n_seen) {
-      vector->pair_bf16(pairs, v + j * a->v.stride, v + (j + 1) * a->v.stride, d);
-    } else if (j < n_seen) {
-      uint16_t *halves = (uint16_t *)(void *)pairs;
-      for (int i = 0; i < d; i++) halves[2 * i] = sl_f32_to_bf16(v[j * a->v.stride + i]);
-    }
-  }
+  sl_attend_pairs(vector, h->v, h->size.d, v, a->v.stride, n_seen, d);
 }
 
 static void load_head(head_keys *h, const sl_queue *queue, const sl_attend *a, int head_kv, int n_seen, float *next) {
@@ -146,11 +184,7 @@ static void multiply_scores(const sl_vector *vector, const sl_attend *a, const h
     sl_attend_multiply(vector, h->s, h->size.n_key, h->q, h->size.d, 1, h->kt, h->size.n_key, rows, n_padded, d, false);
     return;
   }
-  uint16_t *to = (uint16_t *)(void *)h->q;
-  for (int i = 0; i < rows; i++, to += d_tile) {
-    vector->to_bf16(to, q + i * a->q.stride, d);
-    memset(to + d, 0, (size_t)(d_tile - d) * sizeof *to);
-  }
+  sl_attend_rows(vector, h->q, d_tile, q, a->q.stride, rows, d);
   sl_amx_multiply_small(&(sl_amx_small){.c = h->s, .ldc = h->size.n_key, .a = h->q, .lda = d_tile * 2, .b = h->kt,
                                         .ldb = (int64_t)h->size.n_key * 4, .m_tiles = (rows + 15) / 16,
                                         .n_tiles = n_padded / 16, .k_tiles = d_tile / 32});
@@ -163,12 +197,7 @@ static void multiply_values(const sl_vector *vector, const head_keys *h, int row
     return;
   }
   int n_tile = sl_round_up(n_seen, 32);
-  for (int i = 0; i < rows; i++) {
-    float *row = h->s + (int64_t)i * h->size.n_key;
-    uint16_t *to = (uint16_t *)(void *)row;
-    vector->to_bf16(to, row, n_seen); /* forward, half as wide: never ahead of what is read */
-    memset(to + n_seen, 0, (size_t)(n_tile - n_seen) * sizeof *to);
-  }
+  sl_attend_narrow(vector, h->s, h->size.n_key, rows, n_seen);
   sl_amx_multiply_small(&(sl_amx_small){.c = h->z, .ldc = h->size.d, .a = h->s, .lda = (int64_t)h->size.n_key * 4,
                                         .b = h->v, .ldb = (int64_t)h->size.d * 4, .m_tiles = (rows + 15) / 16,
                                         .n_tiles = h->size.d / 16, .k_tiles = n_tile / 32});

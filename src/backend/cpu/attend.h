@@ -5,7 +5,8 @@
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/vector.h"
 
-enum { SL_ATTEND_ROWS = 48, SL_ATTEND_DEPTH = 256 };
+/* Query rows of a band: forward, and backward on tiles, where they are the depth of dk's and dv's products. */
+enum { SL_ATTEND_ROWS = 48, SL_ATTEND_DX_ROWS = 64, SL_ATTEND_DEPTH = 256 };
 
 /* Widths padded for vectors and tiles, keys to 32 and d to 16; rows of keys never a multiple of 1 KB apart, which would
  * crowd few sets of L1. */
@@ -36,5 +37,24 @@ void sl_attend_multiply(const sl_vector *vector, float *c, int64_t ldc, const fl
 /* k and v of one head as f32 rows padded to d (values rounded to bf16 if asked). */
 void sl_attend_copy(const sl_vector *vector, float *out, int d, const float *in, int64_t stride, int rows, int width,
                     bool to_bf16);
+
+/* Rows of one head, d apart, to columns first_col .. of rows first_row .. of a matrix. */
+void sl_attend_store(sl_mat out, int first_row, int first_col, const float *in, int d, int rows, int width);
+
+/* Operands for tiles. Rows of one head as bf16, zeros up to d_tile. */
+void sl_attend_rows(const sl_vector *vector, void *out, int d_tile, const float *in, int64_t stride, int rows,
+                    int width);
+/* Neighbouring rows of one head as pairs of bf16, d pairs a row of pairs; zeros beyond, up to a multiple of 32 rows. */
+void sl_attend_pairs(const sl_vector *vector, void *out, int d, const float *in, int64_t stride, int rows, int width);
+/* Rows of n numbers become bf16 in place, zeros up to a multiple of 32. */
+void sl_attend_narrow(const sl_vector *vector, float *rows, int64_t stride, int n_row, int n);
+
+/* The gradient of one attention, and what it does for one key/value head on tiles (attend_dx_tiles.c). */
+typedef struct sl_attend_gradient {
+  const sl_vector *vector;
+  const sl_attend *a;
+  sl_mat dz, dq, dk, dv;
+} sl_attend_gradient;
+void sl_attend_dx_tiles(const sl_attend_gradient *g, int head_kv, float *scratch);
 
 #endif

@@ -86,6 +86,8 @@ static bool scratch_bytes(const sl_queue *queue, int max_rows, int max_width, in
   size_t most = sl_f32_scratch_bytes(), attend = 0;
   *shared = queue->backend->amx ? sl_amx_rows_bytes(max_rows, max_width) : 0;
   if (queue->backend->amx && sl_amx_scratch_bytes() > most) most = sl_amx_scratch_bytes();
+  if (!sl_attend_shared_scratch_bytes(max_width < 256 ? max_width : 256, max_key, &attend)) return false;
+  if (attend > most) most = attend;
   if (!sl_attend_scratch_bytes(max_width < 256 ? max_width : 256, max_key, &attend)) return false;
   if (attend > most) most = attend;
   /* Shares start on different cache sets: 4 KB and a line apart from a power of two. */
@@ -107,6 +109,7 @@ static const sl_ops ops = {
     .rope = sl_cpu_rope,
     .attend = sl_cpu_attend,
     .attend_dx = sl_cpu_attend_dx,
+    .attend_shared = sl_cpu_attend_shared,
     .add = sl_cpu_add,
     .scale = sl_cpu_scale,
     .zero = sl_cpu_zero,

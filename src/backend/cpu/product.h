@@ -43,7 +43,8 @@ int sl_amx_row_tiles(int rows);
 void sl_amx_pack_rows(const sl_product *p, void *shared, int row, int rows, int row_tile);
 void sl_amx_multiply(const sl_product *p, void *shared, int row, int rows, void *scratch);
 
-/* A product inside attention, on one thread: c[16 m_tiles, 16 n_tiles] = a b, sums in ascending order of k from zero.
+/* A product inside attention, on one thread: c[16 m_tiles, 16 n_tiles] = a b, sums in ascending order of k from zero, or
+ * with `add` from what c holds.
  * a holds bf16 rows `lda` bytes apart; b holds pairs of bf16 neighbours along k, rows of pairs `ldb` bytes apart; c's
  * rows are ldc floats apart. k_tiles counts 32 k. */
 typedef struct sl_amx_small {
@@ -51,6 +52,7 @@ typedef struct sl_amx_small {
   const void *a, *b;
   int64_t ldc, lda, ldb;
   int m_tiles, n_tiles, k_tiles;
+  bool add;
 } sl_amx_small;
 void sl_amx_multiply_small(const sl_amx_small *m);
 

@@ -17,13 +17,11 @@
 
 #if defined(__x86_64__) && defined(__linux__)
 
-#include <immintrin.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define AMX __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
-#define AMX_INLINE AMX __attribute__((always_inline)) static inline
+#include "backend/cpu/amx.h"
 
 enum {
   TILE = 1024,       /* bytes of a bf16 tile */
@@ -56,25 +54,6 @@ bool sl_amx_available(void) {
   bool rounding = a >> 5 & 1; /* AVX512_BF16 */
   return tiles && rounding && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
-
-typedef struct tile_config {
-  uint8_t palette, start_row, reserved[14];
-  uint16_t row_bytes[16];
-  uint8_t n_row[16];
-} tile_config;
-
-/* Inline assembly with the whole structure as operand: gcc 12's _tile_loadconfig may lose the stores into it. */
-AMX_INLINE void configure_tiles(void) {
-  tile_config config = {.palette = 1};
-  for (int i = 0; i < 8; i++) {
-    config.row_bytes[i] = 64;
-    config.n_row[i] = 16;
-  }
-  __asm__ volatile("ldtilecfg %0" ::"m"(config));
-}
-
-/* The tile intrinsics do not tell the compiler that they touch memory. */
-#define MEMORY_FENCE() __asm__ volatile("" ::: "memory")
 
 /* What to bring to L2 while the tiles work: n_line lines, `per_step` of them a step; after every run of 32 (one block
  * of a bf16 weight) `skip` bytes are left out. */
@@ -475,10 +454,17 @@ AMX_INLINE void small_tiles(const sl_amx_small *m, int i, int j, bool two_rows, 
   const unsigned char *a0 = (const unsigned char *)m->a + (int64_t)i * 16 * m->lda, *a1 = a0 + 16 * m->lda;
   const unsigned char *b0 = (const unsigned char *)m->b + j * 64, *b1 = b0 + 64;
   float *c0 = m->c + (int64_t)i * 16 * m->ldc + j * 16, *c1 = c0 + 16 * m->ldc;
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  if (m->add) {
+    _tile_loadd(0, c0, m->ldc * 4);
+    if (two_columns) _tile_loadd(1, c0 + 16, m->ldc * 4);
+    if (two_rows) _tile_loadd(2, c1, m->ldc * 4);
+    if (two_rows && two_columns) _tile_loadd(3, c1 + 16, m->ldc * 4);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
   for (int l = 0; l < m->k_tiles; l++, a0 += 64, a1 += 64, b0 += 16 * m->ldb, b1 += 16 * m->ldb) {
     _tile_loadd(4, b0, m->ldb);
     _tile_loadd(6, a0, m->lda);

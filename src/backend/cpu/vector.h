@@ -40,8 +40,13 @@ typedef struct sl_vector {
   float (*scale_max)(float *s, float scale, int n);
   /* s = exp(s - shift), rounded to bf16 if asked; returns the sum of the unrounded ones. */
   float (*exp_sum)(float *s, float shift, int n, bool to_bf16);
-  /* s becomes p = exp(s scale - lse), dp becomes p (dp - dot) scale. */
-  void (*softmax_dx)(float *s, float *dp, float scale, float lse, float dot, int n);
+  /* Of 32 n_word scores, those whose bit is on (bit i % 32 of word i / 32): the largest; -inf if there are none. */
+  float (*masked_max)(const float *s, const uint32_t *bits, int n_word);
+  /* s becomes e = exp(s scale - shift) where the bit is on, else 0, rounded to bf16 if asked; returns the sum of the
+   * unrounded ones. Shift is the largest s scale. */
+  float (*masked_exp)(float *s, const uint32_t *bits, float scale, float shift, int n_word, bool to_bf16);
+  /* s becomes p = exp(s scale - lse), dp becomes p (dp - mean of dp weighted by p) scale. */
+  void (*softmax_dx)(float *s, float *dp, float scale, float lse, int n);
 } sl_vector;
 
 extern const sl_vector sl_vector_plain;

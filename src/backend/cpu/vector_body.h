@@ -346,12 +346,74 @@ KERNEL float row_exp_sum(float *s, float shift, int n, bool to_bf16) {
   return (float)sum_lanes(sum);
 }
 
-KERNEL void row_softmax_dx(float *s, float *dp, float scale, float lse, float dot, int n) {
+/* All ones in the lanes whose bit is on, of the lower 16. */
+INLINE vi lanes_on(uint32_t bits) {
+  const vu each = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+  return (vi)((each & bits) != 0);
+}
+
+KERNEL float row_masked_max(const float *s, const uint32_t *bits, int n_word) {
+  const vf none = splat(-INFINITY);
+  vf best[2] = {none, none};
+  for (int w = 0; w < n_word; w++, s += 2 * LANES) {
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+      vf v = choose(lanes_on(bits[w] >> i * LANES), load(s + i * LANES), none);
+      best[i] = choose(v > best[i], v, best[i]);
+    }
+  }
+  float result = -INFINITY;
+  for (int i = 0; i < 2 * LANES; i++) {
+    if (best[i / LANES][i % LANES] > result) result = best[i / LANES][i % LANES];
+  }
+  return result;
+}
+
+/* exp of what is at most a rounding above 0: no overflow to mind. */
+INLINE vf exp_below_v(vf x) {
+  const vf low = splat(-87.0f), magic = splat(12582912.0f);
+  vi tiny = x < low;
+  vf c = choose(tiny, low, x);
+  vf t = c * splat(1.44269504088896341f) + magic;
+  vf n = t - magic;
+  vf r = c - n * splat(0.693359375f);
+  r = r - n * splat(-2.12194440e-4f);
+  vf p = splat(1.9875691500e-4f);
+  p = p * r + splat(1.3981999507e-3f);
+  p = p * r + splat(8.3334519073e-3f);
+  p = p * r + splat(4.1665795894e-2f);
+  p = p * r + splat(1.6666665459e-1f);
+  p = p * r + splat(5.0000001201e-1f);
+  p = p * (r * r) + r + splat(1.0f);
+  vf scaled = p * (vf)(((vi)t - (vi)magic + 127) << 23);
+  return choose(tiny, splat(0.0f), scaled);
+}
+
+KERNEL float row_masked_exp(float *s, const uint32_t *bits, float scale, float shift, int n_word, bool to_bf16) {
+  vf sum = {0};
+  for (int w = 0; w < n_word; w++) {
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++, s += LANES) {
+      vf e = exp_below_v(load(s) * splat(scale) - splat(shift));
+      e = choose(lanes_on(bits[w] >> i * LANES), e, splat(0.0f));
+      sum += e;
+      store(s, to_bf16 ? (vf)round_bits(e) : e);
+    }
+  }
+  return (float)sum_lanes(sum);
+}
+
+KERNEL void row_softmax_dx(float *s, float *dp, float scale, float lse, int n) {
+  vf sum = {0}, total = {0};
   EACH(i, n, {
     vf p = exp_v(LOAD(s + i) * splat(scale) - splat(lse));
     STORE(s + i, p);
-    STORE(dp + i, p * (LOAD(dp + i) - splat(dot)) * splat(scale));
+    p = LOAD(s + i); /* as stored: lanes beyond the row are zero */
+    sum += p * LOAD(dp + i);
+    total += p;
   });
+  vf mean = splat((float)(sum_lanes(sum) / sum_lanes(total)));
+  EACH(i, n, { STORE(dp + i, LOAD(s + i) * (LOAD(dp + i) - mean) * splat(scale)); });
 }
 
 /* One of four equal rounds: interleaving rows i and i + 8 rotates the eight bits of (row, column) by one. */
@@ -523,5 +585,7 @@ const sl_vector VECTOR_TABLE = {
     .rope = row_rope,
     .scale_max = row_scale_max,
     .exp_sum = row_exp_sum,
+    .masked_max = row_masked_max,
+    .masked_exp = row_masked_exp,
     .softmax_dx = row_softmax_dx,
 };

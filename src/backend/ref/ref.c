@@ -71,6 +71,7 @@ static const sl_ops ops = {
     .rope = sl_ref_rope,
     .attend = sl_ref_attend,
     .attend_dx = sl_ref_attend_dx,
+    .attend_shared = sl_ref_attend_shared,
     .add = sl_ref_add,
     .scale = sl_ref_scale,
     .zero = sl_ref_zero,

@@ -18,6 +18,7 @@ void sl_ref_rope(sl_queue *queue, sl_mat x, int d_head, sl_ints positions, sl_ma
 
 void sl_ref_attend(sl_queue *queue, const sl_attend *a);
 void sl_ref_attend_dx(sl_queue *queue, const sl_attend *a, sl_mat dz, sl_mat dq, sl_mat dk, sl_mat dv);
+void sl_ref_attend_shared(sl_queue *queue, const sl_attend_shared *a);
 
 void sl_ref_add(sl_queue *queue, sl_mat y, sl_mat a, sl_mat b);
 void sl_ref_scale(sl_queue *queue, sl_mat y, sl_mat x, float factor);

@@ -1,7 +1,7 @@
 /* Attention and its gradient, reference: one query row of one head at a time, f64 sums, softmax shifted by the row's
- * largest score. In compute mode bf16 the forward rounds q, k, v and exp(score - largest) to bf16 before its products,
- * and the gradient recomputes the scores from the rounded q and k. Source: arXiv:1706.03762; the backward identities as
- * in arXiv:2205.14135, section B.4. */
+ * largest score. In compute mode bf16 the operands of every product are rounded to bf16: q, k, v and exp(score - largest)
+ * forward; q, k, v, dz, p and ds in the gradient. Source: arXiv:1706.03762; the backward identities as in
+ * arXiv:2205.14135, section B.4, with dz z written as the mean of dp weighted by p. */
 #include <math.h>
 
 #include "backend/ref/ref.h"
@@ -64,24 +64,36 @@ void sl_ref_attend(sl_queue *queue, const sl_attend *a) {
   }
 }
 
-/* p = exp(score - lse), dp = dz v, ds = p (dp - dz z) scale; dq += ds k, dk += ds q, dv += p dz. */
+/* p = exp(score - lse) of one key, and dp = dz v. */
+static double probability(const sl_attend *a, sl_mat dz, int head, int row, int key, double *dp) {
+  int first = head * a->d_head, first_kv = head / (a->n_head / a->n_head_kv) * a->d_head;
+  const float *g = sl_mat_f32(dz) + row * dz.stride + first, *v = sl_mat_f32(a->v) + key * a->v.stride + first_kv;
+  double lse = sl_mat_f32(a->lse)[row * a->lse.stride + head];
+  *dp = 0;
+  for (int i = 0; i < a->d_head; i++) *dp += rounded(a, g[i]) * rounded(a, v[i]);
+  return exp(score(a, head, row, key) - lse);
+}
+
+/* ds = p (dp - mean over keys of dp weighted by p) scale; dq += ds k, dk += ds q, dv += p dz. */
 static void attend_dx_row(const sl_attend *a, sl_mat dz, sl_mat dq, sl_mat dk, sl_mat dv, int head, int row) {
   int d = a->d_head, first = head * d, first_kv = head / (a->n_head / a->n_head_kv) * d;
-  const float *q = sl_mat_f32(a->q) + row * a->q.stride + first, *z = sl_mat_f32(a->z) + row * a->z.stride + first;
-  const float *g = sl_mat_f32(dz) + row * dz.stride + first;
+  const float *q = sl_mat_f32(a->q) + row * a->q.stride + first, *g = sl_mat_f32(dz) + row * dz.stride + first;
   float *pdq = sl_mat_f32(dq) + row * dq.stride + first;
-  double lse = sl_mat_f32(a->lse)[row * a->lse.stride + head], gz = 0;
-  for (int i = 0; i < d; i++) gz += (double)g[i] * z[i];
+  double dp, mean = 0, total = 0;
+  for (int j = 0; j < sl_attend_visible(a, row); j++) { /* a running mean: exact where one key is all */
+    double p = probability(a, dz, head, row, j, &dp);
+    total += p;
+    mean += (dp - mean) * (p / total);
+  }
   for (int j = 0; j < sl_attend_visible(a, row); j++) {
-    const float *k = sl_mat_f32(a->k) + j * a->k.stride + first_kv, *v = sl_mat_f32(a->v) + j * a->v.stride + first_kv;
+    const float *k = sl_mat_f32(a->k) + j * a->k.stride + first_kv;
     float *pdk = sl_mat_f32(dk) + j * dk.stride + first_kv, *pdv = sl_mat_f32(dv) + j * dv.stride + first_kv;
-    double p = exp(score(a, head, row, j) - lse), dp = 0;
-    for (int i = 0; i < d; i++) dp += (double)g[i] * v[i];
-    double ds = p * (dp - gz) * a->scale;
+    double p = probability(a, dz, head, row, j, &dp), ds = rounded(a, (float)(p * (dp - mean) * a->scale));
+    p = rounded(a, (float)p);
     for (int i = 0; i < d; i++) {
-      pdq[i] = (float)(pdq[i] + ds * k[i]);
-      pdk[i] = (float)(pdk[i] + ds * q[i]);
-      pdv[i] = (float)(pdv[i] + p * g[i]);
+      pdq[i] = (float)(pdq[i] + ds * rounded(a, k[i]));
+      pdk[i] = (float)(pdk[i] + ds * rounded(a, q[i]));
+      pdv[i] = (float)(pdv[i] + p * rounded(a, g[i]));
     }
   }
 }

@@ -1,0 +1,114 @@
+/* An attribution as result tensors and as numbers of run.json. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "analysis/attribution.h"
+
+static const char *const end_names[] = {[SL_GROWTH_CORRELATION] = "correlation stopped rising",
+                                        [SL_GROWTH_SAMPLES] = "all samples drawn",
+                                        [SL_GROWTH_BUDGET] = "time was over",
+                                        [SL_GROWTH_INTERRUPTED] = "interrupted"};
+
+static sl_status put(sl_analysis_context *c, const char *prefix, const char *name, sl_dtype dtype, int n_dim,
+                     const int64_t *shape, const void *data) {
+  char full[64];
+  snprintf(full, sizeof full, "%s%s", prefix, name);
+  return sl_context_put(c, full, dtype, n_dim, shape, data);
+}
+
+static sl_status put_floats(sl_analysis_context *c, const char *prefix, const char *name, const double *values, int n) {
+  float *single = NULL;
+  SL_TRY(SL_ALLOC(single, (size_t)n, name));
+  for (int i = 0; i < n; i++) single[i] = (float)values[i];
+  const sl_status status = put(c, prefix, name, SL_F32, 1, (int64_t[]){n}, single);
+  free(single);
+  return status;
+}
+
+/* [S, 4]: masks, and the agreement on the validation masks. */
+static sl_status put_growth(sl_analysis_context *c, const char *prefix, const sl_attribution *a) {
+  float rows[SL_GROWTH_MAX_STEP][4];
+  for (int s = 0; s < a->n_step; s++) {
+    rows[s][0] = (float)a->steps[s].n_mask;
+    rows[s][1] = (float)a->steps[s].valid.pearson;
+    rows[s][2] = (float)a->steps[s].valid.spearman;
+    rows[s][3] = (float)a->steps[s].valid.r2;
+  }
+  return put(c, prefix, "growth", SL_F32, 2, (int64_t[]){a->n_step, 4}, rows);
+}
+
+sl_status sl_attribution_put(sl_analysis_context *c, const char *prefix, const sl_attribution *a) {
+  if (a->n_mask == 0) return SL_OK;
+  SL_TRY(put(c, prefix, "masks", SL_U8, 2, (int64_t[]){a->n_mask, a->n_component}, a->masks));
+  SL_TRY(put_floats(c, prefix, "target", a->target, a->n_mask));
+  if (!a->fitted) return SL_OK;
+  SL_TRY(put_floats(c, prefix, "intercept", &a->fit.intercept, 1));
+  SL_TRY(put_floats(c, prefix, "fit", (double[]){a->test.pearson, a->test.spearman, a->test.r2}, 3));
+  SL_TRY(put_floats(c, prefix, "predicted", a->predicted, a->n_test));
+  return put_growth(c, prefix, a);
+}
+
+void sl_attribution_scores(const sl_attribution *a, float *score, float *error) {
+  for (int i = 0; i < a->n_component; i++) {
+    const bool fitted = a->fitted && a->fit.column[i] == SL_COLUMN_FITTED;
+    score[i] = fitted ? (float)a->fit.score[i] : 0;
+    error[i] = fitted ? (float)a->fit.error[i] : NAN;
+  }
+}
+
+static json_t *agreement_to_json(const sl_agreement *g) {
+  return json_pack("{s:o, s:o, s:o}", "pearson", sl_json_number(g->pearson), "spearman", sl_json_number(g->spearman),
+                   "r2", sl_json_number(g->r2));
+}
+
+static json_t *growth_to_json(const sl_attribution *a) {
+  json_t *list = json_array();
+  for (int s = 0; s < a->n_step && list; s++) {
+    json_t *step = agreement_to_json(&a->steps[s].valid);
+    json_object_set_new(step, "masks", json_integer(a->steps[s].n_mask));
+    json_array_append_new(list, step);
+  }
+  return list;
+}
+
+/* What is missing and how to get it. */
+static sl_status say_unfinished(json_t *out, const sl_attribution *a) {
+  const char *what = a->end == SL_GROWTH_INTERRUPTED ? "interrupted" : "out of time";
+  json_t *line =
+      a->fitted
+          ? json_sprintf("%s after %d masks: scores are of these; --resume goes on with the same masks", what,
+                         a->n_mask)
+          : json_sprintf("%s after %d masks: scores need at least %d; --resume goes on with the same masks", what,
+                         a->n_mask, a->n_needed);
+  if (json_object_set_new(out, "interrupted", line) == 0) return SL_OK;
+  SL_FAIL(SL_ERROR_MEMORY, "no memory for run.json");
+}
+
+static int set_fit(json_t *out, const sl_attribution *a) {
+  int failed = json_object_set_new(out, "fit", agreement_to_json(&a->test));
+  failed |= json_object_set_new(out, "intercept", sl_json_number(a->fit.intercept));
+  failed |= json_object_set_new(out, "penalty", sl_json_number(a->fit.penalty));
+  failed |= json_object_set_new(out, "growth", growth_to_json(a));
+  return failed;
+}
+
+sl_status sl_attribution_to_json(json_t **out, const sl_attribution *a, const sl_attribution_request *r) {
+  int parts[3] = {0};
+  for (int j = 0; j < a->n_mask; j++) parts[sl_mask_part_of(j)]++;
+  *out = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:s, s:s}", "components", a->n_component, "dropped",
+                   a->n_component - a->n_live, "masks", a->n_mask, "resumed", a->n_earlier, "train", parts[0],
+                   "validation", parts[1], "test", parts[2], "keep_probability", r->keep, "solver",
+                   sl_solver_name(r->solver), "stopped", end_names[a->end]);
+  if (!*out) SL_FAIL(SL_ERROR_MEMORY, "no memory for run.json");
+  sl_status status = SL_OK;
+  if (a->end == SL_GROWTH_INTERRUPTED || a->end == SL_GROWTH_BUDGET) status = say_unfinished(*out, a);
+  if (status == SL_OK && a->fitted && set_fit(*out, a) != 0)
+    status = sl_fail(SL_ERROR_MEMORY, "no memory for run.json");
+  if (status != SL_OK) {
+    json_decref(*out);
+    *out = NULL;
+  }
+  return status;
+}

@@ -1,0 +1,48 @@
+/* Prefix and trunk of one run, and pictures from files. */
+#include "analysis/shared.h"
+
+#include <stdlib.h>
+
+void sl_shared_dispose(sl_shared *shared) {
+  sl_trunk_free(shared->trunk);
+  sl_prefix_free(shared->prefix);
+  free(shared->flow_row);
+  free(shared->cam_row);
+  free(shared->token_row);
+  free(shared->head_score);
+  *shared = (sl_shared){0};
+}
+
+sl_status sl_context_trunk(sl_analysis_context *c, bool keep_rows, const sl_trunk **out) {
+  sl_shared *shared = c->shared;
+  *out = NULL;
+  if (shared->trunk && keep_rows && !sl_prefix_keeps_rows(shared->prefix)) {
+    sl_trunk_free(shared->trunk);
+    sl_prefix_free(shared->prefix);
+    shared->trunk = NULL;
+    shared->prefix = NULL;
+  }
+  if (!shared->prefix) SL_TRY(sl_prefix_new(&shared->prefix, c->session, c->layout, c->image, keep_rows, NULL));
+  if (!shared->trunk) SL_TRY(sl_trunk_new(&shared->trunk, c->session, shared->prefix, c->layout, NULL));
+  *out = shared->trunk;
+  return SL_OK;
+}
+
+sl_status sl_context_encode_file(sl_analysis_context *c, const char *path, sl_image **out) {
+  const int side = sl_model_get_shape(c->model)->image_px;
+  sl_rgb source = {0};
+  sl_pixel_map map;
+  float *pixels = NULL;
+  int width, height;
+  *out = NULL;
+  SL_TRY(sl_rgb_load(&source, path, true));
+  sl_status status =
+      sl_preprocess_apply(sl_model_get_preprocess(c->model), &source, &pixels, &width, &height, NULL, &map);
+  sl_rgb_dispose(&source);
+  if (status == SL_OK && (width != side || height != side))
+    status = sl_fail(SL_ERROR_UNSUPPORTED, "%s: the model's processor makes it %d x %d px; its tower takes %d x %d px",
+                     path, width, height, side, side);
+  if (status == SL_OK) status = sl_image_encode(out, c->session, pixels, NULL, false);
+  free(pixels);
+  return status;
+}

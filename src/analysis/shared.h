@@ -1,0 +1,33 @@
+/* What the analyses of one run share: the prefix and trunk that interventions branch from, made at first use, and rows
+ * that one analysis leaves for another. */
+#ifndef SL_ANALYSIS_SHARED_H
+#define SL_ANALYSIS_SHARED_H
+
+#include "analysis/analysis.h"
+#include "model/branch.h"
+
+/* Zero-initialise; the runner owns it and releases it with sl_shared_dispose. */
+typedef struct sl_shared {
+  sl_prefix *prefix;
+  sl_trunk *trunk;
+  float *flow_row;  /* [L, N] head-mean attention of the first query row, left by flow; NULL before */
+  float *cam_row;   /* [L, N] first map of cam (ReLU'd; 0 where undefined); NULL before */
+  float *token_row; /* [N] score of every image position, left by tokens; NULL before */
+  float *head_score; /* [L, H] left by heads; NULL before */
+  int attention_cliff, cam_cliff; /* as flow and cam told them, -1 = none; valid with flow_row and cam_row */
+} sl_shared;
+void sl_shared_dispose(sl_shared *shared);
+
+/* The trunk over prompt and answer. With keep_rows its prefix can be edited (branch.h); a prefix made without is made
+ * anew. Borrowed until the next call. */
+sl_status sl_context_trunk(sl_analysis_context *context, bool keep_rows, const sl_trunk **out);
+
+/* First position after the image. */
+static inline int sl_context_first_text(const sl_analysis_context *context) {
+  return context->layout->first_image + context->layout->n_image;
+}
+
+/* A picture file made ready as the model's folder says, and its tower run: calibration pictures, baselines. */
+sl_status sl_context_encode_file(sl_analysis_context *context, const char *path, sl_image **out);
+
+#endif

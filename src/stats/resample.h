@@ -1,0 +1,50 @@
+/* Intervals and tests by resampling, and the similarities of two vectors that `compare` reports. All random numbers
+ * come from (seed, replicate, index): the same seed gives the same result everywhere. */
+#ifndef SL_STATS_RESAMPLE_H
+#define SL_STATS_RESAMPLE_H
+
+#include "base/memory.h"
+
+typedef struct sl_interval {
+  double value;     /* of the sample itself */
+  double low, high; /* percentile interval */
+} sl_interval;
+
+/* A statistic of the examples index[n] (repeats allowed); NaN where undefined. */
+typedef double (*sl_statistic)(void *user, const int *index, int n);
+
+/* Percentile bootstrap of a statistic over n examples drawn with replacement: `level` 0.95 = from the 2.5 % to the
+ * 97.5 % quantile (linear between order statistics) of n_boot >= 1 replicates. Replicates that are NaN are left out;
+ * when all are, or n < 2, low and high are NaN. */
+sl_status sl_bootstrap(sl_interval *out, int n, sl_statistic statistic, void *user, double level, int n_boot,
+                       uint64_t seed);
+/* Of the mean of x[n], and of the mean of a[i] - b[i]. */
+sl_status sl_bootstrap_mean(sl_interval *out, const double *x, int n, double level, int n_boot, uint64_t seed);
+sl_status sl_bootstrap_paired(sl_interval *out, const double *a, const double *b, int n, double level, int n_boot,
+                              uint64_t seed);
+
+/* Permutation tests, two-sided: (1 + replicates at least as far from 0 as the sample) / (1 + n_permute). NaN when a
+ * side is empty. The first shuffles labels under a difference of means, the second flips signs of differences. */
+sl_status sl_permutation_two(double *p, const double *a, int n_a, const double *b, int n_b, int n_permute,
+                             uint64_t seed);
+double sl_permutation_paired(const double *a, const double *b, int n, int n_permute, uint64_t seed);
+
+/* order[n] becomes the permutation of 0..n-1 that replicate `stream` draws (Fisher and Yates). */
+void sl_shuffle(int *order, int n, uint64_t seed, uint64_t stream);
+
+/* Pearson's correlation of x and y given z, in [-1, 1]; NaN where undefined. */
+double sl_partial_correlation(const double *x, const double *y, const double *z, int n);
+
+/* a'b / (|a| |b|); NaN when one is 0. */
+double sl_cosine(const double *a, const double *b, int n);
+
+/* |A and B| / |A or B| of the index sets of the n_top largest values (of equal ones the first); NaN when n_top < 1. */
+sl_status sl_top_jaccard(double *share, const double *a, const double *b, int n, int n_top);
+
+/* Reliability of the whole from the correlation of two halves: 2 r / (1 + r). */
+double sl_spearman_brown(double r);
+
+/* q-quantile of sorted x[n], n >= 1, linear between order statistics. */
+double sl_quantile(const double *sorted, int n, double q);
+
+#endif

@@ -1,0 +1,15 @@
+/* Going on with an interrupted run: only one of the same model, picture, prompt, answer, seed and options can be. */
+#ifndef SL_TASK_RESUME_H
+#define SL_TASK_RESUME_H
+
+#include "sightline/trace.h"
+#include "store/run.h"
+#include "task/picture.h"
+
+/* Opens the request's out folder and checks what is known without a model. Close with sl_run_close. */
+sl_status sl_resume_open(sl_run_reader **out, const sl_trace_request *request, const sl_picture *picture);
+
+/* Checks the rest, once run.json of the new run tells model, tokens and options: `root`. */
+sl_status sl_resume_check_run(const sl_run_reader *earlier, json_t *root);
+
+#endif
