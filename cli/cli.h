@@ -17,7 +17,8 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 typedef enum cli_id {
   OPT_MODEL, OPT_IMAGE, OPT_PROMPT, OPT_RAW_PROMPT, OPT_ANSWER, OPT_MAX_TOKENS, OPT_OBJECT_MASK, OPT_OBJECT_THRESHOLD,
   OPT_PLAN, OPT_OUT, OPT_FORCE, OPT_RESUME, OPT_NO_REPORT, OPT_RECORD, OPT_LOGITS, OPT_SITES, OPT_SEED, OPT_DTYPE,
-  OPT_DEVICE, OPT_THREADS, OPT_BATCH_SIZE, OPT_BUDGET, OPT_JSON, OPT_QUIET, OPT_HELP, OPT_VERSION, OPT_COUNT
+  OPT_DEVICE, OPT_THREADS, OPT_BATCH_SIZE, OPT_BUDGET, OPT_LABELS, OPT_TOP, OPT_JSON, OPT_QUIET, OPT_HELP,
+  OPT_VERSION, OPT_COUNT
 } cli_id;
 
 typedef struct cli_option {
@@ -65,8 +66,8 @@ typedef struct cli_command {
   int (*run)(const cli_args *args);
 } cli_command;
 
-extern const cli_command cmd_info, cmd_ask, cmd_trace, cmd_flow, cmd_cam, cmd_cliff, cmd_heads, cmd_tokens, cmd_knockout,
-    cmd_lens, cmd_report;
+extern const cli_command cmd_info, cmd_ask, cmd_trace, cmd_flow, cmd_cam, cmd_cliff, cmd_heads, cmd_tokens;
+extern const cli_command cmd_knockout, cmd_lens, cmd_compare, cmd_report;
 extern const cli_command *const cli_commands[]; /* NULL-terminated */
 
 /* The i-th analysis of a command; NULL after the last. */
@@ -76,8 +77,8 @@ const sl_analysis_info *cli_command_analysis(const cli_command *command, int i);
 int cli_parse(cli_args *args, const cli_command *command, int argc, char **argv);
 void cli_args_dispose(cli_args *args);
 
-/* The number given for --max-tokens, --seed, --threads or --batch-size; *out stays as it is when none was. False after a
- * message. */
+/* The number given for an option of that kind (--seed, --threads, ...); *out stays as it is when none was. False after
+ * a message. */
 bool cli_number(const cli_args *args, cli_id id, int64_t *out);
 
 /* The time given for --budget ("90", "90s", "10min", "1.5h") in seconds, likewise. */

@@ -65,15 +65,18 @@ static void print_model(const json_t *root) {
 
 static void print_sites(const json_t *root) {
   const json_t *sites = json_object_get(root, "sites");
-  printf("%-40s %-12s %6s %8s  %s\n", "site ({i} = layer)", "shape", "layers", "gradient", "Hugging Face module");
+  printf("%-40s %-12s %6s %8s %8s  %s\n", "site ({i} = layer)", "shape", "layers", "gradient", "writable",
+         "Hugging Face module");
   for (size_t i = 0; i < json_array_size(sites); i++) {
     const json_t *site = json_array_get(sites, i);
     char layers[24] = "";
     if (whole(site, "layers") > 0) snprintf(layers, sizeof layers, "0-%lld", whole(site, "layers") - 1);
-    printf("%-40s %-12s %6s %8s  %s\n", text(site, "name"), text(site, "shape"), layers,
-           json_is_true(json_object_get(site, "gradient")) ? "yes" : "", text(site, "module"));
+    printf("%-40s %-12s %6s %8s %8s  %s\n", text(site, "name"), text(site, "shape"), layers,
+           json_is_true(json_object_get(site, "gradient")) ? "yes" : "",
+           json_is_true(json_object_get(site, "writable")) ? "yes" : "", text(site, "module"));
   }
-  printf("\nT positions, H query heads, Hkv key/value heads, d head width, Q asked rows, V vocabulary.\n");
+  printf("\nPlans (`sightline ask --plan`) can change what is writable.\n");
+  printf("T positions, H query heads, Hkv key/value heads, d head width, Q asked rows, V vocabulary.\n");
 }
 
 /* Positions of one class after another, image tokens in one line. */
@@ -136,7 +139,8 @@ const cli_command cmd_info = {
     .usage = "info [--model DIR] [--prompt TEXT] [--sites] [options]",
     .details =
         "Opens the model, checks every tensor, and describes it. With --prompt it shows which position holds what, and "
-        "what memory and work that prompt takes. With --sites it lists every place whose values --record can store.",
+        "what memory and work that prompt takes. With --sites it lists every place whose values --record can store, "
+        "and says where cam can take gradients and a plan can change values.",
     .example = "sightline info --model llava-1.5-7b-hf --prompt \"What is this?\"",
     .options = (WORK_OPTIONS & ~BIT(OPT_SEED)) | BIT(OPT_PROMPT) | BIT(OPT_SITES),
     .run = run,

@@ -57,22 +57,48 @@ static void print_group(FILE *to, const cli_command *command, const char *group)
   }
 }
 
-static void print_analysis_options(FILE *to, const sl_analysis_info *analysis) {
-  fprintf(to, "\nOptions of %s (%s)\n", analysis->name, analysis->source);
-  for (int i = 0; i < analysis->n_option; i++) {
-    const sl_option_info *o = &analysis->options[i];
-    char help[1024];
-    int n = snprintf(help, sizeof help, "%s", o->help);
-    if (o->choices && n < (int)sizeof help) {
-      n += snprintf(help + n, sizeof help - (size_t)n, " One of");
-      for (int c = 0; o->choices[c] && n < (int)sizeof help; c++)
-        n += snprintf(help + n, sizeof help - (size_t)n, "%s %s", c ? "," : "", o->choices[c]);
-      if (n < (int)sizeof help) n += snprintf(help + n, sizeof help - (size_t)n, ".");
-    }
-    if (o->fallback && o->type != SL_OPTION_FLAG && n < (int)sizeof help)
-      snprintf(help + n, sizeof help - (size_t)n, " Default %s.", o->fallback);
-    print_option(to, o->name, o->argument, help);
+/* The help text with choices and default. */
+static void print_analysis_option(FILE *to, const sl_option_info *o) {
+  char help[1024];
+  int n = snprintf(help, sizeof help, "%s", o->help);
+  if (o->choices && n < (int)sizeof help) {
+    n += snprintf(help + n, sizeof help - (size_t)n, " One of");
+    for (int c = 0; o->choices[c] && n < (int)sizeof help; c++)
+      n += snprintf(help + n, sizeof help - (size_t)n, "%s %s", c ? "," : "", o->choices[c]);
+    if (n < (int)sizeof help) n += snprintf(help + n, sizeof help - (size_t)n, ".");
   }
+  if (o->fallback && o->type != SL_OPTION_FLAG && n < (int)sizeof help)
+    snprintf(help + n, sizeof help - (size_t)n, " Default %s.", o->fallback);
+  print_option(to, o->name, o->argument, help);
+}
+
+/* True when one of the command's first n analyses has an option of that name: it then means the same. */
+static bool is_explained(const cli_command *command, int n, const char *name) {
+  for (int i = 0; i < n; i++) {
+    const sl_analysis_info *analysis = cli_command_analysis(command, i);
+    for (int k = 0; k < analysis->n_option; k++)
+      if (strcmp(analysis->options[k].name, name) == 0) return true;
+  }
+  return false;
+}
+
+static void print_analysis_options(FILE *to, const cli_command *command, int index) {
+  const sl_analysis_info *analysis = cli_command_analysis(command, index);
+  char heading[512], shared[512] = "";
+  size_t used = 0;
+  snprintf(heading, sizeof heading, "Options of %s (%s)", analysis->name, analysis->source);
+  fputc('\n', to);
+  print_wrapped(to, heading, 0, 0);
+  for (int i = 0; i < analysis->n_option; i++) {
+    const char *name = analysis->options[i].name;
+    if (!is_explained(command, index, name))
+      print_analysis_option(to, &analysis->options[i]);
+    else if (used < sizeof shared)
+      used += (size_t)snprintf(shared + used, sizeof shared - used, "%s --%s", used ? "," : "", name);
+  }
+  if (!used) return;
+  fputs("  as above: ", to);
+  print_wrapped(to, shared, 4, 12);
 }
 
 static void print_overview(FILE *to) {
@@ -98,14 +124,13 @@ void cli_print_help(FILE *to, const cli_command *command) {
     print_overview(to);
     return;
   }
-  const sl_analysis_info *analysis;
   fprintf(to, "usage: sightline %s\n\n", command->usage);
   print_wrapped(to, command->line, 0, 0);
   fputc('\n', to);
   print_wrapped(to, command->details ? command->details : cli_command_analysis(command, 0)->details, 0, 0);
   if (command->example) fprintf(to, "\nExample\n  %s\n", command->example);
   print_group(to, command, "What to ask");
-  for (int i = 0; (analysis = cli_command_analysis(command, i)); i++) print_analysis_options(to, analysis);
+  for (int i = 0; cli_command_analysis(command, i); i++) print_analysis_options(to, command, i);
   print_group(to, command, "Where results go");
   print_group(to, command, "How it runs");
   print_group(to, command, "Output and help");

@@ -31,10 +31,12 @@ const cli_option cli_options[OPT_COUNT] = {
                               "An image token is object when at least SHARE of its patch is masked. Default 0.5."},
     [OPT_PLAN] =
         {"plan", "FILE", WHAT,
-         "Answer under an intervention plan too, and print it beside the unmodified answer with the probability of each "
+         "Answer under an intervention plan too, and print it beside the unmodified answer with the probability of "
+         "each "
          "token under both. FILE is JSON: \"attend\", rules of who sees what ({\"layers\": \"4-\", \"heads\": [0, 2], "
          "\"queries\": \"18-\", \"keys\": \"3-17\", \"source\": \"hidden\"}; sources own, hidden, baseline:N); "
-         "\"edits\" of sites ({\"site\": \"blocks.3.hook_resid_pre\", \"positions\": \"20\", \"op\": \"add\", \"value\": "
+         "\"edits\" of sites ({\"site\": \"blocks.3.hook_resid_pre\", \"positions\": \"20\", \"op\": \"add\", "
+         "\"value\": "
          "0.5} or \"from\": {\"run\": 0, \"position\": 5}; ops replace, add, scale); \"baselines\" (\"zero\", "
          "\"mean:FOLDER\", \"mean-all:FOLDER\", \"image:FILE\"); \"runs\" ({\"image\": FILE, \"prompt\": TEXT}). "
          "`sightline info --prompt` shows the positions. run.json keeps the plan."},
@@ -71,6 +73,10 @@ const cli_option cli_options[OPT_COUNT] = {
     [OPT_BUDGET] = {"budget", "TIME", HOW,
                     "About how long the analyses may take: 90s, 10min, 2h. Those that sample draw fewer masks, and say "
                     "so; the others always run whole."},
+    [OPT_LABELS] = {"labels", "FILE", WHAT,
+                    "JSON lines {\"run\": NAME, \"class\": TEXT, \"appearance\": TEXT}; NAME is a run directory as "
+                    "given, or its last part. What stands after = goes first."},
+    [OPT_TOP] = {"top", "N", WHAT, "Heads in the share of common top heads. Default: a twentieth of all, at least 5."},
     [OPT_JSON] = {"json", NULL, OTHER,
                   "Print the result as one JSON object on standard output, and nothing else there."},
     [OPT_QUIET] = {"quiet", NULL, OTHER, "No progress and no notices; errors only."},
@@ -101,7 +107,8 @@ static const struct {
 } ranges[OPT_COUNT] = {[OPT_MAX_TOKENS] = {1, 65536},
                        [OPT_SEED] = {0, INT64_MAX},
                        [OPT_THREADS] = {1, 1024},
-                       [OPT_BATCH_SIZE] = {1, 65536}};
+                       [OPT_BATCH_SIZE] = {1, 65536},
+                       [OPT_TOP] = {1, 65536}};
 
 bool cli_number(const cli_args *args, cli_id id, int64_t *out) {
   if (!args->value[id] || parse_int(args->value[id], ranges[id].min, ranges[id].max, out)) return true;
@@ -139,7 +146,8 @@ typedef struct entry {
 static int list_entries(const cli_command *command, entry *list, int capacity) {
   int n = 0;
   for (int id = 0; id < OPT_COUNT && n < capacity; id++) {
-    if (command->options & BIT(id)) list[n++] = (entry){cli_options[id].name, cli_options[id].argument != NULL, id, NULL};
+    if (command->options & BIT(id))
+      list[n++] = (entry){cli_options[id].name, cli_options[id].argument != NULL, id, NULL};
   }
   const sl_analysis_info *analysis;
   for (int i = 0; (analysis = cli_command_analysis(command, i)); i++) {

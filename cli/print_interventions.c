@@ -6,7 +6,9 @@
 #define N_TOP 5 /* heads that are listed */
 
 static double number(const json_t *object, const char *key) { return json_number_value(json_object_get(object, key)); }
-static int whole(const json_t *object, const char *key) { return (int)json_integer_value(json_object_get(object, key)); }
+static int whole(const json_t *object, const char *key) {
+  return (int)json_integer_value(json_object_get(object, key));
+}
 
 /* A cell of `width` columns; "-" where there is no number. */
 static void print_value(const json_t *value, int width, const char *format) {

@@ -11,7 +11,7 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 passed=0 failed=0
 flags="-std=gnu17 -O1 -fopenmp -fno-math-errno -ffp-contract=off -w -DSL_BUILD_SHARED=1 -Isrc -Iinclude"
-libs="-fopenmp -lcmocka -ljansson -lxxhash -ljpeg -lpng -lwebp -lpcre2-8 -lutf8proc -lm"
+libs="-fopenmp -lcmocka -ljansson -lxxhash -ljpeg -lpng -lwebp -lpcre2-8 -lutf8proc -llapacke -lm"
 cc=${CC:-cc}
 
 say_result() { # ok|bad WHAT WHY
@@ -19,10 +19,23 @@ say_result() { # ok|bad WHAT WHY
   printf '%-6s %s: %s\n' "$1" "$2" "$3"
 }
 
-# link TEST OUT [SOURCE OBJECT]: the test with every object of the rooms, SOURCE's replaced by OBJECT.
+# link TEST OUT [SOURCE OBJECT]: the test with every object of the rooms, SOURCE's replaced by OBJECT. A test
+# "planted:CLASS.CASE" is a case of tests/test_planted.py, which drives the command.
 link() {
   objects=$(find "$build/CMakeFiles" -name '*.o' -path '*/sl_*.dir/src/*' | grep -v "/${3:-no such file}\.o\$")
-  $cc -o "$2" "$build/tests/CMakeFiles/$1.dir/$1.c.o" $objects ${4:-} $libs
+  case $1 in
+    planted:*) main=$(find "$build/cli/CMakeFiles" -name '*.o') ;;
+    *) main=$build/tests/CMakeFiles/$1.dir/$1.c.o ;;
+  esac
+  $cc -o "$2" $main $objects ${4:-} $libs
+}
+
+# run TEST PROGRAM
+run() {
+  case $1 in
+    planted:*) timeout 300 python3 tests/test_planted.py "$2" "${1#planted:}" ;;
+    *) timeout 300 "$2" ;;
+  esac
 }
 
 # mutate FILE TEXT REPLACEMENT OUT: fails when TEXT is not there exactly once.
@@ -41,7 +54,7 @@ PYTHON
 for name in $(sed -n '/^#/d; s/.*|//p' tests/mutations.txt | sort -u); do
   if ! link "$name" "$work/$name" 2>"$work/log"; then
     say_result bad "$name unchanged" "does not link: $(head -c 300 "$work/log")"
-  elif ! timeout 300 "$work/$name" >"$work/log" 2>&1; then
+  elif ! run "$name" "$work/$name" >"$work/log" 2>&1; then
     say_result bad "$name unchanged" "fails"
   else
     say_result ok "$name unchanged" "passes"
@@ -56,7 +69,7 @@ while IFS='|' read -r what file text replacement name; do
     say_result bad "$what" "does not compile: $(head -c 300 "$work/log")"
   elif ! link "$name" "$work/mutant" "$file" "$work/mutant.o" 2>"$work/log"; then
     say_result bad "$what" "does not link: $(head -c 300 "$work/log")"
-  elif timeout 300 "$work/mutant" >"$work/log" 2>&1 </dev/null; then
+  elif run "$name" "$work/mutant" >"$work/log" 2>&1 </dev/null; then
     say_result bad "$what" "$name does not notice"
   else
     say_result ok "$what" "$name fails"

@@ -1,23 +1,12 @@
-/* Prefix, trunk and branches against transformers: every plan of tests/golden/branch as one full forward pass computes it
- * (tools/golden/branch.py), and what branch.h promises about bits: a branch depends on its plan, trunk and baselines alone. */
-#include "golden.h"
+/* Prefix, trunk and branches against transformers: every plan of tests/golden/branch as one full forward pass computes
+ * it (tools/golden/branch.py), and what branch.h promises about bits: a branch depends on its plan, trunk and baselines
+ * alone. */
+#include "branch_world.h"
 
-#include "model/branch.h"
-#include "model/internal.h"
-
-#define MAX_TRUNK 8
-#define MAX_PREFIX 16
-#define MAX_ROW 4
 #define N_GREEDY 6
-#define REF_STRIDE 5 /* the reference is slow: it runs some of the plans */
 
 static const char *const folders[] = {"llava-gqa", "llava-mha", "llava-orig-pad"};
 enum { N_FOLDER = 3 };
-static const struct {
-  const char *backend, *compute;
-  double tolerance; /* of the largest logit */
-} machines[] = {{"ref", "f32", 1e-4}, {"cpu", "f32", 1e-4}, {"cpu", "bf16x2", 1e-3}};
-enum { REF, CPU, CPU_BF16X2, N_MACHINE };
 
 #define ASSERT_FAILS(expression, wanted, part)                                                                   \
   do {                                                                                                           \
@@ -26,256 +15,6 @@ enum { REF, CPU, CPU_BF16X2, N_MACHINE };
       fail_msg("%s: %s (%s); expected %s with \"%s\"", #expression, sl_status_name(status_), sl_error_message(), \
                sl_status_name(wanted), (part));                                                                  \
   } while (0)
-
-/* ---- a folder with its pictures, prefixes, trunks and plans ---- */
-
-/* One trunk of the golden and the plans that it runs. */
-typedef struct line {
-  const char *name;
-  sl_layout layout;
-  sl_trunk *trunk;
-  sl_baseline **baselines; /* the prefix's, [SL_MAX_BASELINE]; NULL inside when no plan uses them */
-  const sl_trunk *runs[2];
-  int rows[MAX_ROW], n_row, n_run, n_plan, n_greedy;
-  sl_plan *plans, *greedy;
-  const char **names, **greedy_names;
-  int *numbers; /* of the plans in the golden */
-  const json_t **greedy_ids;
-} line;
-
-typedef struct world {
-  char name[64];
-  golden g;
-  sl_model *model;
-  sl_session *session;
-  sl_image *images[3]; /* a, b, and a backwards */
-  struct {
-    int picture;
-    sl_prefix *prefix;
-    const sl_layout *layout; /* that it was made of */
-    sl_baseline *baselines[SL_MAX_BASELINE];
-  } prefixes[MAX_PREFIX];
-  line lines[MAX_TRUNK];
-  int n_prefix, n_line, n_vocab;
-} world;
-
-static sl_model *open_model(const char *name, int machine) {
-  char dir[600];
-  snprintf(dir, sizeof dir, "%s/%s", GOLDEN_DIR, name);
-  const sl_model_options options = {.size = sizeof options, .backend = machines[machine].backend,
-                                    .compute = machines[machine].compute, .n_thread = 2};
-  sl_model *model = NULL;
-  ASSERT_OK(sl_model_open(&model, dir, &options));
-  return model;
-}
-
-/* The pictures as transformers' preprocessing gives them. */
-static void encode_pictures(world *w, const char *folder) {
-  golden g = golden_open(folder);
-  for (int i = 0; i < 3; i++) {
-    const sl_tensor *pixels = golden_find(&g, i == 1 ? "c1" : "c0", "pixels");
-    const int64_t n = sl_tensor_count(pixels);
-    float *copy = calloc((size_t)n, sizeof *copy);
-    for (int64_t k = 0; k < n; k++) copy[k] = ((const float *)pixels->data)[i == 2 ? n - 1 - k : k];
-    ASSERT_OK(sl_image_encode(&w->images[i], w->session, copy, NULL, false));
-    free(copy);
-  }
-  golden_close(&g);
-}
-
-/* The number of the prefix of this layout and picture; texts that begin with the same tokens share it. */
-static int prefix_for(world *w, const sl_layout *layout, int picture) {
-  const size_t n = (size_t)(layout->first_image + layout->n_image);
-  for (int i = 0; i < w->n_prefix; i++)
-    if (w->prefixes[i].picture == picture && w->prefixes[i].layout->first_image == layout->first_image &&
-        memcmp(w->prefixes[i].layout->ids, layout->ids, n * sizeof *layout->ids) == 0)
-      return i;
-  assert_true(w->n_prefix < MAX_PREFIX);
-  w->prefixes[w->n_prefix].picture = picture;
-  w->prefixes[w->n_prefix].layout = layout;
-  ASSERT_OK(sl_prefix_new(&w->prefixes[w->n_prefix].prefix, w->session, layout, w->images[picture], true, NULL));
-  return w->n_prefix++;
-}
-
-/* In the golden's order: zero, picture b, mean and mean over positions of a, b and a backwards. */
-static void make_baselines(world *w, const sl_layout *layout, sl_baseline *out[SL_MAX_BASELINE]) {
-  ASSERT_OK(sl_baseline_zero(&out[0], w->session, w->prefixes[prefix_for(w, layout, 0)].prefix));
-  ASSERT_OK(sl_baseline_picture(&out[1], w->session, w->prefixes[prefix_for(w, layout, 1)].prefix));
-  for (int kind = 2; kind < 4; kind++) {
-    sl_calibration *calibration = NULL;
-    ASSERT_OK(sl_calibration_new(&calibration, w->session));
-    for (int i = 0; i < 3; i++)
-      ASSERT_OK(sl_calibration_add(calibration, w->prefixes[prefix_for(w, layout, i)].prefix));
-    ASSERT_OK(sl_calibration_finish(&out[kind], calibration, kind == 3));
-    sl_calibration_free(calibration);
-  }
-}
-
-static void build_layout(world *w, line *l, const json_t *facts) {
-  const json_t *ids = json_object_get(facts, "ids");
-  const int n_prompt = (int)json_integer_value(json_object_get(facts, "n_prompt")), n = (int)json_array_size(ids);
-  int32_t all[256];
-  assert_true(n <= 256);
-  for (int i = 0; i < n; i++) all[i] = (int32_t)json_integer_value(json_array_get(ids, (size_t)i));
-  ASSERT_OK(sl_layout_build(&l->layout, w->model, json_string_value(json_object_get(facts, "prompt")), true));
-  assert_int_equal(l->layout.n_prompt, n_prompt);
-  ASSERT_OK(sl_layout_append(&l->layout, w->model, all + n_prompt, n - n_prompt));
-  if (memcmp(l->layout.ids, all, (size_t)n * sizeof *all) != 0) fail_msg("%s %s: token ids differ", w->name, l->name);
-  const json_t *rows = json_object_get(facts, "rows");
-  for (l->n_row = 0; l->n_row < (int)json_array_size(rows); l->n_row++)
-    l->rows[l->n_row] = (int)json_integer_value(json_array_get(rows, (size_t)l->n_row));
-}
-
-static line *line_named(world *w, const char *name) {
-  for (int i = 0; i < w->n_line; i++)
-    if (strcmp(w->lines[i].name, name) == 0) return &w->lines[i];
-  fail_msg("%s has no trunk %s", w->name, name);
-  return NULL;
-}
-
-/* Every `stride`-th plan of one list that belongs to this trunk, in order. */
-static int read_plans(const world *w, line *l, const char *list, int stride, sl_plan **plans, const char ***names,
-                      const json_t ***ids) {
-  const json_t *cases = json_object_get(w->g.facts, list);
-  *plans = calloc(json_array_size(cases), sizeof **plans);
-  *names = calloc(json_array_size(cases), sizeof **names);
-  *ids = calloc(json_array_size(cases), sizeof **ids);
-  free(l->numbers);
-  l->numbers = calloc(json_array_size(cases), sizeof *l->numbers);
-  int n = 0, number = 0;
-  for (size_t i = 0; i < json_array_size(cases); i++) {
-    const json_t *c = json_array_get(cases, i);
-    if (strcmp(json_string_value(json_object_get(c, "trunk")), l->name) != 0) continue;
-    if (number++ % stride != 0) continue;
-    l->numbers[n] = number - 1;
-    (*names)[n] = json_string_value(json_object_get(c, "name"));
-    (*ids)[n] = json_object_get(c, "ids");
-    ASSERT_OK(sl_plan_from_json(&(*plans)[n++], json_object_get(c, "plan"), json_string_value(json_object_get(c, "name"))));
-  }
-  return n;
-}
-
-static world *open_world(const char *folder, int machine) {
-  world *w = calloc(1, sizeof *w);
-  char path[64];
-  snprintf(w->name, sizeof w->name, "%s %s/%s", folder, machines[machine].backend, machines[machine].compute);
-  snprintf(path, sizeof path, "branch/%s", folder);
-  w->g = golden_open(path);
-  w->model = open_model(folder, machine);
-  w->n_vocab = sl_model_get_shape(w->model)->n_vocab;
-  ASSERT_OK(sl_session_new(&w->session, w->model, 1));
-  encode_pictures(w, folder);
-  const json_t *trunks = json_object_get(w->g.facts, "trunks");
-  w->n_line = (int)json_array_size(trunks);
-  assert_in_range(w->n_line, 1, MAX_TRUNK);
-  for (int i = 0; i < w->n_line; i++) {
-    line *l = &w->lines[i];
-    const json_t *facts = json_array_get(trunks, (size_t)i);
-    l->name = json_string_value(json_object_get(facts, "name"));
-    build_layout(w, l, facts);
-    const int picture = json_string_value(json_object_get(facts, "picture"))[0] - 'a';
-    const int p = prefix_for(w, &l->layout, picture);
-    ASSERT_OK(sl_trunk_new(&l->trunk, w->session, w->prefixes[p].prefix, &l->layout, NULL));
-    const json_t **unused = NULL;
-    l->n_greedy = read_plans(w, l, "greedy", 1, &l->greedy, &l->greedy_names, &l->greedy_ids);
-    l->n_plan = read_plans(w, l, "cases", machine == REF ? REF_STRIDE : 1, &l->plans, &l->names, &unused);
-    free(unused);
-    if (l->n_plan > 0 && !w->prefixes[p].baselines[0]) make_baselines(w, &l->layout, w->prefixes[p].baselines);
-    l->baselines = w->prefixes[p].baselines;
-  }
-  for (int i = 0; i < w->n_line; i++) {
-    const json_t *runs = json_object_get(json_array_get(trunks, (size_t)i), "runs");
-    line *l = &w->lines[i];
-    for (l->n_run = 0; l->n_run < (int)json_array_size(runs); l->n_run++)
-      l->runs[l->n_run] = line_named(w, json_string_value(json_array_get(runs, (size_t)l->n_run)))->trunk;
-  }
-  return w;
-}
-
-static void close_world(world *w) {
-  for (int i = 0; i < w->n_line; i++) {
-    line *l = &w->lines[i];
-    for (int k = 0; k < l->n_plan; k++) sl_plan_dispose(&l->plans[k]);
-    for (int k = 0; k < l->n_greedy; k++) sl_plan_dispose(&l->greedy[k]);
-    free(l->plans);
-    free(l->greedy);
-    free(l->names);
-    free(l->numbers);
-    free(l->greedy_names);
-    free(l->greedy_ids);
-    sl_trunk_free(l->trunk);
-    sl_layout_dispose(&l->layout);
-  }
-  for (int i = 0; i < w->n_prefix; i++) {
-    for (int k = 0; k < SL_MAX_BASELINE; k++) sl_baseline_free(w->prefixes[i].baselines[k]);
-    sl_prefix_free(w->prefixes[i].prefix);
-  }
-  for (int i = 0; i < 3; i++) sl_image_free(w->images[i]);
-  sl_session_free(w->session);
-  sl_model_close(w->model);
-  golden_close(&w->g);
-  free(w);
-}
-
-/* ---- running ---- */
-
-typedef struct taken {
-  float *logits; /* [n_plan, n_row, V] */
-  size_t n_each; /* n_row * V */
-  int next;
-} taken;
-
-static sl_status take(void *user, int plan, const float *logits) {
-  taken *t = user;
-  assert_int_equal(plan, t->next++);
-  memcpy(t->logits + (size_t)plan * t->n_each, logits, t->n_each * sizeof *logits);
-  return SL_OK;
-}
-
-static sl_branch_request request_of(const line *l, const sl_plan *plans, int n_plan, int batch_size) {
-  return (sl_branch_request){.trunk = l->trunk, .plans = plans, .n_plan = n_plan,
-                             .baselines = (const sl_baseline *const *)l->baselines,
-                             .n_baseline = l->baselines[0] ? SL_MAX_BASELINE : 0, .runs = l->runs, .n_run = l->n_run, .rows = l->rows, .n_row = l->n_row,
-                             .batch_size = batch_size, .take = take};
-}
-
-/* Logits [n_plan, n_row, V] of a request, to be freed. */
-static float *run_request(sl_session *session, int n_vocab, sl_branch_request request) {
-  taken t = {.n_each = (size_t)request.n_row * (size_t)n_vocab};
-  t.logits = calloc((size_t)request.n_plan * t.n_each, sizeof *t.logits);
-  request.user = &t;
-  ASSERT_OK(sl_branches_run(session, &request));
-  assert_int_equal(t.next, request.n_plan);
-  return t.logits;
-}
-
-static float *run_plans(const world *w, const line *l, int batch_size) {
-  return run_request(w->session, w->n_vocab, request_of(l, l->plans, l->n_plan, batch_size));
-}
-
-static int plan_named(const line *l, const char *name) {
-  for (int i = 0; i < l->n_plan; i++)
-    if (strcmp(l->names[i], name) == 0) return i;
-  fail_msg("%s has no plan %s", l->name, name);
-  return -1;
-}
-
-/* Distance of the stored columns of n_row rows of logits from row `first` of a golden [.., columns]. */
-static double distance(const world *w, const float *logits, int n_row, const sl_tensor *want, int64_t first) {
-  const json_t *columns = json_object_get(w->g.facts, "columns");
-  const int n = (int)json_array_size(columns);
-  float got[MAX_ROW * 32];
-  assert_true(n <= 32 && want->shape[want->n_dim - 1] == n);
-  for (int r = 0; r < n_row; r++)
-    for (int c = 0; c < n; c++)
-      got[r * n + c] = logits[r * w->n_vocab + (int)json_integer_value(json_array_get(columns, (size_t)c))];
-  sl_tensor part = *want;
-  part.data = (const float *)want->data + first * n;
-  part.n_dim = 2;
-  part.shape[0] = n_row;
-  part.shape[1] = n;
-  return golden_distance(got, &part);
-}
 
 /* ---- against transformers ---- */
 
@@ -331,7 +70,7 @@ static void greedy_answers_match(void **state) {
   (void)state;
   static const int sizes[] = {0, 1, 3};
   for (int f = 0; f < N_FOLDER; f++)
-    for (int m = 0; m < N_MACHINE; m++) {
+    for (int m = f == 0 ? REF : CPU; m < N_MACHINE; m++) {
       world *w = open_world(folders[f], m);
       for (int i = 0; i < w->n_line; i++)
         for (int b = 0; b < 3; b++) {
@@ -389,7 +128,7 @@ static void greedy_stops_at_end_tokens(void **state) {
 static void trunk_is_the_forward(void **state) {
   (void)state;
   for (int f = 0; f < N_FOLDER; f++)
-    for (int m = 0; m < N_MACHINE; m++) {
+    for (int m = f == 0 ? REF : CPU; m < N_MACHINE; m++) {
       world *w = open_world(folders[f], m);
       const json_t *trunks = json_object_get(w->g.facts, "trunks");
       for (int i = 0; i < w->n_line; i++) {
@@ -404,8 +143,9 @@ static void trunk_is_the_forward(void **state) {
           most = fmax(most, fabs((double)own[k] - (double)want[k]));
           largest = fmax(largest, fabs((double)want[k]));
         }
-        const double bound = m == CPU_BF16X2 ? 1e-4 : 1e-5;
-        if (!(most <= bound * largest)) fail_msg("%s, %s: trunk off by %.3g of the forward", w->name, l->name, most / largest);
+        const double bound = m == CPU_BF16X2 ? 1e-4 : 1e-5; /* bf16x2 carries 16 bits of each activation */
+        if (!(most <= bound * largest))
+          fail_msg("%s, %s: trunk off by %.3g of the forward", w->name, l->name, most / largest);
         const sl_plan none = {0};
         float *branch = run_request(w->session, w->n_vocab, request_of(l, &none, 1, 0));
         if (memcmp(branch, own, n * sizeof *own) != 0) fail_msg("%s, %s: no plan is not the trunk", w->name, l->name);
@@ -415,6 +155,60 @@ static void trunk_is_the_forward(void **state) {
       }
       close_world(w);
     }
+}
+
+/* Every layer's residual of prefix and suffix rows, as a probe sees it. */
+typedef struct seen {
+  float *rows; /* [L, T, D] */
+  int n_token, width, n_call;
+} seen;
+
+static bool wants_residual(void *user, sl_part part, sl_site site, int layer, bool backward) {
+  (void)user, (void)layer;
+  return part == SL_PART_DECODER && site == SL_SITE_RESID_POST && !backward;
+}
+
+static void see_residual(void *user, sl_queue *queue, sl_part part, sl_site site, int layer, int first_row,
+                         sl_mat value, sl_mat grad) {
+  (void)part, (void)site, (void)grad;
+  seen *s = user;
+  assert_true(first_row + value.rows <= s->n_token && value.cols == s->width);
+  for (int i = 0; i < value.rows; i++)
+    sl_buffer_read(queue, s->rows + ((size_t)layer * (size_t)s->n_token + (size_t)(first_row + i)) * (size_t)s->width,
+                   value.buffer, (size_t)(value.offset + i * value.stride) * sizeof(float),
+                   (size_t)s->width * sizeof(float));
+  s->n_call++;
+}
+
+/* Rows of prefix and trunk against the site goldens of the same prompt. */
+static void probes_see_the_rows(void **state) {
+  (void)state;
+  for (int f = 0; f < N_FOLDER; f++) {
+    world *w = open_world(folders[f], CPU);
+    golden sites = golden_open(folders[f]);
+    const line *l = line_named(w, "what");
+    const sl_part_shape *shape = &sl_model_get_shape(w->model)->decoder;
+    const size_t each = (size_t)l->layout.n_token * (size_t)shape->d_model;
+    seen s = {.n_token = l->layout.n_token, .width = shape->d_model};
+    s.rows = calloc((size_t)shape->n_layer * each, sizeof *s.rows);
+    const sl_probe probe = {.user = &s, .wants = wants_residual, .see = see_residual};
+    sl_prefix *prefix = NULL;
+    sl_trunk *trunk = NULL;
+    ASSERT_OK(sl_prefix_new(&prefix, w->session, &l->layout, w->images[0], false, &probe));
+    ASSERT_OK(sl_trunk_new(&trunk, w->session, prefix, &l->layout, &probe));
+    assert_int_equal(s.n_call, 2 * shape->n_layer);
+    for (int il = 0; il < shape->n_layer; il++) {
+      char name[64];
+      sl_site_name(name, SL_PART_DECODER, SL_SITE_RESID_POST, il);
+      const double d = golden_distance(s.rows + (size_t)il * each, golden_find(&sites, "c0", name)); /* prompt rows */
+      if (!(d <= 1e-4)) fail_msg("%s: %s is off by %.3g of its largest value", w->name, name, d);
+    }
+    free(s.rows);
+    sl_trunk_free(trunk);
+    sl_prefix_free(prefix);
+    golden_close(&sites);
+    close_world(w);
+  }
 }
 
 static void same_bits(const world *w, const line *l, const float *got, const float *want, const int *order, int n,
@@ -427,13 +221,22 @@ static void same_bits(const world *w, const line *l, const float *got, const flo
   }
 }
 
-/* In any batch, on any number of threads, in any order, whatever the memory. */
+/* A plan written as JSON and read again. */
+static sl_plan reread(const sl_plan *plan) {
+  json_t *json = NULL;
+  sl_plan again;
+  ASSERT_OK(sl_plan_to_json(plan, &json));
+  ASSERT_OK(sl_plan_from_json(&again, json, "written"));
+  json_decref(json);
+  return again;
+}
+
+/* In any batch, on any number of threads, in any order, whatever the memory, from JSON or not. */
 static void bits_do_not_depend_on_company(void **state) {
   (void)state;
   static const int sizes[] = {1, 2, 3, 7};
   for (int f = 0; f < 2; f++)
-    for (int m = 0; m < N_MACHINE; m++) {
-      if (f == 1 && m == REF) continue;
+    for (int m = f == 0 ? REF : CPU; m < N_MACHINE; m++) {
       world *w = open_world(folders[f], m);
       const line *l = line_named(w, "what");
       float *want = run_plans(w, l, l->n_plan), *got;
@@ -458,9 +261,10 @@ static void bits_do_not_depend_on_company(void **state) {
       sl_plan *plans = calloc((size_t)l->n_plan, sizeof *plans);
       int *order = calloc((size_t)l->n_plan, sizeof *order);
       for (int k = 0; k < l->n_plan; k++) order[k] = l->n_plan - 1 - k;
-      for (int k = 0; k < l->n_plan; k++) plans[k] = l->plans[order[k]];
+      for (int k = 0; k < l->n_plan; k++) plans[k] = reread(&l->plans[order[k]]);
       got = run_request(w->session, w->n_vocab, request_of(l, plans, l->n_plan, 4));
-      same_bits(w, l, got, want, order, l->n_plan, "in the other order");
+      same_bits(w, l, got, want, order, l->n_plan, "in the other order, written and read again");
+      for (int k = 0; k < l->n_plan; k++) sl_plan_dispose(&plans[k]);
       free(got);
       free(plans);
       free(order);
@@ -641,12 +445,28 @@ static void wrong_prefixes_are_named(void **state) {
   ASSERT_FAILS(sl_prefix_new(&prefix, w->session, &l->layout, NULL, true, NULL), SL_ERROR_ARGUMENT, "picture");
   assert_null(prefix);
   ASSERT_OK(sl_prefix_new(&prefix, w->session, &l->layout, w->images[0], false, NULL));
-  ASSERT_FAILS(sl_trunk_new(&trunk, w->session, prefix, &text_first->layout, NULL), SL_ERROR_ARGUMENT, "image positions");
+  ASSERT_FAILS(sl_trunk_new(&trunk, w->session, prefix, &text_first->layout, NULL), SL_ERROR_ARGUMENT,
+               "image positions");
   assert_null(trunk);
   const int32_t held = l->layout.ids[3];
   l->layout.ids[3] = 7;
   ASSERT_FAILS(sl_trunk_new(&trunk, w->session, prefix, &l->layout, NULL), SL_ERROR_ARGUMENT, "token 3");
+  sl_prefix *other = NULL;
+  sl_baseline *stranger = NULL;
+  sl_calibration *calibration = NULL;
+  ASSERT_OK(sl_prefix_new(&other, w->session, &l->layout, w->images[1], false, NULL));
   l->layout.ids[3] = held;
+  ASSERT_OK(sl_baseline_picture(&stranger, w->session, other));
+  sl_branch_request r = request_of(l, l->plans, 1, 0);
+  r.baselines = (const sl_baseline *const *)&stranger, r.n_baseline = 1;
+  ASSERT_FAILS(sl_branches_run(w->session, &r), SL_ERROR_ARGUMENT, "token 3 is 7 there");
+  sl_baseline_free(stranger);
+  ASSERT_OK(sl_calibration_new(&calibration, w->session));
+  ASSERT_FAILS(sl_calibration_finish(&stranger, calibration, true), SL_ERROR_ARGUMENT, "at least one");
+  ASSERT_OK(sl_calibration_add(calibration, prefix));
+  ASSERT_FAILS(sl_calibration_add(calibration, other), SL_ERROR_ARGUMENT, "token 3");
+  sl_calibration_free(calibration);
+  sl_prefix_free(other);
 
   /* The picture ends the prompt: nothing to branch; with an answer there is, but no first token to choose. */
   sl_prefix *whole = NULL;
@@ -657,7 +477,7 @@ static void wrong_prefixes_are_named(void **state) {
   ASSERT_OK(sl_layout_append(&layout, w->model, answer, 2));
   ASSERT_OK(sl_trunk_new(&trunk, w->session, whole, &layout, NULL));
   const sl_plan none = {0};
-  const sl_branch_request r = {.trunk = trunk, .plans = &none, .n_plan = 1};
+  r = (sl_branch_request){.trunk = trunk, .plans = &none, .n_plan = 1};
   int32_t ids[2];
   int n_id;
   ASSERT_FAILS(sl_branches_greedy(w->session, &r, 2, ids, &n_id), SL_ERROR_ARGUMENT, "picture");
@@ -720,11 +540,14 @@ static sl_status whole_run(const world *w, const line *l, const sl_plan *plan) {
 static void allocations_may_fail(void **state) {
   (void)state;
   static const char text[] =
-      "{\"attend\": [{\"layers\": \"1\", \"heads\": \"1\", \"queries\": \"24-\", \"keys\": \"8-23\", \"source\": "
-      "\"baseline:1\"}], \"edits\": [{\"site\": \"blocks.0.attn.hook_v\", \"heads\": \"0\", \"positions\": \"9\", \"op\": "
-      "\"add\", \"value\": 1}, {\"site\": \"blocks.1.hook_mlp_out\", \"positions\": \"30\", \"op\": \"add\", \"from\": "
-      "{\"run\": 0}}, {\"site\": \"blocks.2.hook_resid_pre\", \"positions\": \"31\", \"op\": \"replace\", \"from\": "
-      "{\"run\": 0, \"position\": 10}}]}";
+      "{\"attend\": [{\"layers\": \"1\", \"heads\": \"1\", \"queries\": \"24-\", \"keys\": \"8-23\","
+      "              \"source\": \"baseline:1\"}],"
+      " \"edits\": [{\"site\": \"blocks.0.attn.hook_v\", \"heads\": \"0\", \"positions\": \"9\", \"op\": \"add\","
+      "             \"value\": 1},"
+      "            {\"site\": \"blocks.1.hook_mlp_out\", \"positions\": \"30\", \"op\": \"add\","
+      "             \"from\": {\"run\": 0}},"
+      "            {\"site\": \"blocks.2.hook_resid_pre\", \"positions\": \"31\", \"op\": \"replace\","
+      "             \"from\": {\"run\": 0, \"position\": 10}}]}";
   world *w = open_world("llava-gqa", CPU);
   const line *l = line_named(w, "what");
   json_t *json = NULL;
@@ -753,6 +576,7 @@ int main(void) {
       cmocka_unit_test(greedy_answers_match),
       cmocka_unit_test(greedy_stops_at_end_tokens),
       cmocka_unit_test(trunk_is_the_forward),
+      cmocka_unit_test(probes_see_the_rows),
       cmocka_unit_test(bits_do_not_depend_on_company),
       cmocka_unit_test(bits_do_not_depend_on_surroundings),
       cmocka_unit_test(two_questions_share_a_prefix),

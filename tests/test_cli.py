@@ -20,6 +20,9 @@ GOLDEN = os.path.join(HERE, "golden", "llava-gqa")
 PICTURE = os.path.join(GOLDEN, "a.png")
 OTHER_PICTURE = os.path.join(GOLDEN, "b.png")
 QUESTION = "What is in the picture?"
+COMMANDS = ("info", "ask", "trace", "flow", "cam", "cliff", "heads", "tokens", "knockout", "lens", "compare", "report")
+ANALYSES = ["cam", "cliff", "flow", "heads", "knockout", "lens", "tokens"]
+FEW = ("--samples", "40")  # masks: quick
 PROGRAM = "sightline"
 
 
@@ -49,7 +52,8 @@ class Cli(unittest.TestCase):
 
     def work(self, command, *args, model=GOLDEN, image=PICTURE, prompt=QUESTION, **more):
         given = [x for pair in (("--model", model), ("--image", image), ("--prompt", prompt)) if pair[1] is not None for x in pair]
-        return self.run_it(command, *given, "--dtype", "f32", "--max-tokens", "3", *args, **more)
+        # One thread: the model is so small that more only wait for each other.
+        return self.run_it(command, *given, "--dtype", "f32", "--max-tokens", "3", "--threads", "1", *args, **more)
 
     def path(self, *parts):
         return os.path.join(self.dir, *parts)
@@ -79,7 +83,7 @@ class Help(Cli):
 
     def test_every_command_explains_itself(self):
         overview = self.run_it("--help").stdout.decode()
-        for command in ("info", "ask", "trace", "flow", "cam", "report"):
+        for command in COMMANDS:
             self.assertRegex(overview, rf"(?m)^  {command} ")
             for args in ([command, "--help"], ["help", command], [command, "-h"]):
                 r = self.run_it(*args)
@@ -87,7 +91,12 @@ class Help(Cli):
                 self.assertIn(f"usage: sightline {command}", r.stdout.decode())
             for line in r.stdout.decode().split("\n"):
                 self.assertLessEqual(len(line), 112, line)
-        self.assertIn("--contrast TOKEN", self.run_it("trace", "--help").stdout.decode())
+        trace = self.run_it("trace", "--help").stdout.decode()
+        self.assertEqual(trace.count("  --contrast TOKEN "), 1)  # explained once, by the first analysis that has it
+        self.assertRegex(trace, r"as above: .*--contrast")
+        with open(os.path.join(HERE, "..", "README.md"), encoding="utf-8") as f:
+            table = re.findall(r"(?m)^\| `([a-z]+)` \|", f.read())
+        self.assertEqual(sorted(table), sorted(re.findall(r"(?m)^  ([a-z]+) ", overview.split("First steps")[0])))
 
     def test_suggestions(self):
         self.fails(self.run_it("trcae"), 2, "`trcae`", "did you mean `trace`?")
@@ -96,6 +105,8 @@ class Help(Cli):
         self.fails(self.run_it("cam", "--modle", "x"), 2, "did you mean --model?")
         self.fails(self.run_it("cam", "--pre-token"), 2, "did you mean --per-token?")
         self.fails(self.run_it("flow", "--target", "logit"), 2, "--target", "`trace`, `cam`")
+        self.fails(self.run_it("cliff", "--plan", "p.json"), 2, "--plan", "`ask`")
+        self.fails(self.run_it("lens", "--resume"), 2, "--resume", "`trace`, `heads`, `tokens`")
         self.fails(self.run_it("ask", "--xyzzy=3"), 2, "--xyzzy", "sightline ask --help")
         self.fails(self.run_it("trace", "--s"), 2, "ambiguous")
         self.fails(self.run_it("cam", "--image"), 2, "--image needs a value")
@@ -115,6 +126,9 @@ class Help(Cli):
                                     ("--sigma", "0,1", "number"), ("--object-threshold", "0", "share")):
             self.fails(self.work("cam", option, value), 2, option, word)
         self.fails(self.run_it("info", "--threads", "1025"), 2, "--threads", "from 1 to 1024")
+        self.fails(self.work("cliff", "--batch_size", "0"), 2, "--batch-size", "from 1 to 65536")
+        for time_ in ("soon", "0", "-3s", "5 min", "", "1e9h"):
+            self.fails(self.work("heads", "--budget", time_), 2, "--budget", "10min")
         self.fails(self.work("ask", "--dtype", "f8"), 2, "f8")
         self.fails(self.work("ask", "--device", "tpu"), 2, "tpu")
 
@@ -218,10 +232,11 @@ class Info(Cli):
 
 class Runs(Cli):
     def test_trace_makes_a_run_directory(self):
-        r = self.work("trace", "--object_mask", PICTURE)
+        r = self.work("trace", "--object_mask", PICTURE, *FEW)
         self.assertEqual(r.returncode, 0, r.stderr)
         text = r.stdout.decode()
-        for word in ("image share", "on object", "attention cliff", "CAM cliff", "no CAM in layer 2", "--site"):
+        for word in ("image share", "on object", "attention cliff", "CAM cliff", "no CAM in layer 2", "--site", "hidden from here", "lens prob",
+                     "heads: 40 random masks", "image tokens: 40 random masks", "text tokens:", "role+final<-image"):
             self.assertIn(word, text)
         self.assertIn("results in sightline-trace-a/report.html", r.stderr.decode())
         run = read_json(self.path("sightline-trace-a", "run.json"))
@@ -239,6 +254,11 @@ class Runs(Cli):
         self.assertEqual(tensors["cam.heat"][1], [3, 1, 4, 4])
         self.assertEqual(tensors["cam.defined"][2], b"\x01\x01\x00")
         self.assertEqual(tensors["image.box"][1], [16, 4])
+        _, (n_patch, width), rows = read_tensors(os.path.join(GOLDEN, "golden.safetensors"))["c0/projector.hook_in"]
+        rows = struct.unpack(f"<{n_patch * width}f", rows)
+        feature = struct.unpack(f"<{width}f", tensors["image.feature"][2])
+        for k in range(width):
+            self.assertAlmostEqual(feature[k], sum(rows[k::width]) / n_patch, delta=1e-4)
         with open(self.path("sightline-trace-a", "report.html"), encoding="utf-8") as f:
             report = f.read()
         self.assertIn("</html>", report)
@@ -247,12 +267,15 @@ class Runs(Cli):
             self.assertTrue(os.path.exists(self.path("sightline-trace-a", "images", name)), name)
 
     def test_json_is_alone_on_standard_output(self):
-        for command in ("trace", "flow", "cam"):
-            r = self.work(command, "--json", "--quiet", "--no-report")
+        for command in ("trace", *ANALYSES):
+            few = FEW if command in ("trace", "heads", "tokens") else ()
+            r = self.work(command, "--json", "--quiet", "--no-report", *few)
             self.assertEqual((r.returncode, r.stderr), (0, b""))
-            said = json.loads(r.stdout)
-            self.assertEqual(said["out"], f"sightline-{command}-a")
-            self.assertEqual(sorted(said["analyses"]), sorted({"trace": ["flow", "cam"]}.get(command, [command])))
+            all_said = json.loads(r.stdout)
+            self.assertEqual(all_said["out"], f"sightline-{command}-a")
+            self.assertEqual(sorted(all_said["analyses"]), ANALYSES if command == "trace" else [command])
+            if command == "cam":
+                said = all_said
         self.assertEqual(len(said["analyses"]["cam"]["mass"]), 3)
         self.assertIsNone(said["analyses"]["cam"]["mass"][2])
         self.assertFalse(os.path.exists(self.path("sightline-cam-a", "report.html")))
@@ -276,11 +299,13 @@ class Runs(Cli):
     def test_same_bits_for_a_seed_whatever_the_threads(self):
         results = []
         for out, seed, threads in (("x", "5", "1"), ("y", "5", "2"), ("z", "6", "1")):
-            self.assertEqual(self.work("trace", "--smooth", "3", "--seed", seed, "--threads", threads, "--no-report", "--out", out).returncode, 0)
+            self.assertEqual(self.work("trace", "--smooth", "3", "--seed", seed, "--threads", threads, "--no-report", "--out", out, *FEW,
+                                       "--batch-size", str(5 + int(threads))).returncode, 0)
             results.append(read_tensors(self.path(out, "tensors.safetensors")))
         self.assertEqual(results[0], results[1])
         self.assertEqual(results[0]["flow.share"], results[2]["flow.share"])
-        self.assertNotEqual(results[0]["cam.heat"], results[2]["cam.heat"])
+        for name in ("cam.heat", "heads.masks", "heads.target", "tokens.image_masks"):
+            self.assertNotEqual(results[0][name], results[2][name], name)
 
     def test_an_existing_folder_is_safe(self):
         self.assertEqual(self.work("flow", "--out", "run", "--no-report").returncode, 0)
@@ -319,6 +344,220 @@ class Runs(Cli):
         self.fails(self.run_it("report", "nowhere"), 1, "nowhere")
 
 
+class Plans(Cli):
+    """`ask --plan` against transformers under the same plans (tests/golden/branch)."""
+
+    def setUp(self):
+        super().setUp()
+        with open(os.path.join(HERE, "golden", "branch", "llava-gqa", "golden.json"), encoding="utf-8") as f:
+            self.golden = json.load(f)
+        logits = read_tensors(os.path.join(HERE, "golden", "branch", "llava-gqa", "golden.safetensors"))["what/logits"]
+        self.n_row, self.n_column = logits[1][1:]
+        self.logits = struct.unpack(f"<{len(logits[2]) // 4}f", logits[2])
+
+    def plan(self, value):
+        with open(self.path("plan.json"), "w", encoding="utf-8") as f:
+            f.write(value if isinstance(value, str) else json.dumps(value))
+        return "plan.json"
+
+    def case(self, name, kind="cases"):
+        """A golden case of trunk "what", and its number among them."""
+        return next((c, i) for i, c in enumerate(c for c in self.golden[kind] if c["trunk"] == "what") if c["name"] == name)
+
+    def ask(self, plan, *args):
+        r = self.work("ask", "--plan", self.plan(plan), "--json", "--quiet", *args)
+        self.assertEqual((r.returncode, r.stderr), (0, b""))
+        return json.loads(r.stdout)
+
+    def test_greedy_answers_are_those_of_transformers(self):
+        done = 0
+        for case in self.golden["greedy"]:
+            text = json.dumps(case["plan"])
+            if case["trunk"] != "what" or "baseline:2" in text or "baseline:3" in text:
+                continue
+            plan = {**case["plan"], "baselines": ["zero", "image:" + OTHER_PICTURE], "runs": [{"image": OTHER_PICTURE}, {"prompt": "Is there a cat?"}]}
+            said = self.ask(plan, "--max-tokens", str(len(case["ids"])), "--batch-size", "1")
+            self.assertEqual([t["id"] for t in said["plan_answer"]["tokens"]], case["ids"], case["name"])
+            self.assertEqual(said["plan"], plan)
+            done += 1
+        self.assertGreater(done, 3)
+
+    def test_logits_are_those_of_transformers(self):
+        columns, largest = self.golden["columns"], max(abs(x) for x in self.logits)
+        for name in ("empty", "hide-image-from-1"):
+            case, number = self.case(name)
+            said = self.ask(case["plan"], "--max-tokens", "1")
+            first = said["plan_answer"]["tokens"][0]
+            row = self.logits[(number * self.n_row + 1) * self.n_column:][:self.n_column]  # row 1: the prompt's last
+            for top in first["top"]:
+                if top["id"] in columns:
+                    self.assertAlmostEqual(top["logit"], row[columns.index(top["id"])], delta=1e-4 * largest)
+            self.assertGreaterEqual(max(t["logit"] for t in first["top"]) + 1e-4 * largest, max(row))
+
+    def test_empty_plan_changes_nothing(self):
+        said = self.ask({})
+        for told, token in zip(said["answer_tokens"], said["plan_answer"]["tokens"], strict=True):
+            self.assertEqual(told["id"], token["id"])
+            self.assertAlmostEqual(told["logit"], token["logit"], delta=1e-5)
+            self.assertEqual((token["logit"], token["prob"]), (token["plain_logit"], token["plain_prob"]))
+        self.assertEqual(said["plan_answer"]["text"], said["prompt"]["answer"])
+
+    def test_another_pictures_rows_give_its_answer(self):
+        other = json.loads(self.work("ask", "--json", "--quiet", image=OTHER_PICTURE).stdout)
+        for plan in ({"edits": [{"site": "blocks.0.hook_resid_pre", "positions": "8-23", "op": "replace", "from": {"run": 0}}],
+                      "runs": [{"image": OTHER_PICTURE}]},
+                     {"attend": [{"queries": "24-", "keys": "8-23", "source": "baseline:0"}], "baselines": ["image:" + OTHER_PICTURE]}):
+            said = self.ask(plan)
+            for told, token in zip(other["answer_tokens"], said["plan_answer"]["tokens"], strict=True):
+                self.assertEqual(told["id"], token["id"])
+                self.assertAlmostEqual(told["logit"], token["logit"], delta=1e-4)
+                self.assertNotAlmostEqual(told["logit"], token["plain_logit"], delta=1e-3)
+
+    def test_forced_answer_and_run_directory(self):
+        plan = {"attend": [{"queries": "24-", "keys": "8-23", "source": "hidden"}]}
+        r = self.work("ask", "--plan", self.plan(plan), "--answer", "the picture", "--out", "run")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        run = read_json(self.path("run", "run.json"))
+        self.assertEqual(run["options"]["plan"], "plan.json")
+        answer = [t for t in run["tokens"] if t["class"] == "generated"]
+        for told, token in zip(answer, run["plan_answer"]["tokens"], strict=True):
+            self.assertEqual(told["id"], token["id"])
+            self.assertAlmostEqual(told["prob"], token["plain_prob"], delta=1e-5)
+            self.assertNotAlmostEqual(token["logit"], token["plain_logit"], delta=1e-3)
+        self.assertEqual(run["plan_answer"]["answer_source"], "forced")
+        lines = r.stdout.decode().split("\n")
+        self.assertEqual(lines[0], "unmodified: the picture")
+        self.assertEqual(lines[1], "under plan: the picture")
+        self.assertEqual(len(lines), 3 + 1 + len(answer) + 1)
+        # The plan in run.json is a plan file.
+        again = self.ask(run["plan"], "--answer", "the picture")
+        self.assertEqual(again["plan_answer"], run["plan_answer"])
+
+    def test_bad_plans_are_told_before_the_model_is_read(self):
+        hidden = {"queries": "24-", "keys": "8-23", "source": "hidden"}
+        for plan, *words in (("{", "plan.json", "line 1"), ([], "plan.json", "object"), ({"atend": []}, '"atend"'),
+                             ({"attend": [{**hidden, "heads": "x"}]}, "plan.json: rule 0", '"heads"'),
+                             ({"attend": [hidden], "baselines": ["median"]}, "baseline 0", '"median"'),
+                             ({"attend": [hidden], "baselines": ["image:nowhere.png"]}, "baseline 0", "nowhere.png"),
+                             ({"attend": [hidden], "baselines": ["zero"] * 5}, "5 baselines", "4"),
+                             ({"edits": [], "runs": [{"image": "nowhere.png"}]}, "run 0", "nowhere.png"),
+                             ({"edits": [], "runs": [{"picture": "a"}]}, "run 0", '"picture"')):
+            self.fails(self.work("ask", "--plan", self.plan(plan), model="nowhere"), 1, *words)
+        self.fails(self.work("ask", "--plan", "none.json", model="nowhere"), 1, "none.json")
+        self.fails(self.work("ask", "--plan", self.plan({"attend": [{**hidden, "layers": "3"}]})), 1, "plan.json, rule 0: layer 3;")
+        self.fails(self.work("ask", "--plan", self.plan({"attend": [{**hidden, "source": "baseline:0"}]})), 1, "baseline 0; 0 given")
+        # Positions of a greedy answer have no numbers yet.
+        self.fails(self.work("ask", "--plan", self.plan({"attend": [{**hidden, "queries": "52"}]})), 1, "query 52;", "0 to 51")
+
+
+class Interventions(Cli):
+    def test_what_an_analysis_needs_runs_first(self):
+        r = self.work("cliff", "--rank", "cam,tokens", "--keep", "4", "--no-report", "--json", "--quiet")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        said = json.loads(r.stdout)
+        self.assertEqual(sorted(said["analyses"]), ["cam", "cliff", "tokens"])
+        self.assertEqual(list(said["analyses"])[-1], "cliff")
+        self.assertEqual(sorted(k for k in said["options"] if k in ANALYSES), ["cam", "cliff", "tokens"])
+        self.assertEqual(said["options"]["cam"]["site"], "ln2")
+
+    def test_batch_size_changes_no_bit(self):
+        for command in ("cliff", "heads"):
+            tensors = []
+            for out, size in (("x", "3"), ("y", "64")):
+                few = FEW if command == "heads" else ()
+                self.assertEqual(self.work(command, "--batch-size", size, "--out", out, "--force", "--no-report", *few).returncode, 0)
+                tensors.append(read_tensors(self.path(out, "tensors.safetensors")))
+            self.assertEqual(tensors[0], tensors[1], command)
+
+    def test_budget_limits_the_sampling(self):
+        start = time.time()
+        r = self.work("trace", "--samples", "1000000", "--all-samples", "--budget", "1.5s", "--no-report", "--json")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertIn(b"the budget cuts it to 2 s", r.stderr)
+        self.assertLess(time.time() - start, 30)
+        said = json.loads(r.stdout)
+        self.assertEqual(said["options"]["budget_s"], 1.5)
+        self.assertLess(said["analyses"]["heads"]["regression"]["masks"], 100000)
+        self.assertEqual(said["analyses"]["heads"]["regression"]["stopped"], "time was over")
+
+    def test_estimate_names_what_takes_long(self):
+        p = subprocess.Popen([PROGRAM, "trace", "--model", GOLDEN, "--image", PICTURE, "--prompt", QUESTION, "--max-tokens", "3",
+                              "--samples", "10000000", "--all-samples"], cwd=self.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for line in p.stderr:
+            if b"this will take" in line:
+                break
+        p.send_signal(signal.SIGINT)
+        p.communicate(timeout=60)
+        self.assertRegex(line, rb"this will take about [0-9.]+ (s|min|h) \(.*heads [0-9.]+ (s|min|h)")
+
+
+class Resume(Cli):
+    MASKS = ("--all-samples", "--no-report", "--out", "run")
+
+    def heads(self, *args, **more):
+        return self.work("heads", *self.MASKS, *args, **more)
+
+    def read(self, name):
+        return {k: v for k, v in read_tensors(self.path(name, "tensors.safetensors")).items() if k.startswith("heads.")}
+
+    def test_more_samples_after_fewer(self):
+        self.assertEqual(self.heads("--samples", "40").returncode, 0)
+        r = self.heads("--samples", "60", "--resume", "--json")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        regression = json.loads(r.stdout)["analyses"]["heads"]["regression"]
+        self.assertEqual((regression["resumed"], regression["masks"]), (40, 60))
+        self.assertEqual(self.heads("--samples", "60", "--out", "whole").returncode, 0)
+        self.assertEqual(self.read("run"), self.read("whole"))
+        self.assertEqual(sorted(os.listdir(self.dir)), ["run", "whole"])
+
+    def interrupted(self, seconds):
+        """run.json of a run that was interrupted so long after its answer."""
+        p = subprocess.Popen([PROGRAM, "heads", "--model", GOLDEN, "--image", PICTURE, "--prompt", QUESTION, "--max-tokens", "3", "--dtype",
+                              "f32", *self.MASKS, "--samples", "1000000", "--force"], cwd=self.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for line in p.stderr:
+            if line.startswith(b"sightline: answer: "):
+                break
+        time.sleep(seconds)
+        p.send_signal(signal.SIGINT)
+        _, err = p.communicate(timeout=60)
+        self.assertEqual(p.returncode, 130, err)
+        self.assertIn(b"the same command with --resume goes on", err)
+        return read_json(self.path("run", "run.json"))
+
+    def test_an_interrupted_run_goes_on(self):
+        # On a busy machine the first masks may take their time.
+        run = next(run for run in map(self.interrupted, (0.5, 2, 8, 20)) if "heads" in run["analyses"])
+        n_mask = run["analyses"]["heads"]["regression"]["masks"]
+        self.assertTrue(run["cancelled"])
+        self.assertGreater(n_mask, 0)
+        samples = str(n_mask + 40)
+        r = self.heads("--samples", samples, "--resume", "--json")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertEqual(json.loads(r.stdout)["analyses"]["heads"]["regression"]["resumed"], n_mask)
+        self.assertNotIn("cancelled", read_json(self.path("run", "run.json")))
+        self.assertEqual(self.heads("--samples", samples, "--out", "whole").returncode, 0)
+        self.assertEqual(self.read("run"), self.read("whole"))
+
+    def test_what_differs_is_named(self):
+        self.fails(self.heads("--resume", model="nowhere"), 1, "run", "No such file")
+        self.assertEqual(self.heads("--samples", "40").returncode, 0)
+        before = self.read("run")
+        more = ("--samples", "60", "--resume")
+        # Before the model is opened:
+        self.fails(self.heads(*more, image=OTHER_PICTURE, model="nowhere"), 1, "picture's hash")
+        self.fails(self.heads(*more, prompt="Is there a cat?", model="nowhere"), 1, "prompt", QUESTION, "Is there a cat?")
+        self.fails(self.heads(*more, "--seed", "3", model="nowhere"), 1, "--seed is 0, now it is 3")
+        # and behind that:
+        self.fails(self.heads(*more, "--dtype", "bf16x2"), 1, "--dtype", "f32", "bf16x2")
+        self.fails(self.heads(*more, "--answer", "the"), 1, "answer")
+        self.fails(self.heads(*more, "--keep-probability", "0.75"), 1, "--keep-probability of heads is 0.5, now it is 0.75")
+        self.fails(self.heads(*more, "--target", "margin"), 1, "--target of heads")
+        self.fails(self.heads(*more, model=os.path.join(HERE, "golden", "llava-mha")), 1, "model's hash")
+        self.fails(self.work("tokens", "--resume", "--out", "run"), 1, "results of heads")
+        self.assertEqual(self.read("run"), before)
+        self.assertEqual(os.listdir(self.dir), ["run"])
+
+
 class Interrupts(Cli):
     def start(self, command, *args, smooth=True, **more):
         work = ["--max-tokens", "3", "--smooth", "1000000"] if smooth else ["--max-tokens", "65536"]
@@ -347,6 +586,7 @@ class Interrupts(Cli):
             out, err = p.communicate(timeout=60)
             self.assertEqual(p.returncode, 130, err)
             self.assertIn(b"interrupted; what was complete is in sightline-trace-a", err)
+            self.assertIn(b"--resume goes on", err)
             self.assertEqual(list(json.loads(out)["analyses"]), ["flow"])
             run = read_json(self.path("sightline-trace-a", "run.json"))
             self.assertTrue(run["cancelled"])

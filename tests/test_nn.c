@@ -123,8 +123,11 @@ static void fill_block(lab *l, sl_block_weights *b, bool bias) {
   b->down_b = random_mat(l, 1, D, 0, 0.3);
 }
 
-/* `n_layer` blocks over n_row rows; kept whole or only inputs, in f32 or bf16. */
-static void fill_stack(lab *l, const sl_block_shape *shape, int n_layer, int n_row, bool bias, bool everything,
+/* How much a block keeps: only its input, all but the activation's input, everything. */
+typedef enum keeps { INPUT, PART, WHOLE, N_KEEPS } keeps;
+
+/* `n_layer` blocks over n_row rows; what they keep is f32 or bf16. */
+static void fill_stack(lab *l, const sl_block_shape *shape, int n_layer, int n_row, bool bias, keeps how,
                        sl_compute compute) {
   l->shape = *shape;
   l->n_layer = n_layer;
@@ -149,7 +152,8 @@ static void fill_stack(lab *l, const sl_block_shape *shape, int n_layer, int n_r
   l->d = random_mat(l, n_row, shape->d_model, 0, 1);
   sl_block_shape kept = l->shape; /* only what is kept is rounded: the forward stays smooth for differences */
   kept.compute = compute;
-  ASSERT_OK(sl_keep_reserve(&l->keep, l->backend, &kept, n_layer, n_row, everything ? n_layer : 0));
+  ASSERT_OK(sl_keep_reserve(&l->keep, l->backend, &kept, n_layer, n_row,
+                            (sl_keep_counts){how == WHOLE ? n_layer : 0, how == PART ? n_layer : 0}));
 }
 
 static void random_sum(lab *l, int rows, int cols) {
@@ -333,7 +337,8 @@ static void block_backward(lab *l, const sl_probe *probe) {
   const sl_context c = context_of(l, probe);
   int first_row = l->first_row;
   set_gradient(l, l->d);
-  sl_block_backward(&c, &l->shape, &l->blocks[0], 0, l->d, &first_row, l->positions, &l->keep.acts[0]);
+  sl_block_backward(&c, &l->shape, &l->blocks[0], 0, l->d, &first_row, l->positions, &l->keep.acts[0],
+                    true);
   assert_int_equal(first_row, 0);
 }
 
@@ -358,12 +363,11 @@ static const sl_block_shape clip = {.part = SL_PART_VISION,
                                     .eps = 1e-2f,
                                     .act = SL_ACT_QUICK_GELU};
 
-static void one_block(const char *name, const sl_block_shape *shape, bool bias, int first_row, bool everything,
-                      bool use_kv) {
+static void one_block(const char *name, const sl_block_shape *shape, bool bias, int first_row, keeps how, bool use_kv) {
   lab l = lab_open();
   l.first_row = first_row;
   l.use_kv = use_kv;
-  fill_stack(&l, shape, 1, 7, bias, everything, SL_COMPUTE_F32);
+  fill_stack(&l, shape, 1, 7, bias, how, SL_COMPUTE_F32);
   random_sum(&l, 7, shape->d_model);
   const stage s = {name, block_forward, block_backward};
   check_stage(&l, &s, 6, TOLERANCE); /* resid_pre, ln1, v, z, resid_mid, ln2 */
@@ -372,41 +376,46 @@ static void one_block(const char *name, const sl_block_shape *shape, bool bias, 
 
 static void decoder_blocks(void **state) {
   (void)state;
-  one_block("decoder block", &llama, false, 0, true, true);
-  one_block("decoder block with biases", &llama, true, 0, true, false);
-  one_block("decoder block from row 3", &llama, true, 3, true, true);
-  one_block("decoder block, last row", &llama, false, 6, true, true);
-  one_block("decoder block recomputed", &llama, true, 0, false, true);
-  one_block("decoder block from row 3 recomputed", &llama, false, 3, false, true);
+  one_block("decoder block", &llama, false, 0, WHOLE, true);
+  one_block("decoder block with biases", &llama, true, 0, WHOLE, false);
+  one_block("decoder block from row 3", &llama, true, 3, WHOLE, true);
+  one_block("decoder block, last row", &llama, false, 6, WHOLE, true);
+  one_block("decoder block recomputed", &llama, true, 0, INPUT, true);
+  one_block("decoder block from row 3 recomputed", &llama, false, 3, INPUT, true);
+  one_block("decoder block, MLP recomputed", &llama, true, 0, PART, true);
+  one_block("decoder block from row 3, MLP recomputed", &llama, false, 3, PART, false);
   sl_block_shape other = llama;
   other.n_head_kv = 4;
   other.act = SL_ACT_GELU_TANH;
-  one_block("decoder block, as many kv heads", &other, true, 2, true, true);
+  one_block("decoder block, as many kv heads", &other, true, 2, WHOLE, true);
   other.n_head_kv = 1;
   other.act = SL_ACT_GELU_ERF;
-  one_block("decoder block, one kv head", &other, false, 2, true, true);
+  one_block("decoder block, one kv head", &other, false, 2, WHOLE, true);
 }
 
 static void clip_blocks(void **state) {
   (void)state;
-  one_block("CLIP block", &clip, true, 0, true, false);
-  one_block("CLIP block recomputed", &clip, true, 0, false, false);
+  one_block("CLIP block", &clip, true, 0, WHOLE, false);
+  one_block("CLIP block recomputed", &clip, true, 0, INPUT, false);
+  one_block("CLIP block, MLP recomputed", &clip, true, 0, PART, false);
   sl_block_shape other = clip;
   other.act = SL_ACT_GELU_ERF;
-  one_block("CLIP block with gelu", &other, true, 0, true, false);
+  one_block("CLIP block with gelu", &other, true, 0, WHOLE, false);
   other.act = SL_ACT_GELU_TANH;
-  one_block("CLIP block with tanh gelu", &other, true, 0, true, false);
+  one_block("CLIP block with tanh gelu", &other, true, 0, WHOLE, false);
 }
 
 /* Activations kept in bf16 carry 8 bits: the gradient is right to about 1 %. */
 static void bf16_kept_block(void **state) {
   (void)state;
-  lab l = lab_open();
-  l.first_row = 2;
-  fill_stack(&l, &llama, 1, 7, true, true, SL_COMPUTE_BF16);
-  random_sum(&l, 7, llama.d_model);
-  check_stage(&l, &(stage){"block kept in bf16", block_forward, block_backward}, 6, 0.03);
-  lab_close(&l);
+  for (keeps how = PART; how <= WHOLE; how++) {
+    lab l = lab_open();
+    l.first_row = 2;
+    fill_stack(&l, &llama, 1, 7, true, how, SL_COMPUTE_BF16);
+    random_sum(&l, 7, llama.d_model);
+    check_stage(&l, &(stage){"block kept in bf16", block_forward, block_backward}, 6, 0.03);
+    lab_close(&l);
+  }
 }
 
 /* A scratch of exactly the promised size must do (sl_scratch_mat asserts it), with everything shown. */
@@ -414,15 +423,16 @@ static void scratch_is_enough(void **state) {
   (void)state;
   const sl_block_shape *const shapes[] = {&llama, &clip};
   for (int i = 0; i < 2; i++)
-    for (int how = 0; how < 4; how++) {
+    for (int how = 0; how < 2 * N_KEEPS; how++) {
+      const keeps level = (keeps)(how % N_KEEPS);
       lab l = lab_open();
-      fill_stack(&l, shapes[i], 1, 7, true, how & 1, how & 2 ? SL_COMPUTE_BF16 : SL_COMPUTE_F32);
+      fill_stack(&l, shapes[i], 1, 7, true, level, how < N_KEEPS ? SL_COMPUTE_BF16 : SL_COMPUTE_F32);
       random_sum(&l, 7, shapes[i]->d_model);
       needle n = {.l = &l};
       const sl_probe probe = {.user = &n, .wants = wants, .see = see};
       l.scratch.capacity = sl_block_forward_scratch(&l.shape, 7, 7, 0);
       block_forward(&l, &probe, true);
-      l.scratch.capacity = sl_block_backward_scratch(&l.shape, 7, !(how & 1));
+      l.scratch.capacity = sl_block_backward_scratch(&l.shape, 7, level == INPUT);
       block_backward(&l, &probe);
       for (int k = 0; k < n.n_place; k++) {
         free(n.places[k].value);
@@ -450,7 +460,7 @@ static void tower_backward(lab *l, const sl_probe *probe) {
 static void whole_tower(void **state) {
   (void)state;
   lab l = lab_open();
-  fill_stack(&l, &clip, 2, 7, true, true, SL_COMPUTE_F32);
+  fill_stack(&l, &clip, 2, 7, true, WHOLE, SL_COMPUTE_F32);
   l.tower = (sl_tower){.shape = l.shape,
                        .n_layer = 2,
                        .n_patch = 6,
@@ -483,14 +493,15 @@ static void decoder_backward(lab *l, const sl_probe *probe) {
   write_mat(l, d_logits, l->w);
   sl_decoder_head_backward(&c, &l->decoder, sl_mat_rows(l->d, l->first_row, n), d_logits,
                            sl_mat_rows(l->x, l->first_row, n));
-  ASSERT_OK(sl_decoder_backward(&c, &l->decoder, l->d, l->first_row, l->positions, l->keep.acts, NULL));
+  ASSERT_OK(sl_decoder_backward(&c, &l->decoder, l->d, l->first_row, l->positions, l->keep.acts, true,
+                                NULL));
 }
 
 static void whole_decoder(void **state) {
   (void)state;
-  for (int everything = 0; everything < 2; everything++) {
+  for (keeps how = INPUT; how < N_KEEPS; how++) {
     lab l = lab_open();
-    fill_stack(&l, &llama, 2, 7, true, everything, SL_COMPUTE_F32);
+    fill_stack(&l, &llama, 2, 7, true, how, SL_COMPUTE_F32);
     l.decoder = (sl_decoder){.shape = l.shape,
                              .n_layer = 2,
                              .n_vocab = 19,
@@ -559,12 +570,13 @@ static void differentiable_sites(void **state) {
 static void cancel_stops_stacks(void **state) {
   (void)state;
   lab l = lab_open();
-  fill_stack(&l, &llama, 2, 7, false, true, SL_COMPUTE_F32);
+  fill_stack(&l, &llama, 2, 7, false, WHOLE, SL_COMPUTE_F32);
   l.decoder = (sl_decoder){.shape = l.shape, .n_layer = 2, .blocks = l.blocks};
   atomic_bool stop = true;
   const sl_context c = context_of(&l, NULL);
   assert_int_equal(sl_decoder_forward(&c, &l.decoder, l.x, 0, l.positions, l.kv, NULL, &stop), SL_ERROR_CANCELLED);
-  assert_int_equal(sl_decoder_backward(&c, &l.decoder, l.d, 0, l.positions, l.keep.acts, &stop), SL_ERROR_CANCELLED);
+  assert_int_equal(sl_decoder_backward(&c, &l.decoder, l.d, 0, l.positions, l.keep.acts, true, &stop),
+                   SL_ERROR_CANCELLED);
   lab_close(&l);
 }
 

@@ -99,8 +99,17 @@ static void test_set_limits(void **state) {
 /* ---- checking ---- */
 
 /* A model with grouped key/value heads; positions 3 to 18 show the picture. */
-static const sl_plan_limits limits = {.n_layer = 32, .n_head = 8, .n_head_kv = 2, .d_model = 48, .d_head = 6, .d_mlp = 96,
-                                      .n_token = 25, .first_image = 3, .n_image = 16, .n_baseline = 2, .n_run = 1};
+static const sl_plan_limits limits = {.n_layer = 32,
+                                      .n_head = 8,
+                                      .n_head_kv = 2,
+                                      .d_model = 48,
+                                      .d_head = 6,
+                                      .d_mlp = 96,
+                                      .n_token = 25,
+                                      .first_image = 3,
+                                      .n_image = 16,
+                                      .n_baseline = 2,
+                                      .n_run = 1};
 
 static sl_status check_text(const char *text) {
   json_t *json = NULL;
@@ -114,10 +123,10 @@ static sl_status check_text(const char *text) {
   return status;
 }
 
-#define RULE(layers, heads, queries, keys, source)                                                             \
-  "{\"attend\": [{\"layers\": \"" layers "\", \"heads\": \"" heads "\", \"queries\": \"" queries "\", \"keys\": \"" keys \
-  "\", \"source\": \"" source "\"}]}"
-#define EDIT(site, layers, heads, positions, rest)                                               \
+#define RULE(layers, heads, queries, keys, source)                                               \
+  "{\"attend\": [{\"layers\": \"" layers "\", \"heads\": \"" heads "\", \"queries\": \"" queries \
+  "\", \"keys\": \"" keys "\", \"source\": \"" source "\"}]}"
+#define EDIT(site, layers, heads, positions, rest)                                                         \
   "{\"edits\": [{\"site\": \"" site "\", \"layers\": \"" layers "\", " heads "\"positions\": \"" positions \
   "\", \"op\": \"add\", " rest "}]}"
 #define V4 "1, 2, 3, 4"
@@ -203,7 +212,8 @@ static void test_check_built_plans(void **state) {
     edit->positions = SL_SET_ALL;
     assert_int_equal(SL_ALLOC(edit->value, 1, "value"), SL_OK);
     edit->n_value = 1;
-    const bool writable = s >= SL_SITE_RESID_PRE && s <= SL_SITE_RESID_POST && s != SL_SITE_ATTN_SCORES && s != SL_SITE_PATTERN;
+    const bool writable =
+        s >= SL_SITE_RESID_PRE && s <= SL_SITE_RESID_POST && s != SL_SITE_ATTN_SCORES && s != SL_SITE_PATTERN;
     assert_int_equal(sl_plan_check(&one, &limits, "p"), writable ? SL_OK : SL_ERROR_ARGUMENT);
     if (!writable) assert_message("cannot be written");
     edit->value[0] = NAN;
@@ -255,12 +265,15 @@ static void test_json_words(void **state) {
   (void)state;
   sl_plan plan;
   assert_int_equal(
-      read_plan(&plan,
-                "{\"attend\": [{\"queries\": \"18-\", \"keys\": [17, 3, 4, 5], \"source\": \"hidden\"},"
-                "{\"layers\": \"4\", \"heads\": \"0,2-3,7-\", \"queries\": [], \"keys\": \"0-99\", \"source\": \"baseline:2\"}],"
-                "\"edits\": [{\"site\": \"model.layers.3.self_attn.v_proj\", \"positions\": \"20\", \"op\": \"scale\", \"value\": 0},"
-                "{\"site\": \"blocks.{i}.hook_mlp_out\", \"layers\": \"5-6\", \"positions\": \"all\", \"op\": \"replace\","
-                "\"from\": {\"run\": 1, \"position\": 7}}]}"),
+      read_plan(
+          &plan,
+          "{\"attend\": [{\"queries\": \"18-\", \"keys\": [17, 3, 4, 5], \"source\": \"hidden\"},"
+          "{\"layers\": \"4\", \"heads\": \"0,2-3,7-\", \"queries\": [], \"keys\": \"0-99\", \"source\": "
+          "\"baseline:2\"}],"
+          "\"edits\": [{\"site\": \"model.layers.3.self_attn.v_proj\", \"positions\": \"20\", \"op\": \"scale\", "
+          "\"value\": 0},"
+          "{\"site\": \"blocks.{i}.hook_mlp_out\", \"layers\": \"5-6\", \"positions\": \"all\", \"op\": \"replace\","
+          "\"from\": {\"run\": 1, \"position\": 7}}]}"),
       SL_OK);
   assert_int_equal(plan.n_rule, 2);
   assert_int_equal(plan.rules[0].source, SL_SOURCE_HIDDEN);
@@ -272,10 +285,12 @@ static void test_json_words(void **state) {
   char *text = print_plan(&plan);
   assert_string_equal(
       text,
-      "{\"attend\": [{\"layers\": \"all\", \"heads\": \"all\", \"queries\": \"18-\", \"keys\": \"3-5,17\", \"source\": \"hidden\"}, "
+      "{\"attend\": [{\"layers\": \"all\", \"heads\": \"all\", \"queries\": \"18-\", \"keys\": \"3-5,17\", \"source\": "
+      "\"hidden\"}, "
       "{\"layers\": \"4\", \"heads\": \"0,2-3,7-\", \"queries\": [], \"keys\": \"0-99\", \"source\": \"baseline:2\"}], "
       "\"edits\": [{\"site\": \"blocks.*.attn.hook_v\", \"layers\": \"3\", \"heads\": \"all\", \"positions\": \"20\", "
-      "\"op\": \"scale\", \"value\": 0.0}, {\"site\": \"blocks.*.hook_mlp_out\", \"layers\": \"5-6\", \"positions\": \"all\", "
+      "\"op\": \"scale\", \"value\": 0.0}, {\"site\": \"blocks.*.hook_mlp_out\", \"layers\": \"5-6\", \"positions\": "
+      "\"all\", "
       "\"op\": \"replace\", \"from\": {\"run\": 1, \"position\": 7}}]}");
   free(text);
   sl_plan_dispose(&plan);
@@ -337,14 +352,17 @@ static void test_json_errors(void **state) {
       {R "3]}", "plan.json: rule 1: expected an object, found an integer"},
       {R "{\"querys\": \"1\"}]}", "rule 1: unknown key \"querys\""},
       {R "{\"queries\": \"1\", \"keys\": \"1\"}]}", "\"source\": expected a text, found nothing"},
-      {R "{\"queries\": \"1\", \"keys\": \"1\", \"source\": \"mine\"}]}", "expected own, hidden or baseline:N, found \"mine\""},
+      {R "{\"queries\": \"1\", \"keys\": \"1\", \"source\": \"mine\"}]}",
+       "expected own, hidden or baseline:N, found \"mine\""},
       {R "{\"queries\": \"1\", \"keys\": \"1\", \"source\": \"baseline:\"}]}", "found \"baseline:\""},
       {R "{\"queries\": \"1\", \"keys\": \"1\", \"source\": \"baseline:1x\"}]}", "found \"baseline:1x\""},
       {R "{\"queries\": \"1\", \"keys\": \"1\", \"source\": \"7\"}]}", "found \"7\""},
       {R "{\"keys\": \"1\", \"source\": \"own\"}]}", "rule 1: \"queries\" is missing"},
       {R "{\"queries\": 3, \"keys\": \"1\", \"source\": \"own\"}]}", "\"queries\": expected a text"},
-      {R "{\"queries\": \"\", \"keys\": \"1\", \"source\": \"own\"}]}", "\"queries\": expected numbers from 0 to 1048575"},
-      {R "{\"queries\": \"0-1000000000\", \"keys\": \"1\", \"source\": \"own\"}]}", "expected numbers from 0 to 1048575"},
+      {R "{\"queries\": \"\", \"keys\": \"1\", \"source\": \"own\"}]}",
+       "\"queries\": expected numbers from 0 to 1048575"},
+      {R "{\"queries\": \"0-1000000000\", \"keys\": \"1\", \"source\": \"own\"}]}",
+       "expected numbers from 0 to 1048575"},
       {R "{\"queries\": \"99999999999999999999999\", \"keys\": \"1\", \"source\": \"own\"}]}", "from 0 to 1048575"},
       {R "{\"queries\": [1048576], \"keys\": \"1\", \"source\": \"own\"}]}", "from 0 to 1048575, found 1048576"},
       {R "{\"queries\": [-1], \"keys\": \"1\", \"source\": \"own\"}]}", "found -1"},
@@ -359,17 +377,25 @@ static void test_json_errors(void **state) {
       {E "\"site\": \"blocks.?.hook_resid_pre\", \"op\": \"add\", \"value\": 1}]}", "no decoder site"},
       {E "\"site\": \"blocks.*.hook_resid_*\", \"op\": \"add\", \"value\": 1}]}",
        "means more than one: blocks.0.hook_resid_pre, blocks.0.hook_resid_post"},
-      {E "\"site\": \"blocks.3.attn.hook_pattern\", \"op\": \"add\", \"value\": 1}]}", "blocks.3.attn.hook_pattern cannot be written"},
-      {E "\"site\": \"blocks.3.hook_resid_pre\", \"layers\": \"3-4\", \"op\": \"add\", \"value\": 1}]}", "names layer 3"},
-      {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"set\", \"value\": 1}]}", "expected replace, add or scale, found \"set\""},
+      {E "\"site\": \"blocks.3.attn.hook_pattern\", \"op\": \"add\", \"value\": 1}]}",
+       "blocks.3.attn.hook_pattern cannot be written"},
+      {E "\"site\": \"blocks.3.hook_resid_pre\", \"layers\": \"3-4\", \"op\": \"add\", \"value\": 1}]}",
+       "names layer 3"},
+      {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"set\", \"value\": 1}]}",
+       "expected replace, add or scale, found \"set\""},
       {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\"}]}", "found neither"},
-      {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"value\": 1, \"from\": {\"run\": 0}}]}", "found both"},
+      {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"value\": 1, \"from\": {\"run\": 0}}]}",
+       "found both"},
       {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"value\": []}]}", "0 numbers"},
-      {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"value\": [1, \"2\"]}]}", "expected numbers, found a text"},
+      {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"value\": [1, \"2\"]}]}",
+       "expected numbers, found a text"},
       {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"value\": 1e39}]}", "too large for f32"},
-      {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"from\": {}}]}", "\"run\": expected an integer, found nothing"},
-      {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"from\": {\"run\": 0, \"row\": 1}}]}", "unknown key \"row\""},
-      {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"from\": {\"run\": -1}}]}", "from 0 to 1048575, found -1"},
+      {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"from\": {}}]}",
+       "\"run\": expected an integer, found nothing"},
+      {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"from\": {\"run\": 0, \"row\": 1}}]}",
+       "unknown key \"row\""},
+      {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"from\": {\"run\": -1}}]}",
+       "from 0 to 1048575, found -1"},
       {E "\"site\": \"blocks.3.hook_resid_pre\", \"heads\": \"1\", \"op\": \"add\", \"value\": 1}]}", "has no heads"},
   };
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -397,8 +423,8 @@ static void test_json_memory_is_bounded(void **state) {
 /* Whichever allocation fails, the reader says so and holds nothing (the sanitizers see leaks). */
 static void test_json_without_memory(void **state) {
   (void)state;
-  static const char text[] =
-      R "{\"layers\": \"70-\", \"queries\": \"200\", \"keys\": \"1-5\", \"source\": \"own\"}], \"edits\": [{\"site\": "
+  static const char text[] = R
+      "{\"layers\": \"70-\", \"queries\": \"200\", \"keys\": \"1-5\", \"source\": \"own\"}], \"edits\": [{\"site\": "
       "\"blocks.3.attn.hook_z\", \"positions\": \"all\", \"op\": \"add\", \"value\": [1, 2]}]}";
   json_t *json = NULL;
   sl_plan plan;

@@ -1,5 +1,5 @@
-/* Regressions on masks and resampling statistics: against scikit-learn, statsmodels and scipy (tests/golden/stats.json),
- * closed forms and exact enumerations. */
+/* Regressions on masks and resampling statistics: against scikit-learn, statsmodels and scipy
+ * (tests/golden/stats.json), closed forms and exact enumerations. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -76,8 +76,10 @@ static void compare_fit(const sl_regression *fit, json_t *expected, double toler
   assert_near(fit->intercept, scores[0], tolerance);
   for (int j = 0; j < fit->p; j++) assert_near(fit->score[j], scores[j + 1], tolerance);
   json_t *errors = json_object_get(expected, "errors");
-  for (int j = 0; errors && j <= fit->p; j++)
-    assert_near(j ? fit->error[j - 1] : fit->intercept_error, json_number_value(json_array_get(errors, (size_t)j)), tolerance);
+  for (int j = 0; errors && j <= fit->p; j++) {
+    const double error = json_number_value(json_array_get(errors, (size_t)j));
+    assert_near(j ? fit->error[j - 1] : fit->intercept_error, error, tolerance);
+  }
   free(scores);
 }
 
@@ -213,7 +215,8 @@ static void exact_cases(void **state) {
   sl_regression_dispose(&fit);
   memset(masks, 1, sizeof masks);
   for (int kind = 0; kind < SL_REGRESS_KIND_COUNT; kind++) {
-    r = (sl_regress_request){.kind = (sl_regress_kind)kind, .n = 3, .p = P, .masks = masks, .target = (double[]){1, 2, 6},
+    const double three[] = {1, 2, 6};
+    r = (sl_regress_request){.kind = (sl_regress_kind)kind, .n = 3, .p = P, .masks = masks, .target = three,
                              .n_valid = 2, .valid_masks = masks, .valid_target = target, .error = SL_REGRESS_ERROR_HC3};
     assert_int_equal(sl_regress(&fit, &r), SL_OK);
     assert_near(fit.intercept, 3, 1e-14);
@@ -340,7 +343,8 @@ static void intervals_and_tests(void **state) {
          *b = read_values(json_object_get(part, "b")), *flips = read_values(json_object_get(part, "flips"));
   sl_interval interval, paired;
   assert_int_equal(sl_bootstrap_mean(&interval, x, 25, 0.95, 20000, 1), SL_OK);
-  const double low = json_number_value(json_object_get(part, "low")), high = json_number_value(json_object_get(part, "high"));
+  const double low = json_number_value(json_object_get(part, "low"));
+  const double high = json_number_value(json_object_get(part, "high"));
   assert_near(interval.value, json_number_value(json_object_get(part, "mean")), 1e-12);
   /* a 2.5 % quantile of 20000 replicates has an error of 0.6 % of the width */
   assert_true(fabs(interval.low - low) < 0.025 * (high - low) && fabs(interval.high - high) < 0.025 * (high - low));

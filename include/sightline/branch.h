@@ -6,16 +6,16 @@
  *                which values are replaced, added to or scaled; JSON both ways.
  *   branches     a question under many plans, run as one batch, so that every weight is read once for all of them.
  *
- * Exactness: the branch of an empty plan is the question itself, which equals a plain forward pass over the whole prompt;
- * a plan on a branch equals the same intervention in a full forward pass. A branch's bits depend on its plan, its
- * question and the baselines and runs it uses, not on batch size, threads or which branches run beside it.
+ * Exactness: the branch of an empty plan is the question itself, which equals a plain forward pass over the whole
+ * prompt; a plan on a branch equals the same intervention in a full forward pass. A branch's bits depend on its plan,
+ * its question and the baselines and runs it uses, not on batch size, threads or which branches run beside it.
  *
- * Positions are rows of prompt and answer with the picture's tokens in place, counted from 0; the logits of row t predict
- * token t + 1. Layers and heads count from 0. V = vocabulary.
+ * Positions are rows of prompt and answer with the picture's tokens in place, counted from 0; the logits of row t
+ * predict token t + 1. Layers and heads count from 0. V = vocabulary.
  *
  * Threads: a scene, its questions and its baselines are used by one thread at a time. Scenes are independent of each
- * other, also those of one model, and may be used on different threads at once. A plan is never changed by a call and can
- * be shared. */
+ * other, also those of one model, and may be used on different threads at once. A plan is never changed by a call and
+ * can be shared. */
 #ifndef SIGHTLINE_BRANCH_H
 #define SIGHTLINE_BRANCH_H
 
@@ -69,13 +69,13 @@ SL_API void sl_question_free(sl_question *question); /* NULL is fine */
 
 /* What a question became; pointers live as long as the question. */
 typedef struct sl_question_info {
-  size_t size;            /* set it to sizeof(sl_question_info) before the call */
-  int n_token, n_prompt;  /* positions of prompt and answer, and of the prompt alone */
+  size_t size;           /* set it to sizeof(sl_question_info) before the call */
+  int n_token, n_prompt; /* positions of prompt and answer, and of the prompt alone */
   int first_image, n_image;
-  int first_row;          /* positions from here on were run for this question, those before for the prefix */
+  int first_row; /* positions from here on were run for this question, those before for the prefix */
   int n_layer, n_head, n_head_kv, n_vocab;
-  const int32_t *ids;     /* [n_token]; image positions hold the placeholder's id */
-  const char *answer;     /* UTF-8, special tokens left out */
+  const int32_t *ids; /* [n_token]; image positions hold the placeholder's id */
+  const char *answer; /* UTF-8, special tokens left out */
 } sl_question_info;
 
 /* SL_ERROR_ARGUMENT for an unknown size. */
@@ -84,8 +84,8 @@ SL_API sl_status sl_question_get_info(const sl_question *question, sl_question_i
 /* Class of a position: "system", "image", "structure", "user" or "generated"; NULL outside. Static text. */
 SL_API const char *sl_question_class(const sl_question *question, int position);
 
-/* Logits of the unmodified run at `rows` (n_row positions, ascending, none before first_row): [n_row, V] to the caller's
- * memory. SL_ERROR_ARGUMENT names a row that does not exist. */
+/* Logits of the unmodified run at `rows` (n_row positions, ascending, none before first_row): [n_row, V] to the
+ * caller's memory. SL_ERROR_ARGUMENT names a row that does not exist. */
 SL_API sl_status sl_question_logits(const sl_question *question, const int *rows, int n_row, float *logits);
 
 /* Token ids as text (free()), read as the continuation of the prompt; special tokens are left out. */
@@ -98,13 +98,13 @@ SL_API sl_status sl_question_decode(const sl_question *question, const int32_t *
  *    "edits": [{"site": "blocks.3.hook_resid_pre", "positions": "20", "op": "add", "value": 0.5},
  *              {"site": "blocks.*.attn.hook_z", "layers": "4-7", "heads": "0", "positions": "all", "op": "replace",
  *               "from": {"run": 0, "position": 5}}]}
- * "attend": in these layers and heads, these queries see at these key positions that source: "own", "hidden" (left out of
- * the softmax) or "baseline:N" (the key and value of the N-th baseline, at image positions alone). Later rules override
- * earlier ones. "edits": ops "replace", "add" and "scale", with a "value" (one number, one head's, one position's, or one
- * for each position) or the value that run N has at the site; applied in order.
- * Sets are texts of numbers and ranges ("0,3-7,12-", "all") or arrays of numbers; layers and heads that are not given are
- * all. Sites go by their TransformerLens or Hugging Face names.
- * Errors: SL_ERROR_FORMAT names the rule or edit, the key, and what was expected. */
+ * "attend": in these layers and heads, these queries see at these key positions that source: "own", "hidden" (left out
+ * of the softmax) or "baseline:N" (the key and value of the N-th baseline, at image positions alone). Later rules
+ * override earlier ones. "edits": ops "replace", "add" and "scale", with a "value" (one number, one head's, one
+ * position's, or one for each position) or the value that run N has at the site; applied in order. Sets are texts of
+ * numbers and ranges ("0,3-7,12-", "all") or arrays of numbers; layers and heads that are not given are all. Sites go
+ * by their TransformerLens or Hugging Face names. Errors: SL_ERROR_FORMAT names the rule or edit, the key, and what was
+ * expected. */
 SL_API sl_status sl_plan_parse(sl_plan **out, const char *json, size_t n_bytes);
 
 /* The plan as JSON text (free()); parsing it gives the same plan. */
@@ -121,14 +121,15 @@ SL_API sl_status sl_question_check_plan(const sl_question *question, const sl_pl
  *   "mean:FOLDER"      per layer, key/value head and image position, the mean over the folder's pictures
  *   "mean-all:FOLDER"  that, averaged over positions too
  *   "image:FILE"       another picture's
- * Made for the question's prefix; serves every question of scenes of this model whose prompts begin with the same tokens.
- * Costs one tower and prefix run for each picture. */
+ * Made for the question's prefix; serves every question of scenes of this model whose prompts begin with the same
+ * tokens. Costs one tower and prefix run for each picture. */
 SL_API sl_status sl_scene_baseline_new(sl_scene_baseline **out, const sl_question *question, const char *spec);
 SL_API void sl_scene_baseline_free(sl_scene_baseline *baseline); /* NULL is fine */
 
 /* ---- branches ---- */
 
-/* A question under n_plan plans. Zero-initialise, set `size`, question and plans; everything is borrowed for the call. */
+/* A question under n_plan plans. Zero-initialise, set `size`, question and plans; everything is borrowed for the call.
+ */
 typedef struct sl_branches {
   size_t size; /* sizeof(sl_branches) */
   const sl_question *question;

@@ -1,5 +1,5 @@
-/* The forward pass emits the pattern of the asked rows alone (nn/site.h, pattern_rows); every head is read on its own as
- * it is seen, so that the host copy stays small too. */
+/* The forward pass emits the pattern of the asked rows alone (nn/site.h, pattern_rows); every head is read on its own
+ * as it is seen, so that the host copy stays small too. */
 #include "analysis/attention_rows.h"
 
 #include <stdlib.h>

@@ -3,7 +3,8 @@
  *   m_j ~ Bernoulli(q), i.i.d.;  t(m) ~ b0 + sum_j b_j m_j;  b_j = score of component j
  *
  * Masks are split by index: of every ten, eight train, one validates (the ridge or LASSO penalty, and when to stop
- * growing), one tests; the test masks are looked at once, after everything else is settled. Standard errors are HC3.
+ * growing), one tests; the test masks are looked at once, after everything else is settled. Standard errors are HC3 or
+ * a residual bootstrap's.
  *
  * Source: Kim et al., Interpreting Attention Heads for Image-to-Text Information Flow in LVLMs (HA), arXiv 2509.17588
  * (regression on random head masks). The split, the growth rule, the choice of penalty and the errors are sightline's;
@@ -18,6 +19,7 @@
 #include "base/rng.h"
 
 const char *const sl_attribution_solvers[] = {"ridge", "ols", "lasso", NULL};
+const char *const sl_attribution_errors[] = {"hc3", "bootstrap", NULL};
 static const sl_regress_kind solver_kinds[] = {SL_REGRESS_RIDGE, SL_REGRESS_LEAST_SQUARES, SL_REGRESS_LASSO};
 
 #define OLS_RATIO 3 /* training masks per component that least squares needs */
@@ -70,6 +72,7 @@ sl_status sl_attribution_read(sl_attribution_request *r, const sl_analysis_conte
                                 .keep = sl_context_real(c, "keep-probability"),
                                 .n_sample = sl_context_int(c, "samples"),
                                 .all_samples = sl_context_flag(c, "all-samples"),
+                                .bootstrap = strcmp(sl_context_text(c, "errors"), "bootstrap") == 0,
                                 .earlier = c->earlier};
   for (int i = 0; sl_attribution_solvers[i]; i++) {
     if (strcmp(sl_attribution_solvers[i], solver) == 0) r->solver = solver_kinds[i];
@@ -209,7 +212,8 @@ static sl_status finish(sl_attribution *a, const sl_attribution_request *r) {
   part test = {0};
   a->n_mask = a->steps[a->n_step - 1].n_mask;
   const double penalty = r->solver == SL_REGRESS_LEAST_SQUARES ? 0 : a->fit.penalty;
-  const sl_regress_error error = r->solver == SL_REGRESS_LASSO ? SL_REGRESS_ERROR_NONE : SL_REGRESS_ERROR_HC3;
+  sl_regress_error error = r->bootstrap ? SL_REGRESS_ERROR_BOOTSTRAP : SL_REGRESS_ERROR_HC3;
+  if (r->solver == SL_REGRESS_LASSO) error = SL_REGRESS_ERROR_NONE;
   SL_TRY(fit_masks(a, r, a->n_mask, error, penalty, NULL));
   SL_TRY(part_gather(&test, a, a->n_mask, SL_MASKS_TEST));
   const sl_status status = judge(&a->test, &a->fit, &test, &a->predicted);

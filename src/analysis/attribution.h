@@ -25,6 +25,7 @@ typedef struct sl_attribution_request {
   int n_sample;              /* most masks; 0 = SL_GROWTH_MOST times the growth's unit */
   bool all_samples;          /* draw them all even when the correlation has stopped rising */
   sl_regress_kind solver;
+  bool bootstrap;            /* standard errors by residual bootstrap instead of HC3 */
   sl_evaluate evaluate;
   const sl_run_reader *earlier; /* a run to go on from, or NULL */
   const char *prefix;           /* of its tensors: "heads." */
@@ -128,6 +129,14 @@ void sl_attribution_scores(const sl_attribution *attribution, float *score, floa
        .may_change = true,                                                                                             \
        .help = "The regression: ridge (its penalty chosen on the validation masks), ols (least squares; needs 3 "      \
                "training masks for each component) or lasso (likewise chosen; has no standard errors)."},              \
+      {.name = "errors",                                                                                               \
+       .type = SL_OPTION_CHOICE,                                                                                       \
+       .argument = "NAME",                                                                                             \
+       .fallback = "hc3",                                                                                              \
+       .choices = sl_attribution_errors,                                                                               \
+       .may_change = true,                                                                                             \
+       .help = "Standard errors: hc3 (heteroscedasticity-consistent sandwich) or bootstrap (200 refits to resampled "  \
+               "residuals)."},                                                                                         \
       {.name = "min-effect",                                                                                           \
        .type = SL_OPTION_REAL,                                                                                         \
        .argument = "T",                                                                                                \
@@ -137,9 +146,10 @@ void sl_attribution_scores(const sl_attribution *attribution, float *score, floa
        .may_change = true,                                                                                             \
        .help = "Leave out faithfulness and completeness when ablating everything changes the target by less than T."}
 extern const char *const sl_attribution_solvers[]; /* NULL-terminated */
+extern const char *const sl_attribution_errors[];
 const char *sl_solver_name(sl_regress_kind kind);  /* "ridge", "ols", "lasso" */
 
-/* keep, n_sample, all_samples, solver, seed, earlier from the running analysis' options. */
+/* keep, n_sample, all_samples, solver, bootstrap, seed, earlier from the running analysis' options. */
 sl_status sl_attribution_read(sl_attribution_request *request, const sl_analysis_context *context, int n_component);
 
 #endif

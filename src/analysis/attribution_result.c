@@ -94,13 +94,17 @@ static int set_fit(json_t *out, const sl_attribution *a) {
   return failed;
 }
 
+static const char *error_name(const sl_attribution_request *r) {
+  return r->solver == SL_REGRESS_LASSO ? "none" : sl_attribution_errors[r->bootstrap];
+}
+
 sl_status sl_attribution_to_json(json_t **out, const sl_attribution *a, const sl_attribution_request *r) {
   int parts[3] = {0};
   for (int j = 0; j < a->n_mask; j++) parts[sl_mask_part_of(j)]++;
-  *out = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:s, s:s}", "components", a->n_component, "dropped",
+  *out = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:s, s:s, s:s}", "components", a->n_component, "dropped",
                    a->n_component - a->n_live, "masks", a->n_mask, "resumed", a->n_earlier, "train", parts[0],
                    "validation", parts[1], "test", parts[2], "keep_probability", r->keep, "solver",
-                   sl_solver_name(r->solver), "stopped", end_names[a->end]);
+                   sl_solver_name(r->solver), "errors", error_name(r), "stopped", end_names[a->end]);
   if (!*out) SL_FAIL(SL_ERROR_MEMORY, "no memory for run.json");
   sl_status status = SL_OK;
   if (a->end == SL_GROWTH_INTERRUPTED || a->end == SL_GROWTH_BUDGET) status = say_unfinished(*out, a);

@@ -191,13 +191,46 @@ sl_status sl_standin_make(sl_standin *s, sl_analysis_context *c) {
       SL_TRY(sl_context_trunk(c, false, &trunk));
       return sl_baseline_zero(&s->baseline, c->session, sl_trunk_prefix(trunk));
     case SL_BASELINE_BLOCK:
-      return SL_OK;
+      break;
   }
   return SL_OK;
 }
 
+/* Hands what was made over to the run, in the place of what it had. */
+static void lend(sl_standin *s, sl_shared *shared, char *key) {
+  sl_baseline_free(shared->baseline);
+  free(shared->baseline_key);
+  shared->baseline = s->baseline;
+  shared->baseline_key = key;
+  shared->baseline_pictures = s->n_picture;
+  shared->baseline_bad = s->n_bad;
+  s->borrowed = true;
+}
+
+sl_status sl_standin_share(sl_standin *s, sl_analysis_context *c) {
+  sl_shared *shared = c->shared;
+  sl_text key = {0};
+  SL_TRY(read_kind(s, c));
+  if (s->kind == SL_BASELINE_BLOCK) return SL_OK;
+  SL_TRY(sl_text_format(&key, "%s:%s", kind_names[s->kind], s->path ? s->path : ""));
+  if (shared->baseline_key && strcmp(shared->baseline_key, key.data) == 0) {
+    s->baseline = shared->baseline;
+    s->n_picture = shared->baseline_pictures;
+    s->n_bad = shared->baseline_bad;
+    s->borrowed = true;
+    sl_text_dispose(&key);
+    return SL_OK;
+  }
+  const sl_status status = sl_standin_make(s, c);
+  if (status == SL_OK)
+    lend(s, shared, key.data);
+  else
+    sl_text_dispose(&key);
+  return status;
+}
+
 void sl_standin_dispose(sl_standin *s) {
-  sl_baseline_free(s->baseline);
+  if (!s->borrowed) sl_baseline_free(s->baseline);
   *s = (sl_standin){0};
 }
 

@@ -22,6 +22,7 @@ typedef enum sl_baseline_kind {
 typedef struct sl_standin {
   sl_baseline_kind kind;
   sl_baseline *baseline; /* NULL for block */
+  bool borrowed;         /* the baseline is the run's (shared.h) */
   const char *path;      /* folder or file, borrowed from the options; NULL without */
   int n_picture, n_bad;  /* calibration pictures used, and left out */
 } sl_standin;
@@ -43,6 +44,11 @@ sl_status sl_standin_check(const sl_analysis_context *context);
 
 /* Makes what the options ask for. Pictures of the folder that cannot be read are named in a warning and left out. */
 sl_status sl_standin_make(sl_standin *out, sl_analysis_context *context);
+
+/* The same, or what an earlier analysis of the run made for the same options: borrowed until an analysis makes
+ * another. */
+sl_status sl_standin_share(sl_standin *out, sl_analysis_context *context);
+
 void sl_standin_dispose(sl_standin *standin);
 
 const char *sl_baseline_kind_name(sl_baseline_kind kind);

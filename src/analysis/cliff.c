@@ -38,9 +38,16 @@ static const sl_option_info options[] = {
      .fallback = "attention",
      .help = "What ranks the image tokens that are kept: attention (of the final token in the layer before the cut), "
              "image-last (of the image's last token), user (of the user tokens), fastv (the final token's in the one "
-             "layer before --fastv-layer), random (seeded), cam (LLaVA-CAM's map of the layer before the cut) or tokens "
-             "(attribution to image tokens). Several names with commas, or all, are scored against each other; the "
-             "first makes the curve."},
+             "layer before --fastv-layer), random (seeded), cam (LLaVA-CAM's map of the layer before the cut) or "
+             "tokens (attribution to image tokens). Several names with commas, or all, are scored against each other; "
+             "the first makes the curve."},
+    {.name = "random-orders",
+     .type = SL_OPTION_INT,
+     .argument = "N",
+     .fallback = "4",
+     .min = 1,
+     .max = SL_MAX_ORDER,
+     .help = "Number of random rankings that random stands for: one alone says little about chance."},
     {.name = "fastv-layer",
      .type = SL_OPTION_INT,
      .argument = "K",
@@ -59,8 +66,8 @@ static const sl_option_info options[] = {
      .fallback = "0.05",
      .min = 0,
      .max = 1,
-     .help = "The cliff layer is the first layer such that cutting there or anywhere later costs the target at most SHARE "
-             "of the difference between the picture and no picture."},
+     .help = "The cliff layer is the first layer such that cutting there or anywhere later costs the target at most "
+             "SHARE of the difference between the picture and no picture."},
     {.name = "answer-tokens",
      .type = SL_OPTION_INT,
      .argument = "N",
@@ -84,8 +91,13 @@ static sl_status read_options(const sl_analysis_context *c, sl_sweep_options *o)
   *o = (sl_sweep_options){.n_keep = share > 0 ? (int)lround(share * n_patch) : keep,
                           .text_only = sl_context_flag(c, "text-only"),
                           .fastv_layer = sl_context_int(c, "fastv-layer")};
-  SL_TRY(sl_rank_parse(rank, o->ranks, &o->n_rank));
-  if (o->n_keep == 0 && keep == 0 && share <= 0 && strcmp(rank, "attention") != 0)
+  sl_rank list[SL_RANK_COUNT];
+  int n;
+  SL_TRY(sl_rank_parse(rank, list, &n));
+  o->n_rank = sl_rank_expand(o->ranks, list, n, sl_context_int(c, "random-orders"));
+  if (share > 0 && o->n_keep == 0)
+    SL_FAIL(SL_ERROR_ARGUMENT, "--keep-share: %g of the picture's %d image tokens is less than one", share, n_patch);
+  if (o->n_keep == 0 && strcmp(rank, "attention") != 0)
     SL_FAIL(SL_ERROR_ARGUMENT, "--rank ranks the image tokens that are kept: give --keep or --keep-share too");
   if (o->fastv_layer > n_layer)
     SL_FAIL(SL_ERROR_ARGUMENT, "--fastv-layer: expected at most the decoder's %d layers, found %d", n_layer,
@@ -96,7 +108,7 @@ static sl_status read_options(const sl_analysis_context *c, sl_sweep_options *o)
 
 static bool has_rank(const sl_sweep_options *o, sl_rank rank) {
   for (int r = 0; r < o->n_rank && o->n_keep > 0; r++)
-    if (o->ranks[r] == rank) return true;
+    if (o->ranks[r].rank == rank) return true;
   return false;
 }
 
@@ -218,7 +230,7 @@ static sl_status say_keep(const sl_sweep *s) {
   SL_TRY(sl_context_say(c, "keep", json_integer(o->n_keep)));
   SL_TRY(sl_context_say(c, "kept_rows", o->n_keep == 0 ? json_null()
                                                        : json_string(o->text_only ? "text-only" : "recompute")));
-  return sl_context_say(c, "rank", o->n_keep == 0 ? json_null() : json_string(sl_rank_name(o->ranks[0])));
+  return sl_context_say(c, "rank", o->n_keep == 0 ? json_null() : json_string(sl_rank_name(o->ranks[0].rank)));
 }
 
 /* The attention cliff and the CAM cliff, where flow and cam ran. */
@@ -281,7 +293,8 @@ static bool comparable(const sl_sweep *s, int k) {
 }
 
 /* What one ranking loses against the plain run, mean over the comparable cuts. */
-static sl_status rank_json(const sl_sweep *s, int curve, json_t **out) {
+static sl_status rank_json(const sl_sweep *s, int curve, double *out_loss, json_t **out) {
+  const sl_ranking ranking = s->options.ranks[curve];
   double loss = 0, same = 0;
   int n = 0;
   for (int k = 0; k < s->n_layer; k++) {
@@ -293,9 +306,11 @@ static sl_status rank_json(const sl_sweep *s, int curve, json_t **out) {
   }
   json_t *layer;
   SL_TRY(find_cliff(s, curve, &layer));
-  *out = json_pack("{s:s, s:s, s:o, s:o, s:o}", "rank", sl_rank_name(s->options.ranks[curve]), "meaning",
-                   sl_rank_meaning(s->options.ranks[curve]), "layer", layer, "loss",
-                   sl_json_number(n > 0 ? loss / n : NAN), "same_token", sl_json_number(n > 0 ? same / n : NAN));
+  *out_loss = n > 0 ? loss / n : NAN;
+  *out = json_pack("{s:s, s:s, s:o, s:o, s:o, s:o}", "rank", sl_rank_name(ranking.rank), "meaning",
+                   sl_rank_meaning(ranking.rank), "order",
+                   ranking.rank == SL_RANK_RANDOM ? json_integer(ranking.order) : json_null(), "layer", layer, "loss",
+                   sl_json_number(*out_loss), "same_token", sl_json_number(n > 0 ? same / n : NAN));
   if (!*out) SL_FAIL(SL_ERROR_MEMORY, "cliff: no memory for the rankings");
   return SL_OK;
 }
@@ -319,28 +334,51 @@ static sl_status put_ranks(const sl_sweep *s) {
   return status;
 }
 
+/* Chance: mean and deviation of what random orders lose. */
+static sl_status say_chance(const sl_sweep *s, const double *loss) {
+  double sum = 0, squares = 0;
+  int n = 0;
+  for (int r = 0; r < s->n_curve; r++) {
+    if (s->options.ranks[r].rank != SL_RANK_RANDOM) continue;
+    sum += loss[r];
+    n++;
+  }
+  if (n == 0) return SL_OK;
+  for (int r = 0; r < s->n_curve; r++)
+    if (s->options.ranks[r].rank == SL_RANK_RANDOM) squares += (loss[r] - sum / n) * (loss[r] - sum / n);
+  json_t *chance = json_pack("{s:i, s:o, s:o}", "orders", n, "loss", sl_json_number(sum / n), "sd",
+                             sl_json_number(n > 1 ? sqrt(squares / (n - 1)) : NAN));
+  return sl_context_say(s->context, "chance", chance);
+}
+
+static sl_status say_ranks(const sl_sweep *s) {
+  double loss[SL_MAX_RANKING];
+  json_t *list = json_array();
+  sl_status status = SL_OK;
+  for (int r = 0; r < s->n_curve && status == SL_OK; r++) {
+    json_t *one = NULL;
+    status = rank_json(s, r, &loss[r], &one);
+    if (status == SL_OK) json_array_append_new(list, one);
+  }
+  if (status == SL_OK) status = sl_context_say(s->context, "ranks", json_incref(list));
+  json_decref(list);
+  return status == SL_OK ? say_chance(s, loss) : status;
+}
+
 static sl_status tell_ranks(const sl_sweep *s) {
   sl_analysis_context *c = s->context;
   if (s->options.n_keep == 0) return SL_OK;
   SL_TRY(put_ranks(s));
-  json_t *list = json_array(), *layers = json_array();
-  sl_status status = SL_OK;
+  SL_TRY(say_ranks(s));
+  json_t *layers = json_array();
   for (int k = 0; k < s->n_layer; k++)
     if (comparable(s, k)) json_array_append_new(layers, json_integer(k));
-  for (int r = 0; r < s->n_curve && status == SL_OK; r++) {
-    json_t *one = NULL;
-    status = rank_json(s, r, &one);
-    if (status == SL_OK) json_array_append_new(list, one);
-  }
-  if (status == SL_OK) status = sl_context_say(c, "ranks", json_incref(list));
-  if (status == SL_OK) status = sl_context_say(c, "compared_layers", json_incref(layers));
-  json_decref(list);
-  json_decref(layers);
-  if (status != SL_OK || s->plan_of[0] >= 0) return status;
+  SL_TRY(sl_context_say(c, "compared_layers", layers));
+  if (s->plan_of[0] >= 0) return SL_OK;
   return sl_context_say(c, "undefined",
-                        json_sprintf("ranking \"%s\" does not exist at every layer (attention comes from the layer before "
-                                     "the cut, so there is none at layer 0): those points are null",
-                                     sl_rank_name(s->options.ranks[0])));
+                        json_sprintf("ranking \"%s\" does not exist at every layer (attention comes from the layer "
+                                     "before the cut, so there is none at layer 0): those points are null",
+                                     sl_rank_name(s->options.ranks[0].rank)));
 }
 
 /* Leaves out rankings whose analysis left nothing to rank by (one that was asked for alone is an error). */
@@ -357,7 +395,7 @@ static sl_status drop_missing(sl_analysis_context *c, sl_sweep_options *o) {
                            name));
     int n = 0;
     for (int r = 0; r < o->n_rank; r++)
-      if (o->ranks[r] != sources[i].rank) o->ranks[n++] = o->ranks[r];
+      if (o->ranks[r].rank != sources[i].rank) o->ranks[n++] = o->ranks[r];
     o->n_rank = n;
   }
   return SL_OK;
@@ -401,7 +439,8 @@ const sl_analysis sl_cliff_analysis = {
              "costs more than 5 % of the difference between the picture and no picture.\n"
              "With --keep some image tokens stay visible, and rankings of image tokens are scored against each other: "
              "the one that loses least knows best which tokens matter. At layer 0 there is no attention to rank by.",
-         .source = "Zhang et al., From Redundancy to Relevance, arXiv 2406.06579, equations 9-13, sections 3.4, 4.2, A.2",
+         .source =
+             "Zhang et al., From Redundancy to Relevance, arXiv 2406.06579, equations 9-13, sections 3.4, 4.2, A.2",
          .options = options,
          .n_option = sizeof options / sizeof *options,
          .results = results},

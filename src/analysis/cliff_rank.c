@@ -33,7 +33,7 @@ static const struct {
     [SL_RANK_USER] = {"user", "attention of the user tokens after the image in the layer before the cut, mean",
                       ROW_USER},
     [SL_RANK_FASTV] = {"fastv", "attention of the final token in the layer before --fastv-layer", ROW_FINAL},
-    [SL_RANK_RANDOM] = {"random", "one random order", NO_ROW},
+    [SL_RANK_RANDOM] = {"random", "a random order", NO_ROW},
     [SL_RANK_CAM] = {"cam", "LLaVA-CAM's map of the layer before the cut", NO_ROW},
     [SL_RANK_TOKENS] = {"tokens", "attribution to image tokens", NO_ROW},
 };
@@ -73,7 +73,15 @@ sl_status sl_rank_parse(const char *text, sl_rank list[SL_RANK_COUNT], int *n) {
   }
 }
 
-/* Means over heads and rows of three groups, in one pass over: the image's last token, then the text after the image. */
+int sl_rank_expand(sl_ranking out[SL_MAX_RANKING], const sl_rank *list, int n, int n_order) {
+  int n_out = 0;
+  for (int i = 0; i < n; i++)
+    for (int order = 0; order < (list[i] == SL_RANK_RANDOM ? n_order : 1); order++)
+      out[n_out++] = (sl_ranking){list[i], order};
+  return n_out;
+}
+
+/* Means over heads and rows of three groups, in one pass over the image's last token and the text after the image. */
 typedef struct gather {
   sl_rank_scores *scores;
   const int *rows;
@@ -102,18 +110,18 @@ static void take_row(void *user, int layer, int head, int row, const float *atte
 }
 
 /* Which attention the list needs; `have_final` when flow has read the final token's. */
-static bool rows_needed(const sl_rank *list, int n, bool have_final, bool needed[ROW_COUNT]) {
+static bool rows_needed(const sl_ranking *list, int n, bool have_final, bool needed[ROW_COUNT]) {
   bool any = false;
   for (int k = 0; k < ROW_COUNT; k++) needed[k] = false;
   for (int i = 0; i < n; i++) {
-    const int row = ranks[list[i]].row;
+    const int row = ranks[list[i].rank].row;
     if (row != NO_ROW) needed[row] = true;
   }
   for (int k = 0; k < ROW_COUNT; k++) any = any || (needed[k] && !(k == ROW_FINAL && have_final));
   return any;
 }
 
-bool sl_rank_needs_pass(const sl_analysis_context *c, const sl_rank *list, int n) {
+bool sl_rank_needs_pass(const sl_analysis_context *c, const sl_ranking *list, int n) {
   bool needed[ROW_COUNT];
   return rows_needed(list, n, c->shared->flow_row != NULL, needed);
 }
@@ -138,7 +146,8 @@ static sl_status read_attention(sl_rank_scores *s, sl_analysis_context *c, const
   return status;
 }
 
-sl_status sl_rank_scores_init(sl_rank_scores *s, sl_analysis_context *c, const sl_rank *list, int n, int fastv_layer) {
+sl_status sl_rank_scores_init(sl_rank_scores *s, sl_analysis_context *c, const sl_ranking *list, int n,
+                              int fastv_layer) {
   *s = (sl_rank_scores){.context = c, .n_layer = sl_model_get_shape(c->model)->decoder.n_layer,
                         .n_image = c->layout->n_image, .fastv_layer = fastv_layer};
   const float *flow_row = c->shared->flow_row;
@@ -152,9 +161,11 @@ sl_status sl_rank_scores_init(sl_rank_scores *s, sl_analysis_context *c, const s
     memcpy(s->rows[ROW_FINAL], flow_row, n_value * sizeof *flow_row);
     needed[ROW_FINAL] = false;
   }
-  if (status == SL_OK) status = SL_ALLOC(s->random, (size_t)s->n_image, "random ranking");
-  for (int j = 0; j < s->n_image && status == SL_OK; j++)
-    s->random[j] = (float)sl_rng_uniform(c->seed, RANDOM_STREAM, (uint64_t)j);
+  if (status == SL_OK) status = SL_ALLOC(s->random, SL_MAX_ORDER * (size_t)s->n_image, "random rankings");
+  for (int i = 0; i < SL_MAX_ORDER * s->n_image && status == SL_OK; i++) {
+    const uint64_t order = (uint64_t)(i / s->n_image), j = (uint64_t)(i % s->n_image);
+    s->random[i] = (float)sl_rng_uniform(c->seed, RANDOM_STREAM + order, j);
+  }
   if (status == SL_OK && pass) status = read_attention(s, c, needed);
   if (status != SL_OK) sl_rank_scores_dispose(s);
   return status;
@@ -173,18 +184,18 @@ static const float *with_order(const float *map, int n) {
   return NULL;
 }
 
-const float *sl_rank_scores_at(const sl_rank_scores *s, sl_rank rank, int k) {
+const float *sl_rank_scores_at(const sl_rank_scores *s, sl_ranking ranking, int k) {
   const struct sl_shared *shared = s->context->shared;
   const int64_t n = s->n_image;
-  switch (rank) {
+  switch (ranking.rank) {
     case SL_RANK_ATTENTION:
     case SL_RANK_IMAGE_LAST:
     case SL_RANK_USER:
-      return k > 0 ? s->rows[ranks[rank].row] + (k - 1) * n : NULL;
+      return k > 0 ? s->rows[ranks[ranking.rank].row] + (k - 1) * n : NULL;
     case SL_RANK_FASTV:
       return k >= s->fastv_layer ? s->rows[ROW_FINAL] + (s->fastv_layer - 1) * n : NULL;
     case SL_RANK_RANDOM:
-      return s->random;
+      return s->random + ranking.order * n;
     case SL_RANK_CAM:
       return shared->cam_row ? with_order(shared->cam_row + (k > 0 ? k - 1 : 0) * n, (int)n) : NULL;
     case SL_RANK_TOKENS:

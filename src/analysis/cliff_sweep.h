@@ -9,14 +9,14 @@
 typedef struct sl_sweep_options {
   int n_keep;      /* image tokens kept: 0 = none, and no ranking matters */
   bool text_only;  /* kept image tokens keep the unmodified run's keys and values */
-  sl_rank ranks[SL_RANK_COUNT];
+  sl_ranking ranks[SL_MAX_RANKING];
   int n_rank;      /* curves; 1 with n_keep 0 */
   int fastv_layer;
 } sl_sweep_options;
 
-/* The plan that makes image positions invisible from layer `first_layer` on, for the text after the image. kept [N] marks
- * those that stay visible (NULL = none); with `recompute` they do not see the others either, so that their own rows are
- * computed again. */
+/* The plan that makes image positions invisible from layer `first_layer` on, for the text after the image. kept [N]
+ * marks those that stay visible (NULL = none); with `recompute` they do not see the others either, so that their own
+ * rows are computed again. */
 sl_status sl_cliff_plan(sl_plan *plan, const sl_layout *layout, int first_layer, const bool *kept, bool recompute);
 
 /* The first two plans of a sweep; plan_of tells the others. */

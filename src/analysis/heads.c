@@ -69,6 +69,8 @@ static sl_status add_rules(const void *user, const uint8_t *mask, int source, sl
   return SL_OK;
 }
 
+static double curve_branches(int n) { return 2.0 * N_RANKING * sl_curve_steps(n, NULL); }
+
 static sl_status heads_init(heads *w, sl_analysis_context *c) {
   const sl_part_shape *shape = &sl_model_get_shape(c->model)->decoder;
   *w = (heads){.context = c, .n_layer = shape->n_layer, .n_head = shape->n_head, .n = shape->n_layer * shape->n_head,
@@ -84,12 +86,11 @@ static sl_status heads_init(heads *w, sl_analysis_context *c) {
   SL_TRY(SL_ALLOC(w->patching, n, "attribution patching"));
   SL_TRY(SL_ALLOC(w->dropped, n, "heads"));
   const sl_trunk *trunk;
-  SL_TRY(sl_standin_make(&w->standin, c));
+  SL_TRY(sl_standin_share(&w->standin, c));
   SL_TRY(sl_context_trunk(c, false, &trunk));
   w->ablation = (sl_ablation){.context = c, .trunk = trunk, .measure = &w->measure, .baseline = w->standin.baseline,
                               .n_component = w->n, .add_rules = add_rules, .user = w,
-                              .total = 2 + w->n + sl_growth_most(&w->request) +
-                                       2.0 * N_RANKING * sl_curve_steps(w->n, NULL)};
+                              .total = 2 + w->n + sl_growth_most(&w->request) + curve_branches(w->n)};
   w->request.stream = MASK_STREAM;
   w->request.prefix = "heads.";
   w->request.dropped = w->dropped;
@@ -197,6 +198,7 @@ static sl_status measure_all(heads *w) {
   if (w->attribution.n_mask == 0) SL_TRY(sl_context_check_cancel(c));
   sl_attribution_scores(&w->attribution, w->score, w->error);
   w->ablation.stop_at_s = budget > 0 ? since + budget : 0;
+  w->ablation.done = w->ablation.total - curve_branches(w->n);
   return measure_curves(w);
 }
 
@@ -331,7 +333,7 @@ static double heads_passes(const sl_analysis_context *c) {
   sl_attribution_request request;
   const int n = head_count(c);
   if (sl_attribution_read(&request, c, n) != SL_OK) return 0;
-  const double branches = 2 + n + sl_growth_most(&request) + 2.0 * N_RANKING * sl_curve_steps(n, NULL);
+  const double branches = 2 + n + sl_growth_most(&request) + curve_branches(n);
   return branches * sl_ablation_passes(c) + 4 + sl_standin_pictures(c);
 }
 

@@ -99,8 +99,8 @@ static const sl_option_info options[] = {
      .fallback = "0",
      .min = 0,
      .max = 100000,
-     .help = "Layers in which an edge is blocked at once, around a centre that moves over all layers and clipped at the "
-             "ends; 0 = 9 of 32 layers (the nearest odd number)."},
+     .help = "Layers in which an edge is blocked at once, around a centre that moves over all layers and clipped at "
+             "the ends; 0 = 9 of 32 layers (the nearest odd number)."},
 };
 
 static sl_status unknown_edge(const char *name, size_t length) {
@@ -305,8 +305,8 @@ const sl_analysis sl_knockout_analysis = {
          .help = "by which way the picture reaches the answer: attention edges blocked, window by window of layers",
          .details =
              "An edge query<-key is attention from one set of tokens to another: image (with its structure tokens), "
-             "question, role (the assistant's marker) and final (the token that predicts the answer). Each is blocked in "
-             "a window of layers that moves over the model; what is reported is the relative change of the "
+             "question, role (the assistant's marker) and final (the token that predicts the answer). Each is blocked "
+             "in a window of layers that moves over the model; what is reported is the relative change of the "
              "probability of the answer's first token.\n"
              "The centroid is the mean layer of what blocking takes away: the smaller it is, the earlier the edge is "
              "used. An edge with an empty side is named and left out.",

@@ -286,8 +286,8 @@ sl_status sl_lens_run(sl_analysis_context *c, int64_t limit_bytes) {
 
 static sl_status lens_run(sl_analysis_context *c) { return sl_lens_run(c, KEEP_BYTES); }
 
-/* Passes that the memory limit makes of it, and the head's share: it runs for (L + 1)(N + 1) rows, a pass runs all layers
- * for every row. */
+/* Passes that the memory limit makes of it, and the head's share: it runs for (L + 1)(N + 1) rows, a pass runs all
+ * layers for every row. */
 static double lens_passes(const sl_analysis_context *c) {
   const sl_model_shape *shape = sl_model_get_shape(c->model);
   const sl_part_shape *d = &shape->decoder;
@@ -299,9 +299,10 @@ static double lens_passes(const sl_analysis_context *c) {
   return ceil(kept_bytes / (double)KEEP_BYTES) + (pass > 0 ? head / pass : 0);
 }
 
-static const char *const results[] = {"lens.final_logit", "lens.final_rank",     "lens.final_prob",    "lens.final_top",
-                                      "lens.final_top_prob", "lens.image_answer", "lens.image_logit",   "lens.image_rank",
-                                      "lens.image_top",      "lens.image_top_prob", NULL};
+static const char *const results[] = {"lens.final_logit",    "lens.final_rank",   "lens.final_prob",
+                                      "lens.final_top",      "lens.final_top_prob", "lens.image_answer",
+                                      "lens.image_logit",    "lens.image_rank",   "lens.image_top",
+                                      "lens.image_top_prob", NULL};
 
 const sl_analysis sl_lens_analysis = {
     .info =

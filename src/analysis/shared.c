@@ -10,6 +10,8 @@ void sl_shared_dispose(sl_shared *shared) {
   free(shared->cam_row);
   free(shared->token_row);
   free(shared->head_score);
+  sl_baseline_free(shared->baseline);
+  free(shared->baseline_key);
   *shared = (sl_shared){0};
 }
 

@@ -15,6 +15,10 @@ typedef struct sl_shared {
   float *token_row; /* [N] score of every image position, left by tokens; NULL before */
   float *head_score; /* [L, H] left by heads; NULL before */
   int attention_cliff, cam_cliff; /* as flow and cam told them, -1 = none; valid with flow_row and cam_row */
+  /* The last stand-in for the image that was made (baseline.c), for the next analysis with the same options. */
+  sl_baseline *baseline;
+  char *baseline_key;
+  int baseline_pictures, baseline_bad;
 } sl_shared;
 void sl_shared_dispose(sl_shared *shared);
 

@@ -71,7 +71,8 @@ typedef struct tokens {
   sl_measure measure;
   sl_standin standin;
   const sl_trunk *trunk;
-  double side_s; /* time for one side; 0 = no limit */
+  double side_s;      /* time for one side; 0 = no limit */
+  double done, total; /* branches of both sides, for progress */
 } tokens;
 
 /* One side at work. */
@@ -119,7 +120,8 @@ static sl_status work_start(work *w) {
   SL_TRY(sl_attribution_read(&w->request, c, n));
   w->ablation = (sl_ablation){.context = c, .trunk = w->of->trunk, .measure = &w->of->measure,
                               .baseline = w->of->standin.baseline, .n_component = n, .add_rules = sl_side_add_rules,
-                              .user = &w->side, .total = branch_count(&w->request, n)};
+                              .user = &w->side, .done = w->of->done, .total = w->of->total};
+  w->of->done += branch_count(&w->request, n);
   w->request.stream = w->side.image ? IMAGE_STREAM : TEXT_STREAM;
   w->request.prefix = w->prefix;
   w->request.evaluate = sl_ablation_evaluate(&w->ablation);
@@ -181,6 +183,8 @@ static sl_status put_side(work *w) {
   json_t *interrupted = json_object_get(json, "interrupted");
   if (interrupted) json_object_set(w->said, "interrupted", interrupted);
   SL_TRY(say(w, "regression", json));
+  interrupted = json_object_get(w->said, "interrupted");
+  if (interrupted) json_object_set(c->said, "interrupted", interrupted);
   if (!w->has_curves) return SL_OK;
   SL_TRY(sl_curves_put(c, w->prefix, &w->curves));
   SL_TRY(sl_curves_to_json(&json, &w->curves, ranking_names));
@@ -366,28 +370,6 @@ static sl_status run_text(tokens *t) {
 
 /* ---- the row of the table ---- */
 
-static sl_status run_sides(tokens *t) {
-  sl_analysis_context *c = t->context;
-  const bool image = wants_side(c, "image"), text = wants_side(c, "text");
-  t->side_s = c->budget_s / (image && text ? 2 : 1);
-  SL_TRY(sl_measure_init(&t->measure, c));
-  SL_TRY(sl_standin_make(&t->standin, c));
-  SL_TRY(sl_context_trunk(c, false, &t->trunk));
-  SL_TRY(sl_ablation_say(&(sl_ablation){.context = c, .measure = &t->measure}, &t->standin));
-  if (image) SL_TRY(run_image(t));
-  /* Interrupted in the first side: that one is kept. */
-  if (text && !(image && sl_context_check_cancel(c) != SL_OK)) SL_TRY(run_text(t));
-  return SL_OK;
-}
-
-static sl_status tokens_run(sl_analysis_context *c) {
-  tokens t = {.context = c};
-  const sl_status status = run_sides(&t);
-  sl_measure_dispose(&t.measure);
-  sl_standin_dispose(&t.standin);
-  return status;
-}
-
 /* Components of each side, for checks and estimates. */
 static sl_status count_components(const sl_analysis_context *c, int *n_image, int *n_text) {
   sl_side image, text;
@@ -401,24 +383,52 @@ static sl_status count_components(const sl_analysis_context *c, int *n_image, in
   return SL_OK;
 }
 
-static sl_status tokens_check(const sl_analysis_context *c) {
+/* Branches of both sides, at most: the growth may stop before. */
+static sl_status count_branches(const sl_analysis_context *c, double *branches) {
   sl_attribution_request request;
   int n[2];
-  SL_TRY(sl_ablation_check(c));
+  *branches = 0;
   SL_TRY(count_components(c, &n[0], &n[1]));
-  for (int i = 0; i < 2; i++)
-    if (n[i] > 0) SL_TRY(sl_attribution_read(&request, c, n[i]));
+  for (int i = 0; i < 2; i++) {
+    if (n[i] == 0) continue;
+    SL_TRY(sl_attribution_read(&request, c, n[i]));
+    *branches += branch_count(&request, n[i]);
+  }
   return SL_OK;
 }
 
-/* At most: the growth may stop before. */
+static sl_status run_sides(tokens *t) {
+  sl_analysis_context *c = t->context;
+  const bool image = wants_side(c, "image"), text = wants_side(c, "text");
+  SL_TRY(count_branches(c, &t->total));
+  t->side_s = c->budget_s / (image && text ? 2 : 1);
+  SL_TRY(sl_measure_init(&t->measure, c));
+  SL_TRY(sl_standin_share(&t->standin, c));
+  SL_TRY(sl_context_trunk(c, false, &t->trunk));
+  SL_TRY(sl_ablation_say(&(sl_ablation){.context = c, .measure = &t->measure}, &t->standin));
+  if (image) SL_TRY(run_image(t));
+  if (text && image && sl_context_check_cancel(c) != SL_OK) /* in the first side: that one is kept */
+    return sl_context_say(c, "interrupted", json_string("before the text side; --resume goes on with the same masks"));
+  return text ? run_text(t) : SL_OK;
+}
+
+static sl_status tokens_run(sl_analysis_context *c) {
+  tokens t = {.context = c};
+  const sl_status status = run_sides(&t);
+  sl_measure_dispose(&t.measure);
+  sl_standin_dispose(&t.standin);
+  return status;
+}
+
+static sl_status tokens_check(const sl_analysis_context *c) {
+  double branches;
+  SL_TRY(sl_ablation_check(c));
+  return count_branches(c, &branches);
+}
+
 static double tokens_passes(const sl_analysis_context *c) {
-  sl_attribution_request request;
-  int n[2];
-  double branches = 0;
-  if (count_components(c, &n[0], &n[1]) != SL_OK) return 0;
-  for (int i = 0; i < 2; i++)
-    if (n[i] > 0 && sl_attribution_read(&request, c, n[i]) == SL_OK) branches += branch_count(&request, n[i]);
+  double branches;
+  if (count_branches(c, &branches) != SL_OK) return 0;
   return branches * sl_ablation_passes(c) + 1 + sl_standin_pictures(c);
 }
 

@@ -88,7 +88,8 @@ static inline void sl_attend_check(const sl_attend *a) {
 }
 
 static inline void sl_attend_shared_check(const sl_attend_shared *a) {
-  assert(a->n_head > 0 && a->n_head_kv > 0 && a->n_head % a->n_head_kv == 0 && a->d_head > 0 && a->d_head <= 256);
+  assert(a->n_head > 0 && a->n_head_kv > 0 && a->n_head % a->n_head_kv == 0 && a->d_head > 0 && a->d_head <= 256 &&
+         a->scale > 0);
   assert(a->q.cols == a->n_head * a->d_head && a->z.rows == a->q.rows && a->z.cols == a->q.cols);
   assert(a->n_segment >= 0 && a->n_segment <= SL_MAX_SEGMENT && a->n_local >= 1);
   for (int s = 0; s < a->n_segment; s++) {

@@ -182,6 +182,8 @@ static sl_status compile_layer(batch *t, int layer, sl_branch_keys *keys, sl_int
   }
   free(slots);
   SL_TRY(status);
+  keys->in_place = !t->keeps_local && n == t->n_branch * t->n_local;
+  for (int i = 0; i < n && keys->in_place; i++) keys->in_place = slot[i] == i;
   const size_t n_number = (size_t)n * (size_t)(3 + n_head), n_mask = (size_t)t->views.n_view * (size_t)t->views.n_word;
   SL_TRY(reserve_control(t, n_number + n_mask));
   sl_queue *queue = t->session->queue;
@@ -236,6 +238,7 @@ static sl_status run_layers(batch *t, sl_trunk *whole) {
     sl_ints positions;
     set_segments(t, il, &keys.attend);
     SL_TRY(compile_layer(t, il, &keys, &positions));
+    if (whole) keys.in_place = false;
     const sl_mat x = sl_mat_rows(t->x, 0, t->n_row);
     sl_block_forward_branches(&c, &decoder->shape, &decoder->blocks[il], il, x, positions, &keys);
     if (!whole) continue;

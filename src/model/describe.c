@@ -73,9 +73,10 @@ static json_t *sites_json(const sl_model *m) {
       snprintf(name, sizeof name, "%s%s", prefixes[part], row->name);
       const bool has_module = sl_site_module(module, (sl_part)part, (sl_site)site);
       const int n_layer = part == SL_PART_VISION ? m->shape.vision.n_layer : m->shape.decoder.n_layer;
-      json_array_append_new(list, json_pack("{s:s, s:s, s:s?, s:i, s:b}", "name", name, "shape", shapes[row->shape],
+      json_array_append_new(list, json_pack("{s:s, s:s, s:s?, s:i, s:b, s:b}", "name", name, "shape", shapes[row->shape],
                                             "module", has_module ? module : NULL, "layers",
-                                            row->per_layer ? n_layer : 0, "gradient", (int)row->differentiable));
+                                            row->per_layer ? n_layer : 0, "gradient", (int)row->differentiable, "writable",
+                                            (int)(part == SL_PART_DECODER && row->writable)));
     }
   }
   return list;
@@ -111,8 +112,8 @@ static json_t *estimate_json(const sl_model *m, int n_token) {
   const double decoder = stack_flop(&d->shape, d->n_layer, n_token);
   const double flop = decoder + stack_flop(&m->tower.shape, m->tower.n_layer, sl_tower_rows(&m->tower)) +
                       2.0 * d->n_vocab * d->shape.d_model;
-  const double keep_all = (double)sl_keep_bytes(&d->shape, d->n_layer, n_token, d->n_layer);
-  const double keep_inputs = (double)sl_keep_bytes(&d->shape, d->n_layer, n_token, 0);
+  const double keep_all = (double)sl_keep_bytes(&d->shape, d->n_layer, n_token, sl_keep_choose(&d->shape, d->n_layer, n_token, SIZE_MAX));
+  const double keep_inputs = (double)sl_keep_bytes(&d->shape, d->n_layer, n_token, sl_keep_choose(&d->shape, d->n_layer, n_token, 0));
   return json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "tokens", n_token, "weights_bytes", (double)m->packed_bytes,
                    "kv_cache_bytes", kv, "forward_flop", flop, "cam_flop", flop + decoder, "cam_keep_bytes", keep_all,
                    "cam_recompute_bytes", keep_inputs);

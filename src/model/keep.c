@@ -12,34 +12,42 @@ static sl_mat take(sl_buffer *buffer, size_t *at, int rows, int cols, sl_dtype d
   return m;
 }
 
-static sl_block_acts take_layer(sl_buffer *buffer, size_t *at, const sl_block_shape *s, int n_row, bool whole) {
+typedef enum keep_level { KEEP_INPUT, KEEP_PART, KEEP_WHOLE } keep_level;
+
+static sl_block_acts take_layer(sl_buffer *buffer, size_t *at, const sl_block_shape *s, int n_row, keep_level level) {
   const sl_dtype dtype = s->compute == SL_COMPUTE_BF16 ? SL_BF16 : SL_F32;
   sl_block_acts acts = {.x = take(buffer, at, n_row, s->d_model, dtype)};
-  if (!whole) return acts;
+  if (level == KEEP_INPUT) return acts;
   acts.qkv = take(buffer, at, n_row, sl_block_qkv_width(s), dtype);
-  acts.z = take(buffer, at, n_row, s->n_head * s->d_head, dtype);
   acts.lse = take(buffer, at, n_row, s->n_head, SL_F32);
   acts.mid = take(buffer, at, n_row, s->d_model, dtype);
-  acts.up = take(buffer, at, n_row, sl_block_up_width(s), dtype);
+  if (level == KEEP_WHOLE) acts.up = take(buffer, at, n_row, sl_block_up_width(s), dtype);
   return acts;
 }
 
-size_t sl_keep_bytes(const sl_block_shape *shape, int n_layer, int n_row, int n_whole) {
-  size_t whole = 0, input = 0;
-  (void)take_layer(NULL, &whole, shape, n_row, true);
-  (void)take_layer(NULL, &input, shape, n_row, false);
-  return whole * (size_t)n_whole + input * (size_t)(n_layer - n_whole);
+static keep_level level_of(sl_keep_counts counts, int il) {
+  return il < counts.n_whole ? KEEP_WHOLE : il < counts.n_whole + counts.n_part ? KEEP_PART : KEEP_INPUT;
 }
 
-int sl_keep_whole(const sl_block_shape *shape, int n_layer, int n_row, size_t limit) {
-  int n_whole = n_layer;
-  while (n_whole > 0 && sl_keep_bytes(shape, n_layer, n_row, n_whole) > limit) n_whole--;
-  return n_whole;
+size_t sl_keep_bytes(const sl_block_shape *shape, int n_layer, int n_row, sl_keep_counts counts) {
+  size_t bytes = 0;
+  for (int il = 0; il < n_layer; il++) (void)take_layer(NULL, &bytes, shape, n_row, level_of(counts, il));
+  return bytes;
+}
+
+sl_keep_counts sl_keep_choose(const sl_block_shape *shape, int n_layer, int n_row, size_t limit) {
+  sl_keep_counts counts = {n_layer - 1, 1};
+  while (counts.n_whole > 0 && sl_keep_bytes(shape, n_layer, n_row, counts) > limit) {
+    counts.n_whole--;
+    counts.n_part++;
+  }
+  while (counts.n_part > 0 && sl_keep_bytes(shape, n_layer, n_row, counts) > limit) counts.n_part--;
+  return counts;
 }
 
 sl_status sl_keep_reserve(sl_keep *keep, const sl_backend *backend, const sl_block_shape *shape, int n_layer, int n_row,
-                          int n_whole) {
-  const size_t bytes = sl_keep_bytes(shape, n_layer, n_row, n_whole);
+                          sl_keep_counts counts) {
+  const size_t bytes = sl_keep_bytes(shape, n_layer, n_row, counts);
   if (!keep->buffer || sl_buffer_bytes(keep->buffer) < bytes) {
     sl_buffer_free(keep->buffer);
     keep->buffer = NULL;
@@ -47,7 +55,8 @@ sl_status sl_keep_reserve(sl_keep *keep, const sl_backend *backend, const sl_blo
   }
   if (!keep->acts) SL_TRY(SL_ALLOC(keep->acts, (size_t)n_layer, "kept activations"));
   size_t at = 0;
-  for (int il = 0; il < n_layer; il++) keep->acts[il] = take_layer(keep->buffer, &at, shape, n_row, il < n_whole);
+  for (int il = 0; il < n_layer; il++)
+    keep->acts[il] = take_layer(keep->buffer, &at, shape, n_row, level_of(counts, il));
   return SL_OK;
 }
 

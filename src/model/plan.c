@@ -214,8 +214,8 @@ static sl_status check_value(place at, const sl_edit *edit, const sl_plan_limits
     if (!isfinite(edit->value[i])) FAIL_AT(at, "number %d of the value is not finite", i);
   if (edit->n_value == 1 || edit->n_value == width) return SL_OK;
   if (site_heads(edit->site, l) > 0 && edit->n_value == l->d_head) return SL_OK;
-  const bool each = edit->n_value > 0 && n_position > 0 && edit->n_value / n_position == width &&
-                    edit->n_value % n_position == 0;
+  const bool each =
+      edit->n_value > 0 && n_position > 0 && edit->n_value / n_position == width && edit->n_value % n_position == 0;
   if (each && !edit->positions.rest) return SL_OK;
   if (each) FAIL_AT(at, "a value for each of %d positions, but the positions have no end", n_position);
   sl_site_name(name, SL_PART_DECODER, edit->site, sl_set_next(&edit->layers, 0, true, l->n_layer));

@@ -28,10 +28,10 @@ static inline bool sl_set_has(const sl_set *set, int i) {
 }
 sl_status sl_set_add(sl_set *set, int first, int count); /* first .. first + count - 1 */
 sl_status sl_set_remove(sl_set *set, int first, int count);
-sl_status sl_set_from(sl_set *set, int first);           /* every number from `first` on */
-sl_status sl_set_copy(sl_set *out, const sl_set *set);   /* `out` is overwritten, not released */
-bool sl_set_any(const sl_set *set, int n);               /* some number below n belongs to it */
-int sl_set_count(const sl_set *set, int n);              /* how many numbers below n belong to it */
+sl_status sl_set_from(sl_set *set, int first);         /* every number from `first` on */
+sl_status sl_set_copy(sl_set *out, const sl_set *set); /* `out` is overwritten, not released */
+bool sl_set_any(const sl_set *set, int n);             /* some number below n belongs to it */
+int sl_set_count(const sl_set *set, int n);            /* how many numbers below n belong to it */
 /* The first number in [from, end) that belongs to the set (`wanted`) or does not; `end` when there is none. */
 int sl_set_next(const sl_set *set, int from, bool wanted, int end);
 /* The number from which on all belong to the set; SL_SET_MAX for one that ends. */
@@ -52,9 +52,9 @@ typedef struct sl_rule {
 
 typedef enum sl_edit_kind { SL_EDIT_REPLACE, SL_EDIT_ADD, SL_EDIT_SCALE, SL_EDIT_KIND_COUNT } sl_edit_kind;
 
-/* "In these layers, at these positions (and heads, where the site has heads), the site's value is replaced by, increased
- * by, or multiplied with ..." a constant, or the value that another run has there; a factor is one number. Applied in
- * the plan's order. Grouped key/value sites count key/value heads. */
+/* "In these layers, at these positions (and heads, where the site has heads), the site's value is replaced by,
+ * increased by, or multiplied with ..." a constant, or the value that another run has there; a factor is one number.
+ * Applied in the plan's order. Grouped key/value sites count key/value heads. */
 typedef struct sl_edit {
   sl_site site; /* a writable decoder site */
   sl_set layers, positions, heads;
@@ -83,8 +83,8 @@ void sl_plan_dispose(sl_plan *plan);
 /* What a plan is checked against. */
 typedef struct sl_plan_limits {
   int n_layer, n_head, n_head_kv, d_model, d_head, d_mlp;
-  int n_token;                /* rows of the layout */
-  int first_image, n_image;   /* positions that baselines exist for */
+  int n_token;              /* rows of the layout */
+  int first_image, n_image; /* positions that baselines exist for */
   int n_baseline, n_run;
 } sl_plan_limits;
 
@@ -99,11 +99,11 @@ sl_status sl_plan_check(const sl_plan *plan, const sl_plan_limits *limits, const
  *  "edits": [{"site": "blocks.3.hook_resid_pre", "positions": "20", "op": "add", "value": [..]},
  *            {"site": "blocks.*.attn.hook_z", "layers": "4-7", "heads": "0", "positions": "all", "op": "replace",
  *             "from": {"run": 0, "position": 5}}]}
- * A set is a text of numbers and ranges ("0,3-7,12-", "all") or an array of numbers; layers and heads that are not given
- * are all. Sources: "own", "hidden", "baseline:0". Sites go by every name that sl_site_match knows; one with a layer's
- * number in it means that layer, one with "*" or "{i}" those of "layers". Ops: "replace", "add", "scale". An edit has
- * "value" (number or array) or "from", whose position is the edited one when it is not given.
- * Unknown keys are errors. Reading what was written gives the same plan. Sets of one file take 64 MiB at most. */
+ * A set is a text of numbers and ranges ("0,3-7,12-", "all") or an array of numbers; layers and heads that are not
+ * given are all. Sources: "own", "hidden", "baseline:0". Sites go by every name that sl_site_match knows; one with a
+ * layer's number in it means that layer, one with "*" or "{i}" those of "layers". Ops: "replace", "add", "scale". An
+ * edit has "value" (number or array) or "from", whose position is the edited one when it is not given. Unknown keys are
+ * errors. Reading what was written gives the same plan. Sets of one file take 64 MiB at most. */
 sl_status sl_plan_to_json(const sl_plan *plan, json_t **out);
 sl_status sl_plan_from_json(sl_plan *out, const json_t *json, const char *where);
 

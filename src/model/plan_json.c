@@ -140,9 +140,9 @@ typedef struct reader {
   SL_FAIL(SL_ERROR_FORMAT, "%s: %s %d: " format, (r)->where, (r)->part, (r)->index, __VA_ARGS__)
 
 static const char *type_name(const json_t *value) {
-  static const char *const names[] = {[JSON_OBJECT] = "an object",    [JSON_ARRAY] = "an array", [JSON_STRING] = "a text",
-                                      [JSON_INTEGER] = "an integer",  [JSON_REAL] = "a real",    [JSON_TRUE] = "true",
-                                      [JSON_FALSE] = "false",         [JSON_NULL] = "null"};
+  static const char *const names[] = {
+      [JSON_OBJECT] = "an object", [JSON_ARRAY] = "an array", [JSON_STRING] = "a text", [JSON_INTEGER] = "an integer",
+      [JSON_REAL] = "a real",      [JSON_TRUE] = "true",      [JSON_FALSE] = "false",   [JSON_NULL] = "null"};
   return value ? names[json_typeof(value)] : "nothing";
 }
 
@@ -195,7 +195,8 @@ static sl_status parse_set(const reader *r, const char *key, const char *text, s
     }
     SL_TRY(open ? sl_set_from(set, first) : sl_set_add(set, first, last - first + 1));
     if (*at == '\0') return SL_OK;
-    if (*at != ',') FAIL_READ(r, "\"%s\": expected numbers and ranges (\"0,3-7,12-\") or \"all\", found \"%s\"", key, text);
+    if (*at != ',')
+      FAIL_READ(r, "\"%s\": expected numbers and ranges (\"0,3-7,12-\") or \"all\", found \"%s\"", key, text);
   }
 }
 
@@ -369,8 +370,10 @@ static sl_status read_edit(reader *r, const json_t *object, sl_plan *plan) {
   SL_TRY(sl_plan_add_edit(plan, site, kind, &edit));
   SL_TRY(read_layers(r, object, layer, &edit->layers));
   SL_TRY(read_set(r, object, "positions", false, &edit->positions));
-  if (has_heads(site)) SL_TRY(read_set(r, object, "heads", true, &edit->heads));
-  else if (json_object_get(object, "heads")) FAIL_READ(r, "\"heads\": %s has no heads", name);
+  if (has_heads(site))
+    SL_TRY(read_set(r, object, "heads", true, &edit->heads));
+  else if (json_object_get(object, "heads"))
+    FAIL_READ(r, "\"heads\": %s has no heads", name);
   const json_t *value = json_object_get(object, "value"), *from = json_object_get(object, "from");
   if ((value != NULL) == (from != NULL))
     FAIL_READ(r, "expected either \"value\" or \"from\", found %s", value ? "both" : "neither");

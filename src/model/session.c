@@ -49,8 +49,8 @@ void sl_session_set_keep_limit(sl_session *s, size_t n_bytes) { s->keep_limit_by
 
 size_t sl_session_keep_bytes(const sl_session *s, int n_token) {
   const sl_decoder *decoder = &s->model->decoder;
-  const int n_whole = sl_keep_whole(&decoder->shape, decoder->n_layer, n_token, s->keep_limit_bytes);
-  return sl_keep_bytes(&decoder->shape, decoder->n_layer, n_token, n_whole);
+  return sl_keep_bytes(&decoder->shape, decoder->n_layer, n_token,
+                       sl_keep_choose(&decoder->shape, decoder->n_layer, n_token, s->keep_limit_bytes));
 }
 
 /* Scratch of at least `need` elements; only between passes, when nothing is in use. */
@@ -141,7 +141,7 @@ static sl_status reserve_keep(sl_session *s, int n_token) {
     SL_TRY(sl_buffer_new(&s->gradient, s->model->backend, bytes, "gradient"));
   }
   s->d = (sl_mat){s->gradient, 0, sl_scratch_stride(width), n_token, width, SL_F32};
-  return sl_keep_reserve(&s->keep, s->model->backend, &decoder->shape, decoder->n_layer, n_token, s->n_whole);
+  return sl_keep_reserve(&s->keep, s->model->backend, &decoder->shape, decoder->n_layer, n_token, s->counts);
 }
 
 sl_status sl_session_check_length(const sl_session *s, int n_token) {
@@ -190,7 +190,8 @@ static sl_status allocate_image(sl_image *image, sl_session *s, bool keep) {
   if (keep) image->pre = mat_at(image->buffer, &at, n, width);
   image->kept = keep;
   if (keep)
-    SL_TRY(sl_keep_reserve(&image->keep, m->backend, &m->tower.shape, m->tower.n_layer, n_row, m->tower.n_layer));
+    SL_TRY(sl_keep_reserve(&image->keep, m->backend, &m->tower.shape, m->tower.n_layer, n_row,
+                           (sl_keep_counts){m->tower.n_layer, 0}));
   return SL_OK;
 }
 
@@ -252,7 +253,8 @@ sl_status sl_session_reserve_decoder(sl_session *s, int n_row, int n_key, const 
   const sl_decoder *decoder = &s->model->decoder;
   const int n_pattern = probe ? probe->pattern_rows.count : 0;
   int64_t need = sl_block_forward_scratch(&decoder->shape, n_row, n_key, n_pattern);
-  if (keep) need = max_of(need, sl_block_backward_scratch(&decoder->shape, n_row, s->n_whole < decoder->n_layer));
+  const bool recompute = s->counts.n_whole + s->counts.n_part < decoder->n_layer;
+  if (keep) need = max_of(need, sl_block_backward_scratch(&decoder->shape, n_row, recompute));
   const int64_t head = sl_decoder_head_scratch(decoder, HEAD_ROWS) + sl_scratch_need(HEAD_ROWS, decoder->n_vocab);
   SL_TRY(reserve_scratch(s, own + max_of(need, head)));
   return reserve_queue(s, n_row, n_key);
@@ -334,7 +336,7 @@ sl_status sl_session_forward(sl_session *s, const sl_layout *layout, const sl_im
   SL_TRY(sl_session_check_length(s, n));
   s->n_cached = s->n_kept = 0;
   SL_TRY(sl_session_reserve_rows(s, n));
-  s->n_whole = sl_keep_whole(&decoder->shape, decoder->n_layer, n, s->keep_limit_bytes);
+  s->counts = sl_keep_choose(&decoder->shape, decoder->n_layer, n, s->keep_limit_bytes);
   SL_TRY(sl_session_reserve_decoder(s, n, n, probe, keep, 0));
   if (keep) drop_cache(s); /* a backward pass needs the room, and reads keys and values from what is kept */
   SL_TRY(keep ? reserve_keep(s, n) : reserve_cache(s, n));
@@ -476,6 +478,6 @@ sl_status sl_session_backward(sl_session *s, const int *rows, int n_row, const f
   const sl_context c = sl_session_context(s, probe);
   head_backward(s, &c, rows, n_row, d_logits);
   SL_TRY(sl_decoder_backward(&c, decoder, sl_mat_rows(s->d, 0, s->n_kept), rows[0], sl_session_numbers(s, 1, s->n_kept),
-                             s->keep.acts, s->cancel));
+                             s->keep.acts, into_tower, s->cancel));
   return into_tower ? tower_backward(s, probe) : SL_OK;
 }

@@ -30,7 +30,7 @@ struct sl_session {
   sl_kv *kv;
   sl_keep keep;
   size_t keep_limit_bytes;
-  int n_whole;           /* layers of that forward that were kept whole */
+  sl_keep_counts counts; /* what layers of that forward kept */
   int n_kept;            /* rows of the last forward with keep; 0 = none */
   sl_buffer *gradient;   /* d [n_kept, D] */
   sl_mat d;

@@ -11,16 +11,16 @@ int64_t sl_block_forward_scratch(const sl_block_shape *s, int n_row, int n_key, 
   return attention > mlp ? attention : mlp;
 }
 
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
 int64_t sl_block_backward_scratch(const sl_block_shape *s, int n_row, bool recompute) {
   const int64_t qkv = sl_scratch_need(n_row, sl_block_qkv_width(s)), z = sl_scratch_need(n_row, s->n_head * s->d_head);
   const int64_t up = sl_scratch_need(n_row, sl_block_up_width(s)), x = sl_scratch_need(n_row, s->d_model);
-  const int64_t attention = 2 * qkv + 2 * z + 2 * x;
-  const int64_t mlp = 2 * x + up + sl_scratch_need(n_row, s->d_mlp);
-  int64_t most = attention > mlp ? attention : mlp;
-  if (!recompute) return 2 * x + most; /* kept residuals in f32 */
-  const int64_t redo = x + sl_block_forward_scratch(s, n_row, n_row, 0);
-  if (redo > most) most = redo;
-  return qkv + z + sl_scratch_need(n_row, s->n_head) + 2 * x + up + most;
+  const int64_t attention = 2 * qkv + z + x + larger(z, x), mlp = up + sl_scratch_need(n_row, s->d_mlp) + 2 * x;
+  if (!recompute) return 2 * x + larger(attention, mlp); /* both residuals in f32, and one half at a time */
+  /* qkv, lse and mid are made first and stay. */
+  const int64_t again = larger(mlp, sl_block_forward_scratch(s, n_row, n_row, 0));
+  return 2 * x + sl_scratch_need(n_row, s->n_head) + larger(attention, qkv + again);
 }
 
 /* Emits patterns and scores for the probe's rows. */
@@ -73,8 +73,13 @@ static void add_sublayer(const sl_context *c, const sl_block_shape *s, sl_site s
 /* z of rows of many branches; their own keys and values go to their branches' places. */
 static void attend_branches(const sl_context *c, const sl_branch_keys *keys, sl_mat q, sl_mat k, sl_mat v, sl_mat z) {
   sl_attend_shared a = keys->attend;
-  c->ops->scatter_rows(c->queue, a.local_k, k, keys->slots);
-  c->ops->scatter_rows(c->queue, a.local_v, v, keys->slots);
+  if (keys->in_place) {
+    a.local_k = k;
+    a.local_v = v;
+  } else {
+    c->ops->scatter_rows(c->queue, a.local_k, k, keys->slots);
+    c->ops->scatter_rows(c->queue, a.local_v, v, keys->slots);
+  }
   a.q = q;
   a.z = z;
   c->ops->attend_shared(c->queue, &a);
@@ -121,7 +126,6 @@ static void attention_forward(const sl_context *c, const sl_block_shape *s, cons
   sl_see(c, s->part, SL_SITE_Z, layer, first, z);
   if (keep && keep->qkv.buffer) {
     op->copy(c->queue, keep->qkv, qkv);
-    op->copy(c->queue, keep->z, z);
     op->copy(c->queue, keep->lse, lse);
   }
   add_sublayer(c, s, SL_SITE_ATTN_OUT, layer, first, x, z, w->o, w->o_b);
@@ -173,25 +177,17 @@ void sl_block_forward_branches(const sl_context *c, const sl_block_shape *s, con
   sl_see(c, s->part, SL_SITE_RESID_POST, layer, first, x);
 }
 
-/* Fills in what was not kept by running the block's forward again, silently, from its input. */
-static sl_block_acts recompute(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer,
-                               sl_ints positions, const sl_block_acts *kept) {
-  const int n_row = kept->x.rows;
-  sl_block_acts acts = {.x = kept->x,
-                        .qkv = sl_scratch_mat(c->scratch, n_row, sl_block_qkv_width(s)),
-                        .z = sl_scratch_mat(c->scratch, n_row, s->n_head * s->d_head),
-                        .lse = sl_scratch_mat(c->scratch, n_row, s->n_head),
-                        .mid = sl_scratch_mat(c->scratch, n_row, s->d_model),
-                        .up = sl_scratch_mat(c->scratch, n_row, sl_block_up_width(s))};
-  const int64_t mark = c->scratch->used;
+/* The first half of a block again, silently, from its input. */
+static sl_block_acts recompute_attention(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w,
+                                         int layer, sl_ints positions, sl_mat x) {
+  const sl_block_acts acts = {.x = x,
+                              .qkv = sl_scratch_mat(c->scratch, x.rows, sl_block_qkv_width(s)),
+                              .lse = sl_scratch_mat(c->scratch, x.rows, s->n_head),
+                              .mid = sl_scratch_mat(c->scratch, x.rows, s->d_model)};
   sl_context silent = *c;
   silent.probe = NULL;
-  const sl_mat x = sl_scratch_mat(c->scratch, n_row, s->d_model);
-  c->ops->copy(c->queue, x, kept->x);
-  attention_forward(&silent, s, w, layer, x, 0, positions, NULL, NULL, &acts);
   c->ops->copy(c->queue, acts.mid, x);
-  mlp_forward(&silent, s, w, layer, x, 0, &acts);
-  c->scratch->used = mark;
+  attention_forward(&silent, s, w, layer, acts.mid, 0, positions, NULL, NULL, &acts);
   return acts;
 }
 
@@ -204,6 +200,20 @@ static sl_mat as_f32(const sl_context *c, sl_mat kept, int first_row) {
   return out;
 }
 
+/* The activation's input, rows first_row ..: as kept, or computed again from the residual. */
+static sl_mat up_rows(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, const sl_block_acts *acts,
+                      int first_row) {
+  if (acts->up.buffer) return as_f32(c, acts->up, first_row);
+  const sl_mat mid = sl_mat_rows(acts->mid, first_row, acts->mid.rows - first_row);
+  const sl_mat up = sl_scratch_mat(c->scratch, mid.rows, sl_block_up_width(s));
+  const int64_t mark = c->scratch->used;
+  const sl_mat normed = sl_scratch_mat(c->scratch, mid.rows, s->d_model);
+  c->ops->norm(c->queue, s->norm, normed, mid, w->norm2_w, w->norm2_b, s->eps);
+  c->ops->linear(c->queue, up, normed, w->up, w->up_b, false);
+  c->scratch->used = mark;
+  return up;
+}
+
 /* d (rows first_row ..): through the MLP branch, added to the residual's own gradient. */
 static void mlp_backward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer, sl_mat d,
                          int first_row, const sl_block_acts *acts) {
@@ -211,14 +221,15 @@ static void mlp_backward(const sl_context *c, const sl_block_shape *s, const sl_
   const int n_row = d.rows - first_row;
   const int64_t mark = c->scratch->used;
   const sl_mat d_rows = sl_mat_rows(d, first_row, n_row), mid = sl_mat_rows(acts->mid, first_row, n_row);
-  const sl_mat up = as_f32(c, acts->up, first_row);
+  const sl_mat up = up_rows(c, s, w, acts, first_row);
   const sl_mat d_hidden = sl_scratch_mat(c->scratch, n_row, s->d_mlp);
   const sl_mat d_normed = sl_scratch_mat(c->scratch, n_row, s->d_model);
 
   op->linear_dx(c->queue, d_hidden, d_rows, w->down, false);
   if (s->gated) {
-    /* In place where the kept copy was expanded; a kept f32 copy must survive for the next target. */
-    const sl_mat d_up = acts->up.dtype == SL_F32 ? sl_scratch_mat(c->scratch, n_row, up.cols) : up;
+    /* In place where it is no kept copy itself: that must survive for the next target. */
+    const bool kept = acts->up.buffer && acts->up.dtype == SL_F32;
+    const sl_mat d_up = kept ? sl_scratch_mat(c->scratch, n_row, up.cols) : up;
     op->gate_dx(c->queue, s->act, d_up, d_hidden, up);
     op->linear_dx(c->queue, d_normed, d_up, w->up, false);
   } else {
@@ -234,13 +245,25 @@ static void mlp_backward(const sl_context *c, const sl_block_shape *s, const sl_
   c->scratch->used = mark;
 }
 
+/* z is not kept: whoever wants its gradient pays for it. */
+static void show_z(const sl_context *c, const sl_block_shape *s, int layer, const sl_attend *backward, sl_mat d_z) {
+  if (!sl_wants(c, s->part, SL_SITE_Z, layer, true)) return;
+  const int64_t mark = c->scratch->used;
+  sl_attend a = *backward;
+  a.z = sl_scratch_mat(c->scratch, d_z.rows, d_z.cols);
+  a.lse = (sl_mat){0};
+  c->ops->attend(c->queue, &a);
+  sl_see_grad(c, s->part, SL_SITE_Z, layer, a.first_query, a.z, d_z);
+  c->scratch->used = mark;
+}
+
 /* d (rows first_row ..): through the attention branch; afterwards every row of d is filled. */
 static void attention_backward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer,
                                sl_mat d, int first_row, sl_ints positions, const sl_block_acts *acts) {
   const sl_ops *op = c->ops;
   const int n_all = d.rows, n_row = n_all - first_row;
   const int64_t mark = c->scratch->used;
-  const sl_mat qkv = as_f32(c, acts->qkv, 0), z = as_f32(c, acts->z, first_row);
+  const sl_mat qkv = as_f32(c, acts->qkv, 0);
   const sl_mat d_z = sl_scratch_mat(c->scratch, n_row, s->n_head * s->d_head);
   const sl_mat d_qkv = sl_scratch_mat(c->scratch, n_all, sl_block_qkv_width(s));
   const sl_mat d_normed = sl_scratch_mat(c->scratch, n_all, s->d_model);
@@ -249,9 +272,9 @@ static void attention_backward(const sl_context *c, const sl_block_shape *s, con
   split_qkv(s, d_qkv, &dq, &dk, &dv);
 
   op->linear_dx(c->queue, d_z, sl_mat_rows(d, first_row, n_row), w->o, false);
-  sl_see_grad(c, s->part, SL_SITE_Z, layer, first_row, z, d_z);
-  const sl_attend a = attention(s, sl_mat_rows(q, first_row, n_row), k, v, z, sl_mat_rows(acts->lse, first_row, n_row),
-                                first_row);
+  const sl_attend a = attention(s, sl_mat_rows(q, first_row, n_row), k, v, (sl_mat){0},
+                                sl_mat_rows(acts->lse, first_row, n_row), first_row);
+  show_z(c, s, layer, &a, d_z);
   if (first_row > 0) op->zero(c->queue, sl_mat_rows(dq, 0, first_row));
   op->attend_dx(c->queue, &a, d_z, sl_mat_rows(dq, first_row, n_row), dk, dv);
   if (s->inv_freq.buffer) {
@@ -272,18 +295,31 @@ static void attention_backward(const sl_context *c, const sl_block_shape *s, con
   c->scratch->used = mark;
 }
 
+static bool wants_below_mlp(const sl_context *c, const sl_block_shape *s, int layer) {
+  return sl_wants(c, s->part, SL_SITE_Z, layer, true) || sl_wants(c, s->part, SL_SITE_V, layer, true) ||
+         sl_wants(c, s->part, SL_SITE_LN1, layer, true) || sl_wants(c, s->part, SL_SITE_RESID_PRE, layer, true);
+}
+
+bool sl_block_wants_gradient(const sl_context *c, const sl_block_shape *s, int layer) {
+  return sl_wants(c, s->part, SL_SITE_LN2, layer, true) || sl_wants(c, s->part, SL_SITE_RESID_MID, layer, true) ||
+         wants_below_mlp(c, s, layer);
+}
+
 void sl_block_backward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer, sl_mat d,
-                       int *first_row, sl_ints positions, const sl_block_acts *kept) {
+                       int *first_row, sl_ints positions, const sl_block_acts *kept, bool to_input) {
   const int64_t mark = c->scratch->used;
-  sl_block_acts acts = kept->qkv.buffer ? *kept : recompute(c, s, w, layer, positions, kept);
+  sl_block_acts acts = *kept;
   acts.x = as_f32(c, acts.x, 0);
+  if (!kept->qkv.buffer) acts = recompute_attention(c, s, w, layer, positions, acts.x);
   acts.mid = as_f32(c, acts.mid, 0);
   const int n_row = d.rows - *first_row;
   mlp_backward(c, s, w, layer, d, *first_row, &acts);
   sl_see_grad(c, s->part, SL_SITE_RESID_MID, layer, *first_row, sl_mat_rows(acts.mid, *first_row, n_row),
               sl_mat_rows(d, *first_row, n_row));
-  attention_backward(c, s, w, layer, d, *first_row, positions, &acts);
-  *first_row = 0;
-  sl_see_grad(c, s->part, SL_SITE_RESID_PRE, layer, 0, acts.x, d);
+  if (to_input || wants_below_mlp(c, s, layer)) {
+    attention_backward(c, s, w, layer, d, *first_row, positions, &acts);
+    *first_row = 0;
+    sl_see_grad(c, s->part, SL_SITE_RESID_PRE, layer, 0, acts.x, d);
+  }
   c->scratch->used = mark;
 }

@@ -27,11 +27,11 @@ typedef struct sl_block_weights {
   sl_mat qkv_b, o_b, up_b, down_b;
 } sl_block_weights;
 
-/* What the backward pass needs of one block's forward. All present, or only `x` (the rest is recomputed). */
+/* What the backward pass needs of one block's forward. `x` is always there; qkv, lse and mid together, or they are
+ * computed again from x; `up` only beside them, or it is computed again from mid, for the rows that have a gradient. */
 typedef struct sl_block_acts {
   sl_mat x;    /* [T, D] residual before the block; f32 or bf16, as all but lse */
   sl_mat qkv;  /* [T, (H + 2 Hkv) d], q and k rotated */
-  sl_mat z;    /* [T, H d] */
   sl_mat lse;  /* [T, H] f32 */
   sl_mat mid;  /* [T, D] residual after attention */
   sl_mat up;   /* [T, F] or [T, 2F] before the activation */
@@ -46,6 +46,7 @@ typedef struct sl_kv {
 typedef struct sl_branch_keys {
   sl_attend_shared attend; /* all but q and z */
   sl_ints slots;           /* [T] place of each row's own key in attend.local_k and local_v */
+  bool in_place;           /* the rows are the slots in order and nobody needs the keys later: they are not copied */
   int first_row;           /* what a probe is told for row 0 */
 } sl_branch_keys;
 
@@ -67,8 +68,12 @@ void sl_block_forward_branches(const sl_context *c, const sl_block_shape *shape,
                                sl_mat x, sl_ints positions, const sl_branch_keys *keys);
 
 /* d [T, D]: gradient of the residual after the block, replaced by that before it. Rows before *first_row hold zeros and
- * are not read; on return *first_row is the first reachable row below (0 once attention has spread the gradient). */
+ * are not read; on return *first_row is the first reachable row below (0 once attention has spread the gradient). Where
+ * neither the caller (to_input) nor the probe needs the gradient below the MLP, it stops there. */
 void sl_block_backward(const sl_context *c, const sl_block_shape *shape, const sl_block_weights *w, int layer, sl_mat d,
-                       int *first_row, sl_ints positions, const sl_block_acts *kept);
+                       int *first_row, sl_ints positions, const sl_block_acts *kept, bool to_input);
+
+/* True when the probe wants a gradient anywhere in this block. */
+bool sl_block_wants_gradient(const sl_context *c, const sl_block_shape *shape, int layer);
 
 #endif

@@ -40,10 +40,13 @@ void sl_decoder_head_backward(const sl_context *c, const sl_decoder *decoder, sl
 }
 
 sl_status sl_decoder_backward(const sl_context *c, const sl_decoder *decoder, sl_mat d, int first_row,
-                              sl_ints positions, const sl_block_acts *kept, const atomic_bool *cancel) {
-  for (int il = decoder->n_layer - 1; il >= 0; il--) {
+                              sl_ints positions, const sl_block_acts *kept, bool to_input, const atomic_bool *cancel) {
+  int lowest = 0;
+  while (!to_input && lowest < decoder->n_layer && !sl_block_wants_gradient(c, &decoder->shape, lowest)) lowest++;
+  for (int il = decoder->n_layer - 1; il >= lowest; il--) {
     SL_TRY(sl_check_cancel(cancel));
-    sl_block_backward(c, &decoder->shape, &decoder->blocks[il], il, d, &first_row, positions, &kept[il]);
+    sl_block_backward(c, &decoder->shape, &decoder->blocks[il], il, d, &first_row, positions, &kept[il],
+                      to_input || il > lowest);
   }
   return SL_OK;
 }

@@ -28,8 +28,9 @@ void sl_decoder_head(const sl_context *c, const sl_decoder *decoder, sl_mat logi
 /* d_x [R, D] from d_logits [R, V] at the final residual x [R, D]. */
 void sl_decoder_head_backward(const sl_context *c, const sl_decoder *decoder, sl_mat d_x, sl_mat d_logits, sl_mat x);
 
-/* d [T, D] of the final residual, rows before first_row unreachable, replaced by that of the decoder's input. */
+/* d [T, D] of the final residual, rows before first_row unreachable, replaced by that of the decoder's input; without
+ * to_input the pass ends below the lowest site that the probe wants, and d is of no more use. */
 sl_status sl_decoder_backward(const sl_context *c, const sl_decoder *decoder, sl_mat d, int first_row, sl_ints positions,
-                              const sl_block_acts *kept, const atomic_bool *cancel);
+                              const sl_block_acts *kept, bool to_input, const atomic_bool *cancel);
 
 #endif

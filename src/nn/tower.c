@@ -26,7 +26,7 @@ sl_status sl_tower_backward(const sl_context *c, const sl_tower *tower, sl_mat d
   for (int il = tower->n_layer - 1; il >= 0; il--) {
     SL_TRY(sl_check_cancel(cancel));
     int first_row = 0;
-    sl_block_backward(c, &tower->shape, &tower->blocks[il], il, d, &first_row, (sl_ints){0}, &kept[il]);
+    sl_block_backward(c, &tower->shape, &tower->blocks[il], il, d, &first_row, (sl_ints){0}, &kept[il], true);
   }
   return SL_OK;
 }

@@ -160,30 +160,28 @@ static int falling(const void *a, const void *b) {
   return x->index - y->index;
 }
 
-/* Adds 1 to seen[i] for the n_top largest values. */
-static void mark_top(unsigned char *seen, place *sorted, const double *x, int n, int n_top) {
+sl_status sl_top_mark(uint8_t *top, const double *x, int n, int n_top) {
+  place *sorted = NULL;
+  SL_TRY(SL_ALLOC(sorted, (size_t)n, "top values"));
   for (int i = 0; i < n; i++) sorted[i] = (place){x[i], i};
   qsort(sorted, (size_t)n, sizeof *sorted, falling);
-  for (int i = 0; i < n_top; i++) seen[sorted[i].index]++;
+  for (int i = 0; i < n_top; i++) top[sorted[i].index]++;
+  free(sorted);
+  return SL_OK;
 }
 
 sl_status sl_top_jaccard(double *share, const double *a, const double *b, int n, int n_top) {
   *share = NAN;
   if (n_top > n) n_top = n;
   if (n_top < 1) return SL_OK;
-  unsigned char *seen = NULL;
-  place *sorted = NULL;
+  uint8_t *seen = NULL;
   SL_TRY(SL_ALLOC(seen, (size_t)n, "top values"));
-  const sl_status status = SL_ALLOC(sorted, (size_t)n, "top values");
-  if (status == SL_OK) {
-    mark_top(seen, sorted, a, n, n_top);
-    mark_top(seen, sorted, b, n, n_top);
-    int n_both = 0;
-    for (int i = 0; i < n; i++) n_both += seen[i] == 2;
-    *share = (double)n_both / (2 * n_top - n_both);
-  }
+  sl_status status = sl_top_mark(seen, a, n, n_top);
+  if (status == SL_OK) status = sl_top_mark(seen, b, n, n_top);
+  int n_both = 0;
+  for (int i = 0; i < n; i++) n_both += seen[i] == 2;
+  if (status == SL_OK) *share = (double)n_both / (2 * n_top - n_both);
   free(seen);
-  free(sorted);
   return status;
 }
 

@@ -38,7 +38,10 @@ double sl_partial_correlation(const double *x, const double *y, const double *z,
 /* a'b / (|a| |b|); NaN when one is 0. */
 double sl_cosine(const double *a, const double *b, int n);
 
-/* |A and B| / |A or B| of the index sets of the n_top largest values (of equal ones the first); NaN when n_top < 1. */
+/* Adds 1 to top[i] for the n_top <= n largest of x[n] (of equal ones the first). */
+sl_status sl_top_mark(uint8_t *top, const double *x, int n, int n_top);
+
+/* |A and B| / |A or B| of the index sets of the n_top largest values; NaN when n_top < 1. */
 sl_status sl_top_jaccard(double *share, const double *a, const double *b, int n, int n_top);
 
 /* Reliability of the whole from the correlation of two halves: 2 r / (1 + r). */

@@ -82,7 +82,7 @@ const sl_result sl_results[] = {
     {"heads.score", SL_F32, "L,H", NULL, "target",
      "coefficient of the head in the regression of the target on random masks of heads: what keeping its view of the "
      "picture adds; 0 for heads that never see the image (analyses.heads.dropped)"},
-    {"heads.stderr", SL_F32, "L,H", NULL, "target", "standard error of heads.score (HC3); NaN where undefined"},
+    {"heads.stderr", SL_F32, "L,H", NULL, "target", "standard error of heads.score; NaN where undefined"},
     {"heads.intercept", SL_F32, "1", NULL, "target", "the regression's constant"},
     {"heads.masks", SL_U8, "M,L*H", NULL, "0/1",
      "the masks, head h of layer l in column l H + h, 1 = kept; mask j is a training mask when j % 10 < 8, a "
@@ -108,7 +108,7 @@ const sl_result sl_results[] = {
     /* Token attribution, image side. */
     {"tokens.image", SL_F32, "gh,gw", "N", "target",
      "score of every image position: what its key and value give; a block's score is shared out over its patches"},
-    {"tokens.image_stderr", SL_F32, "gh,gw", "N", "target", "standard error of tokens.image (HC3)"},
+    {"tokens.image_stderr", SL_F32, "gh,gw", "N", "target", "standard error of tokens.image"},
     {"tokens.image_intercept", SL_F32, "1", NULL, "target", "as heads.intercept"},
     {"tokens.image_masks", SL_U8, "Im,In", NULL, "0/1", "as heads.masks, one column for each component"},
     {"tokens.image_target", SL_F32, "Im", NULL, "target", "as heads.target"},
@@ -124,7 +124,7 @@ const sl_result sl_results[] = {
     /* Token attribution, text side. */
     {"tokens.text", SL_F32, "U", "U,B", "target",
      "score of every position (or class; with layer bands every band of it) after the image: what it takes from it"},
-    {"tokens.text_stderr", SL_F32, "U", "U,B", "target", "standard error of tokens.text (HC3)"},
+    {"tokens.text_stderr", SL_F32, "U", "U,B", "target", "standard error of tokens.text"},
     {"tokens.text_intercept", SL_F32, "1", NULL, "target", "as heads.intercept"},
     {"tokens.text_masks", SL_U8, "Um,Un", NULL, "0/1", "as heads.masks, one column for each component"},
     {"tokens.text_target", SL_F32, "Um", NULL, "target", "as heads.target"},
@@ -140,6 +140,21 @@ const sl_result sl_results[] = {
     /* The picture's tokens. */
     {"image.box", SL_F32, "N,4", NULL, "px of images/input.png", "x0, y0, x1, y1 of the patch an image token shows"},
     {"image.view", SL_I32, "N", NULL, "index", "the tile or view an image token belongs to"},
+    {"image.feature", SL_F32, "Dv", NULL, "activation",
+     "mean over the patches of the tower's features that go to the projector: what the picture looks like"},
+
+    /* Comparison of runs (the directory that `compare` makes): Cr runs in the order of analyses.compare.runs. */
+    {"compare.score", SL_F32, "Cr,L,H", NULL, "target", "heads.score of every run"},
+    {"compare.cosine", SL_F32, "Cr,Cr", NULL, "", "cosine of the runs' head scores"},
+    {"compare.spearman", SL_F32, "Cr,Cr", NULL, "Spearman's rho", "rank correlation of the runs' head scores"},
+    {"compare.jaccard", SL_F32, "Cr,Cr", NULL, "share", "heads that are among the top n of both runs, of those of either"},
+    {"compare.ceiling", SL_F32, "Cr,3", NULL, "",
+     "cosine, Spearman's rho and top-n share of a run's scores fitted to either half of its masks; NaN without masks"},
+    {"compare.visual", SL_F32, "Cr,Cr", NULL, "", "cosine of the runs' image.feature, less their mean over the runs"},
+    {"compare.class", SL_I32, "Cr", NULL, "index", "into analyses.compare.classes; -1 = none"},
+    {"compare.appearance", SL_I32, "Cr", NULL, "index", "into analyses.compare.appearances; -1 = none"},
+    {"compare.order", SL_I32, "Cr", NULL, "run",
+     "for drawing: by class, inside a class as average linkage of the cosines joins them"},
 
     /* Outputs of the model. */
     {"logits.all", SL_F32, "P,V", NULL, "logit", "logits of every position"},

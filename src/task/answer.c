@@ -85,15 +85,23 @@ static sl_status run_forced(sl_answer *answer, sl_session *session, const sl_mod
   return status;
 }
 
-/* Decodes the answer as the continuation it is: a tokenizer drops the space in front of a text's first word. */
-static sl_status decode(sl_answer *answer, const sl_model *model, const sl_layout *layout) {
-  sl_text text = {0};
-  sl_status status = sl_text_append(&text, "", 0);
+sl_status sl_answer_decode(char **text, const sl_model *model, const int32_t *ids, int n_id) {
+  const sl_tokenizer *tokenizer = sl_model_get_tokenizer(model);
+  int32_t *known = NULL;
+  sl_text out = {0};
+  size_t n_byte;
+  int n = 0;
+  *text = NULL;
+  SL_TRY(SL_ALLOC(known, (size_t)n_id, "answer"));
+  for (int i = 0; i < n_id; i++)
+    if (sl_tokenizer_piece(tokenizer, ids[i], &n_byte)) known[n++] = ids[i];
+  sl_status status = sl_text_append(&out, "", 0);
+  if (status == SL_OK && n > 0) status = sl_tokenizer_decode(tokenizer, known, n, true, &out);
+  free(known);
   if (status == SL_OK)
-    status = sl_tokenizer_decode(sl_model_get_tokenizer(model), layout->ids + layout->n_prompt,
-                                 layout->n_token - layout->n_prompt, true, &text);
-  if (status == SL_OK) status = sl_strdup(&answer->text, text.data ? text.data : "");
-  sl_text_dispose(&text);
+    *text = out.data;
+  else
+    sl_text_dispose(&out);
   return status;
 }
 
@@ -110,7 +118,8 @@ sl_status sl_answer_make(sl_answer *answer, sl_session *session, const sl_model 
     if (status == SL_OK) status = run_greedy(answer, session, model, image, layout, request, logits);
     free(logits);
   }
-  if (status == SL_OK) status = decode(answer, model, layout);
+  if (status == SL_OK)
+    status = sl_answer_decode(&answer->text, model, layout->ids + layout->n_prompt, layout->n_token - layout->n_prompt);
   if (status != SL_OK) sl_answer_dispose(answer);
   return status;
 }

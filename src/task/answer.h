@@ -30,6 +30,10 @@ sl_status sl_answer_make(sl_answer *answer, sl_session *session, const sl_model 
 sl_status sl_answer_append_end(sl_answer *answer, sl_session *session, const sl_model *model, const sl_image *image,
                                sl_layout *layout);
 
+/* Ids as text, as the continuation they are: a tokenizer drops the space in front of a text's first word. New string
+ * (free()). Special tokens are left out, and ids that the tokenizer lacks: vocabularies are padded to round sizes. */
+sl_status sl_answer_decode(char **text, const sl_model *model, const int32_t *ids, int n_id);
+
 void sl_answer_dispose(sl_answer *answer);
 
 /* One row of logits to a token with its rivals. */

@@ -49,10 +49,18 @@ static sl_status fill(running *r) {
       SL_FAIL(SL_ERROR_ARGUMENT, "run %d is of another model", i);
     r->runs[i] = b->runs[i]->trunk;
   }
-  r->request = (sl_branch_request){.trunk = b->question->trunk, .plans = r->plans, .n_plan = b->n_plan,
-                                   .baselines = r->baselines, .n_baseline = b->n_baseline, .runs = r->runs,
-                                   .n_run = b->n_run, .rows = b->rows, .n_row = b->n_row, .batch_size = b->batch_size,
-                                   .take = take, .user = r};
+  r->request = (sl_branch_request){.trunk = b->question->trunk,
+                                   .plans = r->plans,
+                                   .n_plan = b->n_plan,
+                                   .baselines = r->baselines,
+                                   .n_baseline = b->n_baseline,
+                                   .runs = r->runs,
+                                   .n_run = b->n_run,
+                                   .rows = b->rows,
+                                   .n_row = b->n_row,
+                                   .batch_size = b->batch_size,
+                                   .take = take,
+                                   .user = r};
   if (!b->rows) return default_rows(r);
   return sl_question_check_rows(b->question, b->rows, b->n_row);
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "analysis/token_json.h"
 #include "task/run_json.h"
 
 #define MAX_FILE_BYTES ((size_t)64 << 20)
@@ -40,7 +41,48 @@ sl_status sl_picture_prepare(sl_picture *p, const sl_model *model) {
           p->path, width, height, side, side);
 }
 
+typedef struct feature_reader {
+  int n_col, skip; /* features of a patch; rows before the first patch */
+  float *row;
+  double *sum;
+  int n_row;
+} feature_reader;
+
+static bool wants_features(void *user, sl_part part, sl_site site, int layer, bool backward) {
+  (void)user, (void)layer;
+  return part == SL_PART_PROJECTOR && site == SL_SITE_PROJECTOR_IN && !backward;
+}
+
+static void see_features(void *user, sl_queue *queue, sl_part part, sl_site site, int layer, int first_row,
+                         sl_mat value, sl_mat grad) {
+  (void)part, (void)site, (void)layer, (void)first_row, (void)grad;
+  feature_reader *r = user;
+  for (int i = r->skip; i < value.rows; i++, r->n_row++) {
+    sl_buffer_read(queue, r->row, value.buffer, (size_t)(value.offset + i * value.stride) * sizeof *r->row,
+                   (size_t)r->n_col * sizeof *r->row);
+    for (int k = 0; k < r->n_col; k++) r->sum[k] += (double)r->row[k];
+  }
+}
+
+sl_status sl_picture_encode(sl_picture *p, sl_session *session, const sl_model *model, sl_image **out) {
+  const sl_model_shape *shape = sl_model_get_shape(model);
+  feature_reader r = {.n_col = shape->vision.d_model,
+                      .skip = shape->n_image_token - shape->grid_height * shape->grid_width};
+  const sl_probe probe = {.user = &r, .wants = wants_features, .see = see_features};
+  *out = NULL;
+  sl_status status = SL_ALLOC(r.row, (size_t)r.n_col, "features");
+  if (status == SL_OK) status = SL_ALLOC(r.sum, (size_t)r.n_col, "features");
+  if (status == SL_OK) status = SL_ALLOC(p->feature, (size_t)r.n_col, "features");
+  if (status == SL_OK) status = sl_image_encode(out, session, p->pixels, &probe, false);
+  for (int k = 0; k < r.n_col && status == SL_OK; k++) p->feature[k] = (float)(r.sum[k] / r.n_row);
+  p->n_feature = r.n_col;
+  free(r.row);
+  free(r.sum);
+  return status;
+}
+
 void sl_picture_dispose(sl_picture *p) {
+  free(p->feature);
   sl_rgb_dispose(&p->source);
   sl_grey_dispose(&p->mask);
   free(p->pixels);
@@ -153,6 +195,8 @@ sl_status sl_picture_store(const sl_picture *p, const sl_model *model, sl_run *r
   if (status == SL_OK && p->mask.data) status = put_mask(p, run, width, height);
   if (status == SL_OK)
     status = put_boxes(p, model, run, (double)width / from_width, (double)height / from_height);
+  if (status == SL_OK)
+    status = sl_run_put(run, "image.feature", SL_F32, 1, (int64_t[]){p->n_feature}, p->feature);
   return status;
 }
 
@@ -161,9 +205,9 @@ sl_status sl_picture_to_json(const sl_picture *p, json_t **out) {
   static const char digits[] = "0123456789abcdef";
   for (int i = 0; i < 16; i++) hash[i] = digits[p->hash >> (60 - 4 * i) & 15];
   hash[16] = '\0';
-  *out = json_pack("{s:o, s:s, s:i, s:i}", "path", sl_run_json_text(p->path, strlen(p->path)), "hash", hash, "width_px",
+  *out = json_pack("{s:o, s:s, s:i, s:i}", "path", sl_json_text(p->path, strlen(p->path)), "hash", hash, "width_px",
                    p->source.width_px, "height_px", p->source.height_px);
   if (!*out) SL_FAIL(SL_ERROR_MEMORY, "run.json: no memory for the picture");
-  if (p->mask_path) return sl_run_json_set(*out, "mask", sl_run_json_text(p->mask_path, strlen(p->mask_path)));
+  if (p->mask_path) return sl_run_json_set(*out, "mask", sl_json_text(p->mask_path, strlen(p->mask_path)));
   return SL_OK;
 }

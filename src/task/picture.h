@@ -2,7 +2,7 @@
 #ifndef SL_TASK_PICTURE_H
 #define SL_TASK_PICTURE_H
 
-#include "model/layout.h"
+#include "model/session.h"
 #include "store/run.h"
 
 /* Zero-initialise; release with sl_picture_dispose. */
@@ -13,6 +13,8 @@ typedef struct sl_picture {
   sl_grey mask;                 /* data NULL without one */
   float *pixels;                /* [3, image_px, image_px] for the tower */
   sl_pixel_map map;
+  float *feature; /* [n_feature] mean over the patches of what the tower hands to the projector */
+  int n_feature;
 } sl_picture;
 
 /* Reads picture and mask (NULL = none) and compares their sizes. Needs no model. */
@@ -20,6 +22,9 @@ sl_status sl_picture_load(sl_picture *picture, const char *path, const char *mas
 
 /* Fills pixels and map as the model's processor does. */
 sl_status sl_picture_prepare(sl_picture *picture, const sl_model *model);
+
+/* Runs the tower on the prepared picture and fills `feature`. */
+sl_status sl_picture_encode(sl_picture *picture, sl_session *session, const sl_model *model, sl_image **out);
 
 void sl_picture_dispose(sl_picture *picture);
 
@@ -29,8 +34,8 @@ double sl_mask_share(const sl_grey *mask, const float box[4]);
 /* For every patch (grid order): true when at least `threshold` of its area is masked. New array (free()). */
 sl_status sl_picture_object(const sl_picture *picture, const sl_model *model, double threshold, bool **object);
 
-/* Puts images/input.png and mask.png, image.box and image.view into the run. A picture with a side over 2048 px is
- * stored smaller, and the boxes are in pixels of what is stored. */
+/* Puts images/input.png and mask.png, image.box, image.view and image.feature into the run. A picture with a side over
+ * 2048 px is stored smaller, and the boxes are in pixels of what is stored. */
 sl_status sl_picture_store(const sl_picture *picture, const sl_model *model, sl_run *run);
 
 /* The "image" object of run.json (new reference). */

@@ -11,7 +11,8 @@
 
 /* ---- baselines ---- */
 
-/* A spec is what --baseline and --calibration say in one word, so the analyses' reader of those two options reads it. */
+/* A spec is what --baseline and --calibration say in one word, so the analyses' reader of those two options reads it.
+ */
 static const sl_option_info options[] = {SL_BASELINE_OPTIONS};
 static const sl_analysis_info plan_info = {
     .name = "plan", .options = options, .n_option = sizeof options / sizeof *options};
@@ -31,12 +32,13 @@ static sl_status read_spec(spec_options *o, const char *spec, const char *where)
   }
   *o = (spec_options){{{"baseline", spec}}, 1};
   if (strcmp(spec, "zero") == 0 || (strncmp(spec, "image:", 6) == 0 && spec[6])) return SL_OK;
-  SL_FAIL(SL_ERROR_FORMAT, "%s: expected \"zero\", \"mean:FOLDER\", \"mean-all:FOLDER\" or \"image:FILE\", found \"%s\"",
-          where, spec);
+  SL_FAIL(SL_ERROR_FORMAT,
+          "%s: expected \"zero\", \"mean:FOLDER\", \"mean-all:FOLDER\" or \"image:FILE\", found \"%s\"", where, spec);
 }
 
 static sl_status place_error(sl_status status, const char *where) {
-  return status == SL_OK || status == SL_ERROR_CANCELLED ? status : sl_fail(status, "%s: %s", where, sl_error_message());
+  return status == SL_OK || status == SL_ERROR_CANCELLED ? status
+                                                         : sl_fail(status, "%s: %s", where, sl_error_message());
 }
 
 sl_status sl_baseline_check_spec(const char *spec, const char *where) {
@@ -143,11 +145,19 @@ bool sl_plan_reaches_prefix(const sl_plan *plan, int first_text) {
   return false;
 }
 
-sl_plan_limits sl_plan_limits_for(const sl_model *model, const sl_layout *layout, int n_token, int n_baseline, int n_run) {
+sl_plan_limits sl_plan_limits_for(const sl_model *model, const sl_layout *layout, int n_token, int n_baseline,
+                                  int n_run) {
   const sl_part_shape *d = &sl_model_get_shape(model)->decoder;
-  return (sl_plan_limits){.n_layer = d->n_layer, .n_head = d->n_head, .n_head_kv = d->n_head_kv,
-                          .d_model = d->d_model, .d_head = d->d_head, .d_mlp = d->d_mlp, .n_token = n_token,
-                          .first_image = layout->first_image, .n_image = layout->n_image, .n_baseline = n_baseline,
+  return (sl_plan_limits){.n_layer = d->n_layer,
+                          .n_head = d->n_head,
+                          .n_head_kv = d->n_head_kv,
+                          .d_model = d->d_model,
+                          .d_head = d->d_head,
+                          .d_mlp = d->d_mlp,
+                          .n_token = n_token,
+                          .first_image = layout->first_image,
+                          .n_image = layout->n_image,
+                          .n_baseline = n_baseline,
                           .n_run = n_run};
 }
 
@@ -167,8 +177,7 @@ sl_status sl_plan_run_make(sl_plan_run *out, sl_analysis_context *c, const char 
   *out = (sl_plan_run){0};
   sl_status status = run_layout(&layout, c, question);
   if (status == SL_OK && image_path) status = sl_context_encode_file(c, image_path, &image);
-  if (status == SL_OK)
-    status = sl_prefix_new(&out->prefix, c->session, &layout, image ? image : c->image, true, NULL);
+  if (status == SL_OK) status = sl_prefix_new(&out->prefix, c->session, &layout, image ? image : c->image, true, NULL);
   if (status == SL_OK) status = sl_trunk_new(&out->trunk, c->session, out->prefix, &layout, NULL);
   sl_image_free(image);
   sl_layout_dispose(&layout);

@@ -33,10 +33,12 @@ void sl_plan_file_dispose(sl_plan_file *file);
 bool sl_plan_reaches_prefix(const sl_plan *plan, int first_text);
 
 /* Limits before there is a trunk, for a sequence of n_token positions. */
-sl_plan_limits sl_plan_limits_for(const sl_model *model, const sl_layout *layout, int n_token, int n_baseline, int n_run);
+sl_plan_limits sl_plan_limits_for(const sl_model *model, const sl_layout *layout, int n_token, int n_baseline,
+                                  int n_run);
 
 /* Makes the baseline that a spec names, for the context's prompt. `where` names it in messages. */
-sl_status sl_baseline_from_spec(sl_standin *out, const sl_analysis_context *context, const char *spec, const char *where);
+sl_status sl_baseline_from_spec(sl_standin *out, const sl_analysis_context *context, const char *spec,
+                                const char *where);
 /* Looks whether it can be made: the word, and whether the paths exist. */
 sl_status sl_baseline_check_spec(const char *spec, const char *where);
 
@@ -46,7 +48,8 @@ typedef struct sl_plan_run {
   sl_prefix *prefix;
   sl_trunk *trunk;
 } sl_plan_run;
-sl_status sl_plan_run_make(sl_plan_run *out, sl_analysis_context *context, const char *image_path, const char *question);
+sl_status sl_plan_run_make(sl_plan_run *out, sl_analysis_context *context, const char *image_path,
+                           const char *question);
 void sl_plan_run_dispose(sl_plan_run *run);
 
 #endif

@@ -5,7 +5,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#include "base/text.h"
+#include "analysis/token_json.h"
 #include "sightline/sightline.h"
 
 sl_status sl_run_json_set(json_t *root, const char *key, json_t *value) {
@@ -13,26 +13,10 @@ sl_status sl_run_json_set(json_t *root, const char *key, json_t *value) {
   SL_FAIL(SL_ERROR_MEMORY, "run.json: no memory for key \"%s\"", key);
 }
 
-json_t *sl_run_json_text(const char *bytes, size_t n_bytes) {
-  if (sl_utf8_valid(bytes, n_bytes, NULL)) return json_stringn(bytes, n_bytes);
-  sl_text clean = {0};
-  json_t *value = NULL;
-  bool ok = true;
-  for (size_t i = 0; i < n_bytes && ok;) {
-    uint32_t code;
-    char encoded[4];
-    i += sl_utf8_decode(bytes + i, n_bytes - i, &code);
-    ok = sl_text_append(&clean, encoded, sl_utf8_encode(code, encoded)) == SL_OK;
-  }
-  if (ok) value = json_stringn(clean.data, clean.length);
-  sl_text_dispose(&clean);
-  return value;
-}
-
 static json_t *command_json(const sl_trace_request *r) {
   json_t *array = json_array();
   for (int i = 0; i < r->n_command; i++)
-    json_array_append_new(array, sl_run_json_text(r->command[i], strlen(r->command[i])));
+    json_array_append_new(array, sl_json_text(r->command[i], strlen(r->command[i])));
   return array;
 }
 
@@ -59,65 +43,46 @@ sl_status sl_run_json_start(json_t *root, const sl_model *model, const sl_trace_
   return sl_run_json_set(root, "seed", json_integer((json_int_t)r->seed));
 }
 
-/* What one token reads as inside a text: its piece with the tokenizers' spellings of space and newline undone. */
-static json_t *token_text(const sl_tokenizer *tokenizer, int32_t id) {
-  size_t n_byte = 0;
-  const char *piece = sl_tokenizer_piece(tokenizer, id, &n_byte);
-  static const struct {
-    const char *spelled, *means;
-  } marks[] = {{"\xe2\x96\x81", " "}, {"\xc4\xa0", " "}, {"\xc4\x8a", "\n"}, {"<0x0A>", "\n"}};
-  sl_text text = {0};
-  bool ok = sl_text_append(&text, "", 0) == SL_OK;
-  for (size_t i = 0; piece && i < n_byte && ok;) {
-    size_t m = 0;
-    while (m < 4 &&
-           (n_byte - i < strlen(marks[m].spelled) || memcmp(piece + i, marks[m].spelled, strlen(marks[m].spelled))))
-      m++;
-    ok = (m < 4 ? sl_text_append_string(&text, marks[m].means) : sl_text_append(&text, piece + i, 1)) == SL_OK;
-    i += m < 4 ? strlen(marks[m].spelled) : 1;
-  }
-  json_t *value = ok ? sl_run_json_text(text.length ? text.data : "", text.length) : NULL;
-  sl_text_dispose(&text);
-  return value;
+static json_t *token_text(const sl_model *model, int32_t id) {
+  return sl_json_token_text(&(sl_analysis_context){.model = model}, id);
 }
 
-static json_t *piece_json(const sl_tokenizer *tokenizer, int32_t id) {
+static json_t *piece_json(const sl_model *model, int32_t id) {
   size_t n_byte = 0;
-  const char *piece = sl_tokenizer_piece(tokenizer, id, &n_byte);
-  return piece ? sl_run_json_text(piece, n_byte) : json_null();
+  const char *piece = sl_tokenizer_piece(sl_model_get_tokenizer(model), id, &n_byte);
+  return piece ? sl_json_text(piece, n_byte) : json_null();
 }
 
-static json_t *top_json(const sl_tokenizer *tokenizer, const sl_answer_token *token) {
+static json_t *top_json(const sl_model *model, const sl_answer_token *token) {
   json_t *list = json_array();
   for (int i = 0; i < token->n_top; i++) {
     json_array_append_new(list, json_pack("{s:i, s:o, s:o, s:f, s:f}", "id", (int)token->top[i].id, "piece",
-                                          piece_json(tokenizer, token->top[i].id), "text",
-                                          token_text(tokenizer, token->top[i].id), "logit", (double)token->top[i].logit,
+                                          piece_json(model, token->top[i].id), "text",
+                                          token_text(model, token->top[i].id), "logit", (double)token->top[i].logit,
                                           "prob", (double)token->top[i].prob));
   }
   return list;
 }
 
 sl_status sl_run_json_answer_token(json_t **out, const sl_model *model, const sl_answer_token *token) {
-  const sl_tokenizer *tokenizer = sl_model_get_tokenizer(model);
-  *out = json_pack("{s:i, s:o, s:o, s:f, s:f, s:o}", "id", (int)token->id, "piece", piece_json(tokenizer, token->id),
-                   "text", token_text(tokenizer, token->id), "logit", (double)token->logit, "prob", (double)token->prob,
-                   "top", top_json(tokenizer, token));
+  *out = json_pack("{s:i, s:o, s:o, s:f, s:f, s:o}", "id", (int)token->id, "piece", piece_json(model, token->id),
+                   "text", token_text(model, token->id), "logit", (double)token->logit, "prob", (double)token->prob,
+                   "top", top_json(model, token));
   if (!*out) SL_FAIL(SL_ERROR_MEMORY, "run.json: no memory for an answer token");
   return SL_OK;
 }
 
-static json_t *token_json(const sl_tokenizer *tokenizer, const sl_layout *layout, int t, const sl_answer *answer) {
+static json_t *token_json(const sl_model *model, const sl_layout *layout, int t, const sl_answer *answer) {
   json_t *token =
-      json_pack("{s:i, s:o, s:o, s:s}", "id", (int)layout->ids[t], "piece", piece_json(tokenizer, layout->ids[t]),
-                "text", token_text(tokenizer, layout->ids[t]), "class", sl_class_name(layout->classes[t]));
+      json_pack("{s:i, s:o, s:o, s:s}", "id", (int)layout->ids[t], "piece", piece_json(model, layout->ids[t]),
+                "text", token_text(model, layout->ids[t]), "class", sl_class_name(layout->classes[t]));
   if (!token) return NULL;
   if (layout->roles[t] != SL_ROLE_NONE) json_object_set_new(token, "role", json_string(sl_role_name(layout->roles[t])));
   const int a = t - layout->n_prompt;
   if (a < 0 || a >= answer->n_token) return token;
   json_object_set_new(token, "logit", json_real((double)answer->tokens[a].logit));
   json_object_set_new(token, "prob", json_real((double)answer->tokens[a].prob));
-  json_object_set_new(token, "top", top_json(tokenizer, &answer->tokens[a]));
+  json_object_set_new(token, "top", top_json(model, &answer->tokens[a]));
   return token;
 }
 
@@ -135,10 +100,9 @@ static json_t *spans_json(const sl_layout *layout) {
 
 sl_status sl_run_json_tokens(json_t *root, const sl_model *model, const sl_trace_request *r, const sl_layout *layout,
                              const sl_answer *answer) {
-  const sl_tokenizer *tokenizer = sl_model_get_tokenizer(model);
   const sl_model_shape *shape = sl_model_get_shape(model);
   json_t *tokens = json_array(), *queries = json_array();
-  for (int t = 0; t < layout->n_token; t++) json_array_append_new(tokens, token_json(tokenizer, layout, t, answer));
+  for (int t = 0; t < layout->n_token; t++) json_array_append_new(tokens, token_json(model, layout, t, answer));
   for (int a = 0; a < answer->n_token; a++) json_array_append_new(queries, json_integer(layout->n_prompt + a - 1));
   const size_t n_told = json_array_size(tokens);
   SL_TRY(sl_run_json_set(root, "tokens", tokens));
@@ -147,7 +111,7 @@ sl_status sl_run_json_tokens(json_t *root, const sl_model *model, const sl_trace
   SL_TRY(sl_run_json_set(
       root, "prompt",
       json_pack("{s:s, s:s, s:b, s:o, s:s, s:b}", "question", r->question, "text", layout->text, "raw",
-                (int)r->raw_prompt, "answer", sl_run_json_text(answer->text, strlen(answer->text)), "answer_source",
+                (int)r->raw_prompt, "answer", sl_json_text(answer->text, strlen(answer->text)), "answer_source",
                 answer->forced ? "forced" : "greedy", "answer_cut", (int)answer->cut)));
   SL_TRY(sl_run_json_set(root, "spans", spans_json(layout)));
   return sl_run_json_set(root, "grid",
@@ -159,7 +123,7 @@ sl_status sl_run_json_options(json_t *root, const sl_trace_request *r, int max_t
                               "record", r->record, "logits", (int)r->logits);
   if (r->mask_path && options) json_object_set_new(options, "object-threshold", json_real(object_threshold));
   SL_TRY(sl_run_json_set(root, "options", options));
-  if (r->plan_path) SL_TRY(sl_run_json_set(options, "plan", sl_run_json_text(r->plan_path, strlen(r->plan_path))));
+  if (r->plan_path) SL_TRY(sl_run_json_set(options, "plan", sl_json_text(r->plan_path, strlen(r->plan_path))));
   if (r->batch_size > 0) SL_TRY(sl_run_json_set(options, "batch-size", json_integer(r->batch_size)));
   if (r->budget_s > 0) SL_TRY(sl_run_json_set(options, "budget_s", json_real(r->budget_s)));
   return SL_OK;

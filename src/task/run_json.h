@@ -9,10 +9,6 @@
 /* Sets root[key], taking over value; fails when value is NULL. */
 sl_status sl_run_json_set(json_t *root, const char *key, json_t *value);
 
-/* A text from outside as a JSON string (new reference): what is not UTF-8 is shown with U+FFFD, because JSON cannot
- * hold it. NULL without memory. */
-json_t *sl_run_json_text(const char *bytes, size_t n_bytes);
-
 /* sightline, command, created, model, compute, image, seed. */
 sl_status sl_run_json_start(json_t *root, const sl_model *model, const sl_trace_request *request,
                             const sl_picture *picture);

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/text.h"
+#include "task/answer.h"
 
 #define DEFAULT_MAX_TOKEN 64
 
@@ -16,11 +16,17 @@
 /* Everything a context needs but the prompt. */
 static sl_analysis_context scene_context(const sl_scene *s) {
   static const sl_analysis_info info = {.name = "scene"};
-  return (sl_analysis_context){.model = s->model, .session = s->session, .image = s->image, .info = &info,
-                               .log = s->log, .user = s->user, .cancel = s->cancel};
+  return (sl_analysis_context){.model = s->model,
+                               .session = s->session,
+                               .image = s->image,
+                               .info = &info,
+                               .log = s->log,
+                               .user = s->user,
+                               .cancel = s->cancel};
 }
 
-sl_status sl_scene_open(sl_scene **out, const sl_model *model, const char *image_path, const sl_scene_options *options) {
+sl_status sl_scene_open(sl_scene **out, const sl_model *model, const char *image_path,
+                        const sl_scene_options *options) {
   static const sl_scene_options none = {.size = sizeof none};
   const sl_scene_options *o = options ? options : &none;
   sl_scene *s = NULL;
@@ -169,11 +175,18 @@ sl_status sl_question_get_info(const sl_question *q, sl_question_info *info) {
     SL_FAIL(SL_ERROR_ARGUMENT, "sl_question_info: expected size %zu, found %zu", sizeof *info, info->size);
   const sl_model_shape *shape = sl_model_get_shape(q->scene->model);
   const sl_layout *l = &q->layout;
-  *info = (sl_question_info){.size = sizeof *info, .n_token = l->n_token, .n_prompt = l->n_prompt,
-                             .first_image = l->first_image, .n_image = l->n_image,
-                             .first_row = l->first_image + l->n_image, .n_layer = shape->decoder.n_layer,
-                             .n_head = shape->decoder.n_head, .n_head_kv = shape->decoder.n_head_kv,
-                             .n_vocab = shape->n_vocab, .ids = l->ids, .answer = q->answer};
+  *info = (sl_question_info){.size = sizeof *info,
+                             .n_token = l->n_token,
+                             .n_prompt = l->n_prompt,
+                             .first_image = l->first_image,
+                             .n_image = l->n_image,
+                             .first_row = l->first_image + l->n_image,
+                             .n_layer = shape->decoder.n_layer,
+                             .n_head = shape->decoder.n_head,
+                             .n_head_kv = shape->decoder.n_head_kv,
+                             .n_vocab = shape->n_vocab,
+                             .ids = l->ids,
+                             .answer = q->answer};
   return SL_OK;
 }
 
@@ -200,19 +213,11 @@ sl_status sl_question_logits(const sl_question *q, const int *rows, int n_row, f
 
 sl_status sl_question_decode(const sl_question *q, const int32_t *ids, int n_id, char **text) {
   const int n_vocab = sl_model_get_shape(q->scene->model)->n_vocab;
-  sl_text out = {0};
   *text = NULL;
   for (int i = 0; i < n_id; i++)
     if (ids[i] < 0 || ids[i] >= n_vocab)
       SL_FAIL(SL_ERROR_ARGUMENT, "token %d; the vocabulary has 0 to %d", ids[i], n_vocab - 1);
-  sl_status status = sl_text_append(&out, "", 0);
-  if (status == SL_OK && n_id > 0)
-    status = sl_tokenizer_decode(sl_model_get_tokenizer(q->scene->model), ids, n_id, true, &out);
-  if (status == SL_OK)
-    *text = out.data;
-  else
-    sl_text_dispose(&out);
-  return status;
+  return sl_answer_decode(text, q->scene->model, ids, n_id);
 }
 
 /* ---- plans ---- */

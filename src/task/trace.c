@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "analysis/token_json.h"
 #include "sightline/report.h"
 #include "task/resume.h"
 #include "task/trace_check.h"
@@ -60,7 +61,7 @@ static sl_status read_picture(sl_trace *t) {
   const double threshold = t->request->object_threshold > 0 ? t->request->object_threshold : 0.5;
   sl_trace_progress(t, "picture", 0, 1);
   SL_TRY(sl_picture_prepare(&t->picture, t->model));
-  SL_TRY(sl_image_encode(&t->image, t->session, t->picture.pixels, NULL, false));
+  SL_TRY(sl_picture_encode(&t->picture, t->session, t->model, &t->image));
   SL_TRY(sl_picture_object(&t->picture, t->model, threshold, &t->object));
   sl_trace_progress(t, "picture", 1, 1);
   const sl_model_shape *shape = sl_model_get_shape(t->model);
@@ -195,7 +196,7 @@ static sl_status summarise(const sl_trace *t, char **summary) {
     json_array_append(answer, json_array_get(tokens, (size_t)(t->layout.n_prompt + a)));
   json_object_set_new(out, "answer_tokens", answer);
   json_object_set_new(out, "out",
-                      t->run ? sl_run_json_text(t->request->out_dir, strlen(t->request->out_dir)) : json_null());
+                      t->run ? sl_json_text(t->request->out_dir, strlen(t->request->out_dir)) : json_null());
   const sl_status status = sl_json_print(out, 2, summary);
   json_decref(out);
   return status;

@@ -24,9 +24,9 @@ typedef struct sl_trace {
   sl_run_reader *earlier; /* the run that is resumed, or NULL */
   int *analyses_at;       /* [n_analysis] indices into sl_analyses, in the order of running */
   int n_analysis;
-  sl_record *record; /* NULL when no sites are asked for */
-  sl_run *run;       /* NULL without an out folder */
-  json_t *root;      /* run.json */
+  sl_record *record;                     /* NULL when no sites are asked for */
+  sl_run *run;                           /* NULL without an out folder */
+  json_t *root;                          /* run.json */
   json_t *warnings, *analyses, *timings; /* borrowed from root */
   double started_ms;
 } sl_trace;

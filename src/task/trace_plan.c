@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "analysis/token_json.h"
 #include "task/trace_internal.h"
 
 typedef struct applied {
@@ -24,8 +25,7 @@ typedef struct applied {
 } applied;
 
 static sl_status check_at(sl_trace *t, int n_token) {
-  const sl_plan_limits limits =
-      sl_plan_limits_for(t->model, &t->layout, n_token, t->plan.n_baseline, t->plan.n_run);
+  const sl_plan_limits limits = sl_plan_limits_for(t->model, &t->layout, n_token, t->plan.n_baseline, t->plan.n_run);
   return sl_plan_check(&t->plan.plan, &limits, t->request->plan_path);
 }
 
@@ -58,9 +58,15 @@ static sl_status make_runs(applied *a) {
 
 static sl_branch_request request_for(applied *a, const sl_trunk *trunk) {
   const sl_plan_file *plan = &a->trace->plan;
-  return (sl_branch_request){.trunk = trunk, .plans = &plan->plan, .n_plan = 1, .baselines = a->baselines,
-                             .n_baseline = plan->n_baseline, .runs = a->run_trunks, .n_run = plan->n_run,
-                             .batch_size = a->trace->request->batch_size, .user = a};
+  return (sl_branch_request){.trunk = trunk,
+                             .plans = &plan->plan,
+                             .n_plan = 1,
+                             .baselines = a->baselines,
+                             .n_baseline = plan->n_baseline,
+                             .runs = a->run_trunks,
+                             .n_run = plan->n_run,
+                             .batch_size = a->trace->request->batch_size,
+                             .user = a};
 }
 
 /* ---- answers ---- */
@@ -131,19 +137,16 @@ static sl_status write_tokens(json_t *list, const applied *a, const sl_layout *l
 
 static sl_status write_answer(const applied *a, const sl_layout *layout) {
   sl_trace *t = a->trace;
-  sl_text text = {0};
+  char *text = NULL;
   json_t *answer = json_object(), *tokens = json_array();
   SL_TRY(sl_run_json_set(t->root, "plan_answer", answer));
   SL_TRY(sl_run_json_set(answer, "tokens", tokens));
   SL_TRY(sl_run_json_set(answer, "answer_source", json_string(t->answer.forced ? "forced" : "greedy")));
   SL_TRY(sl_run_json_set(answer, "answer_cut", json_boolean(a->cut)));
   SL_TRY(write_tokens(tokens, a, layout));
-  sl_status status = sl_text_append(&text, "", 0);
-  if (status == SL_OK && a->n_answer > 0)
-    status = sl_tokenizer_decode(sl_model_get_tokenizer(t->model), layout->ids + layout->n_prompt, a->n_answer, true,
-                                 &text);
-  if (status == SL_OK) status = sl_run_json_set(answer, "text", sl_run_json_text(text.data, text.length));
-  sl_text_dispose(&text);
+  SL_TRY(sl_answer_decode(&text, t->model, layout->ids + layout->n_prompt, a->n_answer));
+  const sl_status status = sl_run_json_set(answer, "text", sl_json_text(text, strlen(text)));
+  free(text);
   return status;
 }
 

@@ -34,8 +34,17 @@ static void check_round_trip(const sl_plan *plan) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes) {
-  const sl_plan_limits limits = {.n_layer = 4, .n_head = 8, .n_head_kv = 2, .d_model = 16, .d_head = 2, .d_mlp = 32,
-                                 .n_token = 70, .first_image = 3, .n_image = 16, .n_baseline = 1, .n_run = 1};
+  const sl_plan_limits limits = {.n_layer = 4,
+                                 .n_head = 8,
+                                 .n_head_kv = 2,
+                                 .d_model = 16,
+                                 .d_head = 2,
+                                 .d_mlp = 32,
+                                 .n_token = 70,
+                                 .first_image = 3,
+                                 .n_image = 16,
+                                 .n_baseline = 1,
+                                 .n_run = 1};
   json_t *json = NULL;
   sl_plan plan;
   if (sl_json_parse(&json, (const char *)bytes, n_bytes, "fuzz.json") != SL_OK) return 0;
