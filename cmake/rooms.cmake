@@ -35,7 +35,8 @@ function(sl_test name)
   sl_use_rooms(${name} ${ARGN})
   target_link_libraries(${name} PRIVATE sl_lib_cmocka)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES LABELS short)
+  # Waiting threads sleep: tests run side by side, and spinning ones would take each other's time.
+  set_tests_properties(${name} PROPERTIES LABELS short ENVIRONMENT OMP_WAIT_POLICY=passive)
 endfunction()
 
 # sl_fuzzer(name room...): tests/fuzz/<name>.c. With SL_FUZZ a libFuzzer program (target "fuzzers" builds them all);

@@ -406,7 +406,8 @@ class Plans(Cli):
         other = json.loads(self.work("ask", "--json", "--quiet", image=OTHER_PICTURE).stdout)
         for plan in ({"edits": [{"site": "blocks.0.hook_resid_pre", "positions": "8-23", "op": "replace", "from": {"run": 0}}],
                       "runs": [{"image": OTHER_PICTURE}]},
-                     {"attend": [{"queries": "24-", "keys": "8-23", "source": "baseline:0"}], "baselines": ["image:" + OTHER_PICTURE]}):
+                     {"attend": [{"queries": "24-", "keys": "8-23", "source": "baseline:1"}],
+                      "baselines": ["zero", "image:" + OTHER_PICTURE]}):
             said = self.ask(plan)
             for told, token in zip(other["answer_tokens"], said["plan_answer"]["tokens"], strict=True):
                 self.assertEqual(told["id"], token["id"])

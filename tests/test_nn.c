@@ -516,6 +516,47 @@ static void whole_decoder(void **state) {
   }
 }
 
+/* Wants one site of layer 1, and keeps the gradient of its rows. */
+typedef struct one_site {
+  lab *l;
+  sl_site site;
+  float grad[7 * 12];
+} one_site;
+
+static bool wants_one(void *user, sl_part part, sl_site site, int layer, bool backward) {
+  return backward && part == SL_PART_DECODER && site == ((one_site *)user)->site && layer == 1;
+}
+
+static void see_one(void *user, sl_queue *queue, sl_part part, sl_site site, int layer, int first_row, sl_mat value,
+                    sl_mat grad) {
+  (void)queue, (void)part, (void)site, (void)layer, (void)first_row, (void)value;
+  one_site *one = user;
+  read_mat(one->l, grad, one->grad);
+}
+
+/* With nothing wanted below layer 1's MLP the pass ends there, and what it showed is what the whole pass shows. */
+static void pass_ends_below_what_is_wanted(void **state) {
+  (void)state;
+  lab l = lab_open();
+  fill_stack(&l, &llama, 2, 7, true, WHOLE, SL_COMPUTE_F32);
+  l.decoder = (sl_decoder){.shape = l.shape, .n_layer = 2, .blocks = l.blocks};
+  const sl_context c = context_of(&l, NULL);
+  ASSERT_OK(sl_decoder_forward(&c, &l.decoder, l.start, 0, l.positions, NULL, l.keep.acts, NULL));
+  float target[7 * 12], end[7 * 12];
+  read_mat(&l, l.d, target);
+  one_site sites[3] = {{&l, SL_SITE_RESID_MID, {0}}, {&l, SL_SITE_LN2, {0}}, {&l, SL_SITE_LN2, {0}}};
+  for (int i = 0; i < 3; i++) {
+    const sl_probe probe = {.user = &sites[i], .wants = wants_one, .see = see_one};
+    const sl_context shown = context_of(&l, &probe);
+    write_mat(&l, l.d, target);
+    ASSERT_OK(sl_decoder_backward(&shown, &l.decoder, l.d, 0, l.positions, l.keep.acts, i < 2, NULL));
+    read_mat(&l, l.d, end);
+    assert_int_equal(memcmp(end, sites[0].grad, sizeof end) == 0, i == 2);
+  }
+  assert_memory_equal(sites[1].grad, sites[2].grad, sizeof end);
+  lab_close(&l);
+}
+
 static double projector_forward(lab *l, const sl_probe *probe, bool keep) {
   const sl_context c = context_of(l, probe);
   c.ops->copy(l->queue, l->x, l->start);
@@ -727,7 +768,8 @@ int main(void) {
       cmocka_unit_test(decoder_blocks),      cmocka_unit_test(clip_blocks),
       cmocka_unit_test(bf16_kept_block),     cmocka_unit_test(scratch_is_enough),
       cmocka_unit_test(projectors),          cmocka_unit_test(whole_tower),
-      cmocka_unit_test(whole_decoder),       cmocka_unit_test(differentiable_sites),
+      cmocka_unit_test(whole_decoder),
+      cmocka_unit_test(pass_ends_below_what_is_wanted),       cmocka_unit_test(differentiable_sites),
       cmocka_unit_test(cancel_stops_stacks), cmocka_unit_test(names_match),
       cmocka_unit_test(shown_names_work),
   };

@@ -36,7 +36,7 @@ typedef struct sl_trace_request {
   sl_log_fn log;
   void *user;               /* handed to progress and log */
   sl_cancel *cancel;        /* may be NULL */
-  const char *plan_path;    /* intervention plan (JSON file), or NULL: the answer under it is told beside the plain one */
+  const char *plan_path;    /* intervention plan (JSON file), or NULL: the answer under it is told as well */
   int batch_size;           /* branches run at once; 0 = as many as a limit allows. Results do not depend on it */
   double budget_s;          /* seconds that the analyses may take: those that sample draw less; 0 = no limit */
   bool resume;              /* go on with the run in out_dir, which must be of the same model, picture, prompt, answer,

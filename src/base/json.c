@@ -153,8 +153,16 @@ sl_status sl_json_get_string(json_t *root, const char *path, const char **out, c
   return SL_OK;
 }
 
-static int append_dump(const char *bytes, size_t n_bytes, void *text) {
-  return sl_text_append(text, bytes, n_bytes) == SL_OK ? 0 : -1;
+/* jansson goes on after a failure within an object's key, so the sink remembers it. */
+typedef struct dump_sink {
+  sl_text text;
+  bool failed;
+} dump_sink;
+
+static int append_dump(const char *bytes, size_t n_bytes, void *user) {
+  dump_sink *sink = user;
+  sink->failed = sink->failed || sl_text_append(&sink->text, bytes, n_bytes) != SL_OK;
+  return sink->failed ? -1 : 0;
 }
 
 sl_status sl_json_print(const json_t *value, int indent, char **out) {
@@ -162,13 +170,13 @@ sl_status sl_json_print(const json_t *value, int indent, char **out) {
   if (!value || indent < 0 || indent > JSON_MAX_INDENT)
     SL_FAIL(SL_ERROR_ARGUMENT, "printing JSON: expected a value and an indent in [0, %d], found %s and %d",
             JSON_MAX_INDENT, value ? "one" : "none", indent);
-  sl_text text = {0};
+  dump_sink sink = {0};
   size_t flags = JSON_ENCODE_ANY | JSON_REAL_PRECISION(REAL_DIGITS) | JSON_INDENT((size_t)indent);
   /* Into our buffer: json_dumps would use whatever allocator the host program gave jansson. */
-  if (json_dump_callback(value, append_dump, &text, flags) != 0) {
-    sl_text_dispose(&text);
+  if (json_dump_callback(value, append_dump, &sink, flags) != 0 || sink.failed) {
+    sl_text_dispose(&sink.text);
     SL_FAIL(SL_ERROR_MEMORY, "printing JSON: out of memory, or a value that contains itself");
   }
-  *out = text.data;
+  *out = sink.text.data;
   return SL_OK;
 }
