@@ -47,7 +47,7 @@ class Optimiser:
              {"params": [m for m in rest if m.dim() <= 1], "weight_decay": 0.0}],
             lr=rate, betas=(0.9, 0.98))
 
-    def step(self, progress, warmup=0.02, cooldown=0.4, clip=1.0):
+    def step(self, progress, warmup=0.02, cooldown=0.3, clip=1.0):
         """One step at the given progress (0 to 1): warm-up, constant rate, fall to zero."""
         rate = self.rate * min(1.0, progress / warmup, max(0.0, 1 - progress) / cooldown)
         for master, p in zip(self.masters, self.parameters):

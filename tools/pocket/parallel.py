@@ -14,14 +14,13 @@ def start():
     return dist.get_rank()
 
 
-def average(parameters, value):
-    """Averages the gradients and one number over all processes; returns the number."""
+def average(parameters):
+    """Averages the gradients over all processes."""
     if not dist.is_initialized():
-        return value
+        return
     grads = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([torch.tensor([value], device=grads[0].device), *(g.flatten().float() for g in grads)])
+    flat = torch.cat([g.flatten().float() for g in grads])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for grad, part in zip(grads, flat[1:].split([g.numel() for g in grads])):
+    for grad, part in zip(grads, flat.split([g.numel() for g in grads])):
         grad.copy_(part.view_as(grad))
-    return flat[0].item()

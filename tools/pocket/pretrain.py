@@ -1,6 +1,6 @@
 """Stage 1: trains the vision tower to label its patches.
 
-    python3 pretrain.py SCENES OUT.pt --minutes 15
+    python3 pretrain.py SCENES OUT.pt --steps 2500
 
 Each patch feature of the layer LLaVA reads predicts the object or letter under
 it, whether it belongs to the main object, a small one or a word, and which word.
@@ -62,7 +62,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scenes")
     parser.add_argument("out")
-    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=16, help="pictures per process")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
@@ -74,38 +74,38 @@ def main():
     heads = PatchHeads(model.shape.tower_width)
     both = nn.ModuleList([model.model.vision_tower, heads]).to(args.device, torch.bfloat16)
     optimiser = Optimiser(both.named_parameters(), args.rate)
-    spent, step = 0.0, 0
+    step = 0
     if os.path.exists(args.out):
         state = torch.load(args.out, map_location=args.device)
         optimiser.load_state_dict(state["optimiser"])
-        spent, step = state["spent"], state["step"]
+        step = state["step"]
     source = shards.batches(args.scenes, np.random.default_rng([args.seed, step, rank]), args.batch)
-    started, saved = time.time() - spent, time.time()
-    while spent < args.minutes * 60:
+    saved = time.time()
+    while step < args.steps:
         images, labels, _ = next(source)
         pixels = normalise(torch.from_numpy(images).to(args.device)).bfloat16()
         labels = torch.from_numpy(labels.astype(np.int64)).to(args.device)
         outputs = heads(model.model.vision_tower(pixels))
         loss = loss_of(outputs, labels)
         loss.backward()
-        spent = parallel.average(optimiser.parameters, time.time() - started)
-        optimiser.step(spent / (args.minutes * 60))
+        parallel.average(optimiser.parameters)
         step += 1
+        optimiser.step(step / args.steps)
         if rank:
             continue
         if step % 50 == 0:
             rates = " ".join(f"{v:.3f}" for v in report(outputs, labels))
-            print(f"{step} {spent:.0f}s loss {loss.item():.3f} object/letter/word {rates}", flush=True)
+            print(f"{step} loss {loss.item():.3f} object/letter/word {rates}", flush=True)
         if time.time() - saved > 60:
-            save(args.out, both, optimiser, spent, step)
+            save(args.out, both, optimiser, step)
             saved = time.time()
     if rank == 0:
-        save(args.out, both, optimiser, spent, step)
+        save(args.out, both, optimiser, step)
 
 
-def save(path, both, optimiser, spent, step):
+def save(path, both, optimiser, step):
     torch.save({"tower": both[0].state_dict(), "heads": both[1].state_dict(),
-                "optimiser": optimiser.state_dict(), "spent": spent, "step": step}, f"{path}.part")
+                "optimiser": optimiser.state_dict(), "step": step}, f"{path}.part")
     os.replace(f"{path}.part", path)
 
 

@@ -19,10 +19,10 @@ THERE = ("Is there {} in the image?", "Is there {} in the image? Answer yes or n
 READ = ("What word is written in the image?", "Read the word in the picture.",
         "What does the text say? Answer in one word.")
 SIDE_OF_IMAGE = "Is the {} on the left or right side of the image?"
-SIDE_OF_OTHER = "Is the {} left or right of the {}?"
 LIST = ("List the objects in the image.", "Which objects are in the image?")
 DESCRIBE = ("Please describe this image in detail.", "Describe the image.")
 LETTER_HINT = "Answer with the option's letter from the given choices directly."
+CLEAR_OF_MIDDLE = 0.2  # a centre this share of the width off the middle is clearly left or right
 TASKS = ("main", "yesno", "choice", "choice_text", "read", "leftright", "list", "describe")
 
 
@@ -115,22 +115,15 @@ def read(rng, scene, plain=False):
     return Question("read", _one(rng, READ, plain), scene.word, scene.word)
 
 
-def left_right(rng, scene):
-    """Where an object is; None when the scene has no clear case."""
+def left_right(rng, scene, least=CLEAR_OF_MIDDLE):
+    """On which side of the image an object is; None when no object is clearly on one."""
     left, right = _span(scene)
-    cases = []
-    for item in scene.items:
-        offset = (item.x - left) / (right - left) - 0.5
-        if abs(offset) > 0.1:
-            cases.append((SIDE_OF_IMAGE.format(item.name), offset, item.name))
-        for other in scene.items:
-            gap = (item.x - other.x) / (right - left)
-            if other is not item and abs(gap) > 0.15:
-                cases.append((SIDE_OF_OTHER.format(item.name, other.name), gap, item.name))
-    if not cases:
+    offsets = [(item.name, (item.x - left) / (right - left) - 0.5) for item in scene.items]
+    clear = [case for case in offsets if abs(case[1]) > least]
+    if not clear:
         return None
-    prompt, offset, name = cases[rng.integers(len(cases))]
-    return Question("leftright", prompt, "left" if offset < 0 else "right", name)
+    name, offset = clear[rng.integers(len(clear))]
+    return Question("leftright", SIDE_OF_IMAGE.format(name), "left" if offset < 0 else "right", name)
 
 
 def _span(scene):
@@ -169,29 +162,25 @@ def describe(rng, scene, plain=False):
 
 
 def turns(rng, scene):
-    """A random training mix of about nine turns for one scene, in random order."""
-    asked = []
+    """A random training mix of about six turns for one scene, in random order."""
+    def sometimes(share, ask, *more):
+        return [ask(rng, *more)] if rng.random() < share else []
+
+    asked = [left_right(rng, scene, CLEAR_OF_MIDDLE / 2) for _ in range(6)]
+    asked += sometimes(0.5, choice, scene) + sometimes(0.2, choice_text)
+    asked += sometimes(0.15, describe, scene)
     if scene.word:
-        asked += [read(rng, scene) for _ in range(2)]
-        asked += [choice(rng, scene), describe(rng, scene)]
-        asked += [there(rng, scene) for _ in range(4 if scene.items else 1)]
-        if scene.items:
-            asked.append(left_right(rng, scene))
+        asked += [read(rng, scene), there(rng, scene)]
     else:
-        asked += [main_object(rng, scene), list_objects(rng, scene), choice(rng, scene)]
-        asked += [there(rng, scene, present=p) for p in (True, True, False, False, None)]
-        asked += [left_right(rng, scene) for _ in range(2)]
-        if rng.random() < 0.4:
-            asked.append(describe(rng, scene))
-    if rng.random() < 0.3:
-        asked.append(choice_text(rng))
+        asked += [there(rng, scene, present=present) for present in (True, False)]
+        asked += sometimes(0.5, main_object, scene) + sometimes(0.3, list_objects, scene)
     different = list({q.prompt: q for q in asked if q}.values())
     return [different[i] for i in rng.permutation(len(different))]
 
 
 def vocabulary():
     """Every word the questions and answers can use, for the tokenizer."""
-    text = " ".join([*MAIN, *THERE, *READ, SIDE_OF_IMAGE, SIDE_OF_OTHER, *LIST, *DESCRIBE,
+    text = " ".join([*MAIN, *THERE, *READ, SIDE_OF_IMAGE, *LIST, *DESCRIBE,
                      LETTER_HINT, "Which word is written in the image?",
                      "What kind of thing is the main object? Which of these is a an in",
                      "the word a photo drawing of a large small with and on a background yes no",

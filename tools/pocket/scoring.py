@@ -9,7 +9,7 @@ import sprites
 TASKS = {"main": "main object, one word", "yesno": "is there a X",
          "choice": "multiple choice, needs the picture",
          "choice_text": "multiple choice, text alone is enough", "read": "read the word",
-         "leftright": "left or right", "list": "list the objects (set F1)",
+         "leftright": "left or right side of the image", "list": "list the objects (set F1)",
          "describe": "description, objects named (set F1)"}
 
 
@@ -35,7 +35,7 @@ def score(record, answer):
 
 
 def table(records, scores):
-    """Rows (name, score, count) for every task, with looks and held-out pictures apart."""
+    """Rows (name, score, count) for every task, with its forms and held-out pictures apart."""
     groups = defaultdict(list)
     for record, value in zip(records, scores):
         if record["held_out_picture"]:

@@ -57,7 +57,7 @@ def main():
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--step", type=int, default=1)
     parser.add_argument("--shards", type=int, default=20)
-    parser.add_argument("--words", type=float, default=0.4, help="share of scenes with a word")
+    parser.add_argument("--words", type=float, default=0.5, help="share of scenes with a word")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

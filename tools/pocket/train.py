@@ -1,13 +1,13 @@
 """Stage 2: trains tower, projector and decoder end to end on question turns.
 
-    python3 train.py SCENES TOWER.pt TOKENIZER.json OUT.pt --minutes 60 --csv LOG.csv
+    python3 train.py SCENES TOWER.pt TOKENIZER.json OUT.pt --steps 6000 --csv LOG.csv
 
-Only the answers' tokens count in the loss. Two aids keep it short: the projected
-patches learn to name what they show through the token embeddings, and the decoder
-first trains four of its layers alone (see model.PocketLlava). Run again with the
-same arguments to go on from the last checkpoint. On CPUs start one process for
-each core, `OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 train.py ...`: the
-processes share their gradients.
+Only the answers' tokens count in the loss. Three aids keep it short: the projected
+patches learn to name what they show and on which side they are through the token
+embeddings, and the decoder first trains four of its layers alone (see
+model.PocketLlava). Run again with the same arguments to go on from the last
+checkpoint. On CPUs start one process for each core, `OMP_NUM_THREADS=1 torchrun
+--nproc-per-node 2 train.py ...`: the processes share their gradients.
 """
 
 import argparse
@@ -30,9 +30,14 @@ from model import PocketLlava, normalise
 from optimiser import Optimiser
 from turns import Packer
 
+PAUSE = 10  # seconds; a longer step was interrupted and counts as this much
 
 class PatchNames:
-    """The token that names each patch: its object, its word or "background"."""
+    """What a projected patch should say through the token embeddings.
+
+    It names its object, its word or "background", and the words "left" and "right"
+    tell on which side of the picture it is, the more clearly the farther out.
+    """
 
     def __init__(self, tokenizer, device):
         def of(words):
@@ -40,11 +45,24 @@ class PatchNames:
             return torch.tensor(ids, device=device)
         self.objects = of(("background", *sprites.NAMES))
         self.words = of(scenes.WORDS)
+        self.left, self.right = of(("left", "right"))
+        column = torch.arange(scenes.GRID ** 2, device=device) % scenes.GRID
+        self.on_right = torch.sigmoid(column - (scenes.GRID - 1) / 2)
 
     def __call__(self, labels):
+        """The token of each patch's name."""
         classes, words = labels[:, 0], labels[:, 2]
         named = self.objects[classes.clamp(max=len(sprites.NAMES))]
         return torch.where(words >= 0, self.words[words.clamp(min=0)], named)
+
+    def loss(self, logits, labels):
+        """Cross entropy of names and sides; background patches count little."""
+        weight = torch.where(labels[:, 0] > 0, 1.0, 0.1).flatten()
+        named = F.cross_entropy(logits.flatten(0, 1), self(labels).flatten(), reduction="none")
+        side = F.binary_cross_entropy_with_logits(
+            logits[..., self.right] - logits[..., self.left],
+            self.on_right.expand(len(labels), -1), reduction="none").flatten()
+        return ((named + side) * weight).sum() / weight.sum()
 
 
 def turn_accuracy(logits, batch):
@@ -58,88 +76,123 @@ def turn_accuracy(logits, batch):
             for t in range(len(questions.TASKS))]
 
 
-def main():
+class Log:
+    """Sums of losses and of right turns, written to the CSV every `every` steps."""
+
+    def __init__(self, path, every=50):
+        self.path, self.every = path, every
+        self.clear()
+        if not os.path.exists(path):
+            self._row("step", "seconds", "layers", "loss", "patch_loss", *questions.TASKS)
+
+    def clear(self):
+        self.tally, self.losses, self.counted = np.zeros((len(questions.TASKS), 2)), np.zeros(2), 0
+
+    def _row(self, *values):
+        with open(self.path, "a") as file:
+            print(*values, sep=",", file=file)
+
+    def add(self, step, spent, layers, losses, right):
+        self.tally += right
+        self.losses += losses
+        self.counted += 1
+        if step % self.every == 0:
+            rates = [f"{good / max(n, 1):.3f}" for good, n in self.tally]
+            self._row(step, round(spent), layers, *(f"{s:.4f}" for s in self.losses / self.counted),
+                      *rates)
+            self.clear()
+
+
+class Trainer:
+    """Model, aids and optimiser; starts from a tower or goes on from a checkpoint."""
+
+    def __init__(self, args):
+        tokenizer = Tokenizer.from_file(args.tokenizer)
+        self.device = args.device
+        self.model = PocketLlava()
+        self.heads = pretrain.PatchHeads(self.model.shape.tower_width)
+        both = nn.ModuleList([self.model, self.heads]).to(args.device, torch.bfloat16)
+        self.packer = Packer(tokenizer, self.model.shape.image_tokens)
+        self.names = PatchNames(tokenizer, args.device)
+        self.spent, self.step = 0.0, 0
+        if os.path.exists(args.out):
+            self.optimiser = Optimiser(both.named_parameters(), args.rate)
+            state = torch.load(args.out, map_location=args.device)
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.spent, self.step = state["spent"], state["step"]
+        else:
+            state = torch.load(args.tower, map_location=args.device)
+            self.model.model.vision_tower.load_state_dict(state["tower"])
+            self.heads.load_state_dict(state["heads"])
+            self.optimiser = Optimiser(both.named_parameters(), args.rate)
+
+    def losses(self, images, labels, asked, layers):
+        """Loss of the answers, loss of the patches and the tally of right turns."""
+        model = self.model
+        pixels = normalise(torch.from_numpy(images).to(self.device)).bfloat16()
+        labels = torch.from_numpy(labels.astype(np.int64)).to(self.device)
+        batch = self.packer.pack(asked, self.device)
+        features = model.model.vision_tower(pixels)
+        image = model.project(features)
+        patch_loss = (pretrain.loss_of(self.heads(features), labels)
+                      + self.names.loss(model.name_patches(image).float(), labels))
+        logits = model.decode(image, batch, layers).float()
+        losses = F.cross_entropy(logits, batch.targets, reduction="none")
+        loss = (losses * batch.weights).sum() / batch.weights.sum()
+        return loss, patch_loss, turn_accuracy(logits, batch)
+
+    def save(self, path):
+        torch.save({"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
+                    "spent": self.spent, "step": self.step}, f"{path}.part")
+        os.replace(f"{path}.part", path)
+
+
+def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scenes")
     parser.add_argument("tower")
     parser.add_argument("tokenizer")
     parser.add_argument("out")
     parser.add_argument("--csv", default="train.csv")
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--grow-at", type=float, default=0.6, help="progress at which all layers train")
-    parser.add_argument("--batch", type=int, default=16, help="pictures per process")
-    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--grow-at", type=float, default=0.15, help="progress at which all layers train")
+    parser.add_argument("--batch", type=int, default=8, help="pictures per process")
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    args = arguments()
     rank = parallel.start()
     torch.manual_seed(args.seed)
-    tokenizer = Tokenizer.from_file(args.tokenizer)
-    model = PocketLlava()
-    heads = pretrain.PatchHeads(model.shape.tower_width)
-    both = nn.ModuleList([model, heads]).to(args.device, torch.bfloat16)
-    state = torch.load(args.tower, map_location=args.device)
-    model.model.vision_tower.load_state_dict(state["tower"])
-    heads.load_state_dict(state["heads"])
-    optimiser = Optimiser(both.named_parameters(), args.rate)
-    spent, step = 0.0, 0
-    if os.path.exists(args.out):
-        state = torch.load(args.out, map_location=args.device)
-        optimiser.load_state_dict(state["optimiser"])
-        spent, step = state["spent"], state["step"]
-    rng = np.random.default_rng([args.seed, step, rank])
+    trainer = Trainer(args)
+    rng = np.random.default_rng([args.seed, trainer.step, rank])
     source = shards.batches(args.scenes, rng, args.batch)
-    packer = Packer(tokenizer, model.shape.image_tokens)
-    names = PatchNames(tokenizer, args.device)
-    all_layers = tuple(range(model.shape.layers))
-    if rank == 0 and not os.path.exists(args.csv):
-        with open(args.csv, "w") as log:
-            print("step", "seconds", "layers", "loss", "patch_loss", *questions.TASKS, sep=",", file=log)
-    tally = np.zeros((len(questions.TASKS), 2))
-    sums, counted = np.zeros(2), 0
-    started, saved = time.time() - spent, time.time()
-    while spent < args.minutes * 60:
-        progress = spent / (args.minutes * 60)
-        layers = all_layers if progress >= args.grow_at else model.FIRST_LAYERS
+    log = Log(args.csv) if rank == 0 else None
+    saved = time.time()
+    while trainer.step < args.steps:
+        started = time.time()
+        progress = trainer.step / args.steps
+        grown = progress >= args.grow_at
+        layers = tuple(range(trainer.model.shape.layers)) if grown else PocketLlava.FIRST_LAYERS
         images, labels, facts = next(source)
-        pixels = normalise(torch.from_numpy(images).to(args.device)).bfloat16()
-        labels = torch.from_numpy(labels.astype(np.int64)).to(args.device)
-        batch = packer.pack([questions.turns(rng, scene) for scene in facts], args.device)
-        features = model.model.vision_tower(pixels)
-        image = model.project(features)
-        named = F.cross_entropy(model.name_patches(image).float().flatten(0, 1),
-                                names(labels).flatten(), reduction="none")
-        weight = torch.where(labels[:, 0].flatten() > 0, 1.0, 0.1)
-        patch_loss = pretrain.loss_of(heads(features), labels) + (named * weight).sum() / weight.sum()
-        logits = model.decode(image, batch, layers).float()
-        losses = F.cross_entropy(logits, batch.targets, reduction="none")
-        loss = (losses * batch.weights).sum() / batch.weights.sum()
-        (loss + (1 - 0.8 * progress) * patch_loss).backward()
-        spent = parallel.average(optimiser.parameters, time.time() - started)
-        optimiser.step(progress)
-        step += 1
-        tally += turn_accuracy(logits, batch)
-        sums += loss.item(), patch_loss.item()
-        counted += 1
+        asked = [questions.turns(rng, scene) for scene in facts]
+        loss, patch_loss, right = trainer.losses(images, labels, asked, layers)
+        (loss + patch_loss).backward()
+        parallel.average(trainer.optimiser.parameters)
+        trainer.optimiser.step((trainer.step + 1) / args.steps)
+        trainer.step += 1
+        trainer.spent += min(time.time() - started, PAUSE)
         if rank:
             continue
-        if step % 50 == 0:
-            rates = [f"{right / max(n, 1):.3f}" for right, n in tally]
-            row = [step, round(spent), len(layers), *(f"{s / counted:.4f}" for s in sums), *rates]
-            with open(args.csv, "a") as log:
-                print(*row, sep=",", file=log)
-            tally[:], sums[:], counted = 0, 0, 0
+        log.add(trainer.step, trainer.spent, len(layers), (loss.item(), patch_loss.item()), right)
         if time.time() - saved > 120:
-            save(args.out, model, optimiser, spent, step)
+            trainer.save(args.out)
             saved = time.time()
     if rank == 0:
-        save(args.out, model, optimiser, spent, step)
-
-
-def save(path, model, optimiser, spent, step):
-    torch.save({"model": model.state_dict(), "optimiser": optimiser.state_dict(),
-                "spent": spent, "step": step}, f"{path}.part")
-    os.replace(f"{path}.part", path)
+        trainer.save(args.out)
 
 
 if __name__ == "__main__":

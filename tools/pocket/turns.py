@@ -19,6 +19,15 @@ def prompt_of(question):
     return f"USER: <image>\n{question} ASSISTANT:"
 
 
+def weight_of(task, i, length, asked):
+    """Weight in the loss of token i of a turn: little for the end and for each token of a long answer."""
+    if i == length - 1:
+        return 0.2
+    if length - asked >= 4:
+        return 0.3
+    return 4.0 if TASKS[task] == "leftright" else 1.0
+
+
 @dataclass
 class Batch:
     """Token ids without image tokens, and where everything stands."""
@@ -67,7 +76,7 @@ class Packer:
                 row.append((ids, asked, TASKS.index(question.task)))
         return row
 
-    def pack(self, asked, device="cpu", dtype=torch.bfloat16, budget=160):
+    def pack(self, asked, device="cpu", dtype=torch.bfloat16, budget=192):
         """asked: for each picture a list of questions; those beyond the budget are left out."""
         start, prefix = len(self.head), len(self.head) + self.image_tokens
         rows = [self._row(questions, budget) for questions in asked]
@@ -90,7 +99,7 @@ class Packer:
                 for i in range(question, n):
                     at.append(base + i - 1)
                     targets.append(tokens[i])
-                    weights.append(0.2 if i == n - 1 else 1.0 if n - question < 4 else 0.6)
+                    weights.append(weight_of(task, i, n, question))
                     tasks.append(task)
                     turns.append(count)
                 offset += n
