@@ -122,6 +122,62 @@ static void greedy_stops_at_end_tokens(void **state) {
   close_world(w);
 }
 
+/* Rows that decoding appends read changed image rows that the prompt's own rows do not: a plan with a closed set of
+ * queries gives the same greedy tokens as when they are teacher forced. */
+static void appended_rows_read_what_changed(void **state) {
+  (void)state;
+  enum { N_STEP = 4 };
+  world *w = open_world("llava-gqa", CPU);
+  const line *l = line_named(w, "what");
+  const sl_layout *own = &l->layout;
+  const int n_prompt = own->n_prompt, first = own->first_image;
+  sl_plan plan = {0};
+  sl_rule *rule;
+  sl_edit *edit;
+  ASSERT_OK(sl_plan_add_rule(&plan, SL_SOURCE_HIDDEN, &rule));
+  rule->layers = rule->heads = SL_SET_ALL;
+  ASSERT_OK(sl_set_add(&rule->queries, first + own->n_image, n_prompt - first - own->n_image));
+  ASSERT_OK(sl_set_add(&rule->keys, first, own->n_image));
+  ASSERT_OK(sl_plan_add_edit(&plan, SL_SITE_RESID_PRE, SL_EDIT_SCALE, &edit));
+  edit->heads = SL_SET_ALL;
+  ASSERT_OK(sl_set_add(&edit->layers, 0, 1));
+  ASSERT_OK(sl_set_add(&edit->positions, first, own->n_image));
+  edit->value = calloc(1, sizeof *edit->value);
+  edit->value[0] = -3;
+  edit->n_value = 1;
+  edit->from_run = edit->from_position = -1;
+  int32_t ids[N_STEP];
+  int n_id = 0, rows[N_STEP];
+  sl_branch_request request = request_of(l, &plan, 1, 0);
+  ASSERT_OK(sl_branches_greedy(w->session, &request, N_STEP, ids, &n_id));
+  assert_int_equal(n_id, N_STEP);
+
+  sl_layout forced = {.n_token = n_prompt, .n_prompt = n_prompt, .first_image = first, .n_image = own->n_image};
+  forced.ids = calloc((size_t)n_prompt, sizeof *forced.ids);
+  forced.classes = calloc((size_t)n_prompt, 1);
+  forced.roles = calloc((size_t)n_prompt, 1);
+  memcpy(forced.ids, own->ids, (size_t)n_prompt * sizeof *forced.ids);
+  ASSERT_OK(sl_layout_append(&forced, w->model, ids, N_STEP));
+  sl_trunk *trunk = NULL;
+  ASSERT_OK(sl_trunk_new(&trunk, w->session, sl_trunk_prefix(l->trunk), &forced, NULL));
+  for (int t = 0; t < N_STEP; t++) rows[t] = n_prompt + t - 1;
+  request.trunk = trunk;
+  request.rows = rows;
+  request.n_row = N_STEP;
+  float *logits = run_request(w->session, w->n_vocab, request);
+  for (int t = 0; t < N_STEP; t++) {
+    int best = 0;
+    for (int v = 1; v < w->n_vocab; v++)
+      if (logits[t * w->n_vocab + v] > logits[t * w->n_vocab + best]) best = v;
+    assert_int_equal(ids[t], best);
+  }
+  free(logits);
+  sl_trunk_free(trunk);
+  sl_layout_dispose(&forced);
+  sl_plan_dispose(&plan);
+  close_world(w);
+}
+
 /* ---- what branch.h promises ---- */
 
 /* A trunk's logits are those of a forward over the whole layout; the branch without rules has the trunk's bits. */
@@ -575,6 +631,7 @@ int main(void) {
       cmocka_unit_test(three_ways_to_no_image),
       cmocka_unit_test(greedy_answers_match),
       cmocka_unit_test(greedy_stops_at_end_tokens),
+      cmocka_unit_test(appended_rows_read_what_changed),
       cmocka_unit_test(trunk_is_the_forward),
       cmocka_unit_test(probes_see_the_rows),
       cmocka_unit_test(bits_do_not_depend_on_company),

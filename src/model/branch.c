@@ -377,17 +377,43 @@ static sl_status check_request(const sl_branch_request *r) {
   return SL_OK;
 }
 
-/* The branches of plans first .. first + n - 1, ready for a pass; n_step rows a branch may follow. */
-static sl_status batch_init(batch *t, sl_session *s, const sl_branch_request *r, int first, int n, int n_token,
-                            int n_step) {
-  *t = (batch){.session = s, .trunk = r->trunk, .request = r, .n_token = n_token, .keeps_local = n_step > 0};
-  SL_TRY(SL_ALLOC(t->branches, (size_t)n, "branches"));
-  SL_TRY(SL_ALLOC(t->first_slot, (size_t)n, "branches"));
-  for (int b = 0; b < n; b++) {
-    SL_TRY(sl_branch_reach(&t->branches[b], r->trunk, &r->plans[first + b], first + b, n_token));
-    t->n_branch++;
+/* Rows that may run at once under the memory limit, when each keeps its keys for n_step decoding steps (0 = for none). */
+static int row_limit(const sl_session *s, int n_step) {
+  const sl_decoder *d = &s->model->decoder;
+  const int64_t row = sl_block_forward_scratch(&d->shape, 1, 1, 0) + 2 * sl_scratch_need(1, d->shape.d_model) +
+                      2 * sl_scratch_need(1, kv_width(s->model)) * (n_step > 0 ? d->n_layer : 1);
+  const int64_t most = (int64_t)(s->branch_limit_bytes / sizeof(float)) / row;
+  return (int)(most < ENOUGH_ROWS ? most : ENOUGH_ROWS);
+}
+
+/* Branches of plans from `first` on: batch_size of them, or as many as the limit has rows for (one at least). */
+static sl_status add_branches(batch *t, int first, int n_step) {
+  const sl_branch_request *r = t->request;
+  const int most = r->n_plan - first, limit = row_limit(t->session, n_step);
+  const int asked = r->batch_size > 0 && r->batch_size < most ? r->batch_size : most;
+  int64_t longest = 1;
+  for (int b = 0; b < asked; b++) {
+    sl_branch branch;
+    SL_TRY(sl_branch_reach(&branch, r->trunk, &r->plans[first + b], first + b, t->n_token, n_step));
+    if (branch.n_row + n_step > longest) longest = branch.n_row + n_step;
+    const bool fits = r->batch_size > 0 || b == 0 || longest * (b + 1) <= limit;
+    sl_status status = SL_OK;
+    if (fits) status = SL_REALLOC(t->branches, (size_t)b + 1, "branches");
+    if (!fits || status != SL_OK) {
+      sl_branch_dispose(&branch);
+      return status;
+    }
+    t->branches[t->n_branch++] = branch;
   }
-  SL_TRY(sl_tap_list_init(&t->edits, s, r, t->branches, n, t->first_slot, true));
+  return SL_OK;
+}
+
+/* A batch of plans from `first` on, ready for a pass; n_step rows a branch may follow. */
+static sl_status batch_init(batch *t, sl_session *s, const sl_branch_request *r, int first, int n_token, int n_step) {
+  *t = (batch){.session = s, .trunk = r->trunk, .request = r, .n_token = n_token, .keeps_local = n_step > 0};
+  SL_TRY(add_branches(t, first, n_step));
+  SL_TRY(SL_ALLOC(t->first_slot, (size_t)t->n_branch, "branches"));
+  SL_TRY(sl_tap_list_init(&t->edits, s, r, t->branches, t->n_branch, t->first_slot, true));
   t->edits.row_of = row_of;
   t->edits.user = t;
   SL_TRY(reserve_batch(t, n_step));
@@ -425,13 +451,15 @@ static sl_status take_logits(batch *t, int first_plan) {
   return status;
 }
 
-static sl_status run_batch(sl_session *s, const sl_branch_request *r, int first, int n) {
+/* One batch from plan `first` on; *n is how many plans it held. */
+static sl_status run_batch(sl_session *s, const sl_branch_request *r, int first, int *n) {
   batch t;
   const int64_t mark = s->scratch.used;
-  sl_status status = batch_init(&t, s, r, first, n, r->rows[r->n_row - 1] + 1, 0);
+  sl_status status = batch_init(&t, s, r, first, r->rows[r->n_row - 1] + 1, 0);
   if (status == SL_OK) status = reserve_pass(&t, 0);
   if (status == SL_OK) status = run_layers(&t, NULL);
   if (status == SL_OK) status = take_logits(&t, first);
+  *n = t.n_branch;
   batch_dispose(&t);
   s->scratch.used = mark;
   return status;
@@ -440,22 +468,15 @@ static sl_status run_batch(sl_session *s, const sl_branch_request *r, int first,
 void sl_session_set_branch_limit(sl_session *s, size_t n_bytes) { s->branch_limit_bytes = n_bytes; }
 
 int sl_branch_batch(const sl_session *s, const sl_trunk *trunk, int n_step) {
-  const sl_decoder *d = &s->model->decoder;
-  const int rows = trunk->n_row + n_step;
-  const int64_t row = sl_block_forward_scratch(&d->shape, 1, 1, 0) + 2 * sl_scratch_need(1, d->shape.d_model) +
-                      2 * sl_scratch_need(1, kv_width(s->model)) * (n_step > 0 ? d->n_layer : 1);
-  const int64_t most = (int64_t)(s->branch_limit_bytes / sizeof(float)) / (row * rows);
-  const int64_t enough = (ENOUGH_ROWS + rows - 1) / rows;
-  return (int)(most < 1 ? 1 : most < enough ? most : enough);
+  const int n = row_limit(s, n_step) / (trunk->n_row + n_step);
+  return n < 1 ? 1 : n;
 }
 
 sl_status sl_branches_run(sl_session *s, const sl_branch_request *r) {
   if (r->n_row < 1) SL_FAIL(SL_ERROR_ARGUMENT, "branches: no logits row is asked for");
   SL_TRY(check_rows(r->trunk, r->rows, r->n_row));
   SL_TRY(check_request(r));
-  const int size = r->batch_size > 0 ? r->batch_size : sl_branch_batch(s, r->trunk, 0);
-  for (int first = 0; first < r->n_plan; first += size)
-    SL_TRY(run_batch(s, r, first, r->n_plan - first < size ? r->n_plan - first : size));
+  for (int first = 0, n; first < r->n_plan; first += n) SL_TRY(run_batch(s, r, first, &n));
   return SL_OK;
 }
 
@@ -539,13 +560,14 @@ static sl_status decode_batch(batch *t, int max_token, int32_t *ids, int *n_id) 
   return status;
 }
 
-static sl_status greedy_batch(sl_session *s, const sl_branch_request *r, int first, int n, int max_token, int32_t *ids,
-                              int *n_id) {
+static sl_status greedy_batch(sl_session *s, const sl_branch_request *r, int first, int max_token, int32_t *ids,
+                              int *n_id, int *n) {
   batch t;
   const int64_t mark = s->scratch.used;
-  sl_status status = batch_init(&t, s, r, first, n, r->trunk->layout.n_prompt, max_token);
-  if (status == SL_OK) status = reserve_pass(&t, sl_scratch_need(n, s->model->decoder.shape.d_model));
+  sl_status status = batch_init(&t, s, r, first, r->trunk->layout.n_prompt, max_token);
+  if (status == SL_OK) status = reserve_pass(&t, sl_scratch_need(t.n_branch, s->model->decoder.shape.d_model));
   if (status == SL_OK) status = decode_batch(&t, max_token, ids, n_id);
+  *n = t.n_branch;
   batch_dispose(&t);
   s->scratch.used = mark;
   return status;
@@ -557,10 +579,7 @@ sl_status sl_branches_greedy(sl_session *s, const sl_branch_request *r, int max_
     SL_FAIL(SL_ERROR_ARGUMENT, "the prompt ends with the picture: there is no text to branch");
   SL_TRY(check_request(r));
   for (int i = 0; i < r->n_plan; i++) n_id[i] = 0;
-  const int size = r->batch_size > 0 ? r->batch_size : sl_branch_batch(s, r->trunk, max_token);
-  for (int first = 0; first < r->n_plan; first += size) {
-    const int n = r->n_plan - first < size ? r->n_plan - first : size;
-    SL_TRY(greedy_batch(s, r, first, n, max_token, ids + (size_t)first * (size_t)max_token, n_id + first));
-  }
+  for (int first = 0, n; first < r->n_plan; first += n)
+    SL_TRY(greedy_batch(s, r, first, max_token, ids + (size_t)first * (size_t)max_token, n_id + first, &n));
   return SL_OK;
 }

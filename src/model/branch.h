@@ -65,7 +65,7 @@ typedef struct sl_branch_request {
   int n_run;
   const int *rows; /* [n_row] positions whose logits are wanted, ascending, in the suffix */
   int n_row;
-  int batch_size;  /* branches at once; 0 = as many as the session's branch limit allows */
+  int batch_size;  /* branches at once; 0 = as many as the session's branch limit has rows for */
   /* Called once per plan, in order, with logits [n_row, V], valid during the call. An error stops the run. */
   sl_status (*take)(void *user, int plan, const float *logits);
   void *user;
@@ -82,8 +82,8 @@ sl_status sl_branches_run(sl_session *session, const sl_branch_request *request)
 sl_status sl_branches_greedy(sl_session *session, const sl_branch_request *request, int max_token, int32_t *ids,
                              int *n_id);
 
-/* Memory that branches run at once may take, and how many that is for this trunk with `n_step` decoding steps kept
- * (0 = logits only). */
+/* Memory that branches run at once may take (one branch always runs), and how many that is when plans reach the rows after
+ * the picture alone, with `n_step` decoding steps kept (0 = logits only). Plans that reach image rows run fewer at once. */
 #define SL_BRANCH_LIMIT ((size_t)1 << 30)
 void sl_session_set_branch_limit(sl_session *session, size_t n_bytes);
 int sl_branch_batch(const sl_session *session, const sl_trunk *trunk, int n_step);

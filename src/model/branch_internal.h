@@ -54,9 +54,10 @@ typedef struct sl_branch {
 
 void sl_branch_dispose(sl_branch *branch);
 
-/* Which rows a plan reaches, and from which layer on; positions from n_token on are left out. An error when prefix rows
- * are reached and the prefix does not keep them. */
-sl_status sl_branch_reach(sl_branch *branch, const sl_trunk *trunk, const sl_plan *plan, int number, int n_token);
+/* Which rows a plan reaches, and from which layer on; positions from n_token on are left out, but up to n_step of them may
+ * be appended later. An error when prefix rows are reached and the prefix does not keep them. */
+sl_status sl_branch_reach(sl_branch *branch, const sl_trunk *trunk, const sl_plan *plan, int number, int n_token,
+                          int n_step);
 
 /* Appends a new position to the branch, computed in every layer. */
 sl_status sl_branch_append(sl_branch *branch, int position);

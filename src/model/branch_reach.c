@@ -3,7 +3,8 @@
  * A rule changes what its queries read in its first layer, so their output differs from that layer on, and their keys
  * and values from the next; an edit of what keys are made of changes them at once. Later rows that can read a changed
  * key are reached in that layer. This is conservative: rules that happen to hide the changed keys are looked at only to
- * drop prefix rows that no computed row ever reads (dropped image tokens under truncation). */
+ * drop prefix rows that no computed row, nor any that decoding may append, ever reads (dropped image tokens under
+ * truncation). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +29,7 @@ typedef struct reach {
   const sl_trunk *trunk;
   const sl_plan *plan;
   int n_layer, n_head, n_token;
+  int n_step;  /* positions that may be appended behind n_token */
   int *join;   /* [n_token] first layer whose output differs; n_layer = never */
   int *differ; /* [n_token] first layer whose key and value differ by an edit; n_layer = none */
 } reach;
@@ -82,8 +84,10 @@ static void drop_unread(reach *r) {
   for (int p = r->trunk->first - 1; p >= 0; p--) {
     if (r->join[p] == r->n_layer) continue;
     bool read = false;
-    for (int q = p + 1; q < r->n_token && !read; q++)
-      read = r->join[q] < r->n_layer && may_read(r, q, p, min_of(r->join[p], r->differ[p]));
+    for (int q = p + 1; q < r->n_token + r->n_step && !read; q++) {
+      const bool computed = q >= r->n_token || r->join[q] < r->n_layer;
+      read = computed && may_read(r, q, p, min_of(r->join[p], r->differ[p]));
+    }
     if (!read) r->join[p] = r->n_layer;
   }
 }
@@ -108,10 +112,11 @@ static sl_status list_rows(sl_branch *b, const reach *r) {
   return SL_OK;
 }
 
-sl_status sl_branch_reach(sl_branch *b, const sl_trunk *trunk, const sl_plan *plan, int number, int n_token) {
+sl_status sl_branch_reach(sl_branch *b, const sl_trunk *trunk, const sl_plan *plan, int number, int n_token,
+                          int n_step) {
   const sl_decoder *decoder = &trunk->prefix->model->decoder;
   reach r = {.trunk = trunk, .plan = plan, .n_layer = decoder->n_layer, .n_head = decoder->shape.n_head,
-             .n_token = n_token};
+             .n_token = n_token, .n_step = n_step};
   *b = (sl_branch){.plan = plan, .number = number, .n_position = n_token};
   sl_status status = SL_ALLOC(r.join, (size_t)n_token, "branch rows");
   if (status == SL_OK) status = SL_ALLOC(r.differ, (size_t)n_token, "branch rows");

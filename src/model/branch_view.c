@@ -9,8 +9,6 @@
 
 #include "model/branch_internal.h"
 
-#define MAX_RULE 64 /* rules of one plan in one layer: bits of a signature */
-
 static int padded(int n) { return (n + 31) / 32 * 32; }
 
 void sl_view_plan_init(sl_view_plan *v, const sl_trunk *trunk, int n_token, int n_baseline, int n_local) {
@@ -32,19 +30,15 @@ void sl_view_plan_dispose(sl_view_plan *v) {
 
 /* Rules of a plan that hold in one layer. */
 typedef struct layer_rules {
-  const sl_rule *rules[MAX_RULE];
+  const sl_rule *rules[SL_MAX_LAYER_RULE]; /* a signature has a bit for each */
   int n_rule;
 } layer_rules;
 
-static sl_status rules_of(layer_rules *out, const sl_branch *b, int layer) {
-  out->n_rule = 0;
-  for (int i = 0; i < b->plan->n_rule; i++) {
-    if (!sl_set_has(&b->plan->rules[i].layers, layer)) continue;
-    if (out->n_rule == MAX_RULE)
-      SL_FAIL(SL_ERROR_UNSUPPORTED, "plan %d has more than %d attention rules in layer %d", b->number, MAX_RULE, layer);
-    out->rules[out->n_rule++] = &b->plan->rules[i];
-  }
-  return SL_OK;
+static layer_rules rules_of(const sl_branch *b, int layer) {
+  layer_rules out = {.n_rule = 0};
+  for (int i = 0; i < b->plan->n_rule; i++)
+    if (sl_set_has(&b->plan->rules[i].layers, layer)) out.rules[out.n_rule++] = &b->plan->rules[i];
+  return out;
 }
 
 /* What stands at key position p under the rules of the signature. Baselines exist at image positions only. */
@@ -129,10 +123,9 @@ static sl_status add_view(sl_view_plan *v, const sl_branch *b, const layer_rules
 
 sl_status sl_view_plan_rows(sl_view_plan *v, const sl_branch *b, int layer, const int *slots, int n_row, int n_head,
                             int32_t *view) {
-  layer_rules rules;
+  const layer_rules rules = rules_of(b, layer);
   uint64_t of_head[256];
   if (n_head > 256) SL_FAIL(SL_ERROR_UNSUPPORTED, "branches: %d heads; at most 256 are supported", n_head);
-  SL_TRY(rules_of(&rules, b, layer));
   for (int h = 0; h < n_head; h++) {
     of_head[h] = 0;
     for (int i = 0; i < rules.n_rule; i++)

@@ -206,6 +206,17 @@ static int site_heads(sl_site site, const sl_plan_limits *l) {
   return shape == SL_SHAPE_HEADS ? l->n_head : shape == SL_SHAPE_KV ? l->n_head_kv : 0;
 }
 
+static sl_status check_rule_count(const sl_plan *plan, int n_layer, const char *where) {
+  for (int layer = 0; layer < n_layer; layer++) {
+    int n = 0;
+    for (int i = 0; i < plan->n_rule; i++) n += sl_set_has(&plan->rules[i].layers, layer);
+    if (n > SL_MAX_LAYER_RULE)
+      SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: %d attention rules in layer %d; at most %d can hold in one", where, n, layer,
+              SL_MAX_LAYER_RULE);
+  }
+  return SL_OK;
+}
+
 static sl_status check_value(place at, const sl_edit *edit, const sl_plan_limits *l) {
   const int width = sl_plan_site_width(edit->site, l);
   const int n_position = sl_set_count(&edit->positions, l->n_token);
@@ -252,6 +263,7 @@ static sl_status check_edit(place at, const sl_edit *edit, const sl_plan_limits 
 
 sl_status sl_plan_check(const sl_plan *plan, const sl_plan_limits *limits, const char *where) {
   for (int i = 0; i < plan->n_rule; i++) SL_TRY(check_rule((place){where, "rule", i}, &plan->rules[i], limits));
+  SL_TRY(check_rule_count(plan, limits->n_layer, where));
   for (int i = 0; i < plan->n_edit; i++) SL_TRY(check_edit((place){where, "edit", i}, &plan->edits[i], limits));
   return SL_OK;
 }

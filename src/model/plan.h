@@ -42,6 +42,8 @@ void sl_set_dispose(sl_set *set);
  * exists at image (and structure) positions only. */
 enum { SL_SOURCE_OWN = -1, SL_SOURCE_HIDDEN = -2 };
 
+#define SL_MAX_LAYER_RULE 64 /* rules of one plan that hold in one layer */
+
 /* "In these layers and heads, these queries see at these key positions that source." Later rules override earlier
  * ones. A query never sees keys behind it, whatever the rules say. Hidden keys take no part in the softmax, so the rest
  * is renormalised; a baseline's key and value replace the position's own. */

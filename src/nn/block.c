@@ -16,9 +16,9 @@ static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 int64_t sl_block_backward_scratch(const sl_block_shape *s, int n_row, bool recompute) {
   const int64_t qkv = sl_scratch_need(n_row, sl_block_qkv_width(s)), z = sl_scratch_need(n_row, s->n_head * s->d_head);
   const int64_t up = sl_scratch_need(n_row, sl_block_up_width(s)), x = sl_scratch_need(n_row, s->d_model);
-  const int64_t attention = 2 * qkv + z + x + larger(z, x), mlp = up + sl_scratch_need(n_row, s->d_mlp) + 2 * x;
-  if (!recompute) return 2 * x + larger(attention, mlp); /* both residuals in f32, and one half at a time */
-  /* qkv, lse and mid are made first and stay. */
+  const int64_t attention = 2 * qkv + z + x + larger(z, x), mlp = x + up + larger(sl_scratch_need(n_row, s->d_mlp), x);
+  if (!recompute) return x + larger(attention, mlp); /* one half at a time, and its residual in f32 */
+  /* x in f32, and qkv, lse and mid, which are made first and stay. */
   const int64_t again = larger(mlp, sl_block_forward_scratch(s, n_row, n_row, 0));
   return 2 * x + sl_scratch_need(n_row, s->n_head) + larger(attention, qkv + again);
 }
@@ -221,9 +221,10 @@ static void mlp_backward(const sl_context *c, const sl_block_shape *s, const sl_
   const int n_row = d.rows - first_row;
   const int64_t mark = c->scratch->used;
   const sl_mat d_rows = sl_mat_rows(d, first_row, n_row), mid = sl_mat_rows(acts->mid, first_row, n_row);
+  const sl_mat d_normed = sl_scratch_mat(c->scratch, n_row, s->d_model);
+  const int64_t products = c->scratch->used;
   const sl_mat up = up_rows(c, s, w, acts, first_row);
   const sl_mat d_hidden = sl_scratch_mat(c->scratch, n_row, s->d_mlp);
-  const sl_mat d_normed = sl_scratch_mat(c->scratch, n_row, s->d_model);
 
   op->linear_dx(c->queue, d_hidden, d_rows, w->down, false);
   if (s->gated) {
@@ -236,6 +237,7 @@ static void mlp_backward(const sl_context *c, const sl_block_shape *s, const sl_
     op->act_dx(c->queue, s->act, d_hidden, d_hidden, up);
     op->linear_dx(c->queue, d_normed, d_hidden, w->up, false);
   }
+  c->scratch->used = products;
   if (sl_wants(c, s->part, SL_SITE_LN2, layer, true)) {
     const sl_mat normed = sl_scratch_mat(c->scratch, n_row, s->d_model);
     op->norm(c->queue, s->norm, normed, mid, w->norm2_w, w->norm2_b, s->eps);
@@ -309,14 +311,16 @@ void sl_block_backward(const sl_context *c, const sl_block_shape *s, const sl_bl
                        int *first_row, sl_ints positions, const sl_block_acts *kept, bool to_input) {
   const int64_t mark = c->scratch->used;
   sl_block_acts acts = *kept;
-  acts.x = as_f32(c, acts.x, 0);
-  if (!kept->qkv.buffer) acts = recompute_attention(c, s, w, layer, positions, acts.x);
-  acts.mid = as_f32(c, acts.mid, 0);
+  if (!kept->qkv.buffer) acts = recompute_attention(c, s, w, layer, positions, as_f32(c, kept->x, 0));
+  const int64_t half = c->scratch->used;
   const int n_row = d.rows - *first_row;
+  acts.mid = as_f32(c, acts.mid, 0);
   mlp_backward(c, s, w, layer, d, *first_row, &acts);
   sl_see_grad(c, s->part, SL_SITE_RESID_MID, layer, *first_row, sl_mat_rows(acts.mid, *first_row, n_row),
               sl_mat_rows(d, *first_row, n_row));
+  c->scratch->used = half;
   if (to_input || wants_below_mlp(c, s, layer)) {
+    acts.x = as_f32(c, acts.x, 0);
     attention_backward(c, s, w, layer, d, *first_row, positions, &acts);
     *first_row = 0;
     sl_see_grad(c, s->part, SL_SITE_RESID_PRE, layer, 0, acts.x, d);

@@ -16,8 +16,12 @@ SL_ASSET(sl_asset_core, "report/assets/core.js");
 SL_ASSET(sl_asset_figure, "report/assets/figure.js");
 SL_ASSET(sl_asset_map, "report/assets/map.js");
 SL_ASSET(sl_asset_chart, "report/assets/chart.js");
+SL_ASSET(sl_asset_curve, "report/assets/curve.js");
+SL_ASSET(sl_asset_squares, "report/assets/squares.js");
+SL_ASSET(sl_asset_attribution, "report/assets/attribution.js");
 SL_ASSET(sl_asset_findings, "report/assets/findings.js");
 SL_ASSET(sl_asset_start, "report/assets/report.js");
 
-const char *const sl_asset_common[] = {sl_asset_core,  sl_asset_figure,   sl_asset_map,
-                                       sl_asset_chart, sl_asset_findings, NULL};
+const char *const sl_asset_common[] = {sl_asset_core,    sl_asset_figure,      sl_asset_map,
+                                       sl_asset_chart,   sl_asset_curve,       sl_asset_squares,
+                                       sl_asset_attribution, sl_asset_findings, NULL};

@@ -168,11 +168,22 @@ static sl_status write_film(const sl_run_reader *run, canvas *c, const layers *l
   return status;
 }
 
+/* The scores that raise the answer, of image tokens: one map without layers. */
+static sl_status write_scores(const sl_run_reader *run, canvas *c, const sl_tensor *tensor) {
+  const layers scores = {.name = "tokens", .tensor = tensor, .n_layer = 1, .stride = sl_tensor_count(tensor)};
+  sl_rgb picture = {0};
+  sl_status status = draw_layer(&picture, c, &c->large, &scores, 0);
+  if (status == SL_OK) status = write_png(run, "tokens_image", &picture);
+  sl_rgb_dispose(&picture);
+  return status;
+}
+
 sl_status sl_overlays_write(const sl_run_reader *run) {
   layers kinds[2] = {{.name = "cam"}, {.name = "attention"}};
   kinds[0].tensor = sl_run_find(run, "cam.heat");
   kinds[0].defined = sl_run_find(run, "cam.defined");
   kinds[1].tensor = sl_run_find(run, "flow.image");
+  const sl_tensor *scores = sl_run_find(run, "tokens.image");
   int64_t n_token = 0;
   for (int k = 0; k < 2; k++) {
     const sl_tensor *tensor = kinds[k].tensor;
@@ -189,6 +200,11 @@ sl_status sl_overlays_write(const sl_run_reader *run) {
     }
     n_token = here;
   }
+  if (scores && n_token != 0 && sl_tensor_count(scores) != n_token) {
+    SL_FAIL(SL_ERROR_FORMAT, "%s: tokens.image has %lld image tokens, the other maps %lld", sl_run_dir(run),
+            (long long)sl_tensor_count(scores), (long long)n_token);
+  }
+  if (scores) n_token = sl_tensor_count(scores);
   const sl_tensor *box = sl_run_find(run, "image.box");
   if (n_token == 0 || !sl_run_has_picture(run, "input")) return SL_OK;
   if (box && box->shape[0] != n_token) {
@@ -203,6 +219,7 @@ sl_status sl_overlays_write(const sl_run_reader *run) {
     for (int il = 0; il < kinds[k].n_layer && status == SL_OK; il++) status = write_layer(run, &c, &kinds[k], il);
     if (status == SL_OK) status = write_film(run, &c, &kinds[k]);
   }
+  if (status == SL_OK && scores && placed) status = write_scores(run, &c, scores);
   canvas_dispose(&c);
   return status;
 }

@@ -4,7 +4,7 @@
 #ifndef SL_REPORT_SECTION_H
 #define SL_REPORT_SECTION_H
 
-#define SL_MAX_SECTION_RESULT 8
+#define SL_MAX_SECTION_RESULT 24
 
 typedef struct sl_section {
   const char *name;   /* of the view, and the anchor in the page */

@@ -88,9 +88,10 @@ class Chrome:
             else:
                 return answer["result"]
 
-    def run(self, expression):
+    def run(self, expression, timeout=60):
         """Value of a JavaScript expression (promises are awaited)."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        answer = self.call("Runtime.evaluate", timeout=timeout, expression=expression, returnByValue=True,
+                           awaitPromise=True)
         if "exceptionDetails" in answer:
             raise ChromeError(expression + ": " + json.dumps(answer["exceptionDetails"].get("exception", {}).get("description")))
         return answer["result"].get("value")

@@ -7,14 +7,17 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "browser/mock_causal.h"
 #include "input/image.h"
 #include "store/run.h"
 
 enum { N_LAYER = 12, N_HEAD = 8, N_QUERY = 2, SIDE = 12, N_MAP = 3, PICTURE_PX = 336, N_SINK = 3, N_CLASS = 5 };
+enum { LARGE_LAYER = 32, LARGE_HEAD = 32, LARGE_SIDE = 24 };
 
 typedef struct mock {
   mock_kind kind;
-  int n_image;  /* image tokens */
+  int n_layer, n_head, side; /* the others than MOCK_LARGE: N_LAYER, N_HEAD, SIDE */
+  int n_image;               /* image tokens */
   sl_run *run;
   float *flow;  /* [L, Q, N] */
   float *share; /* [L, Q, 5] */
@@ -202,12 +205,12 @@ static sl_status put_cam(mock *m) {
 }
 
 static sl_status put_boxes(const mock *m) {
-  static float box[SIDE * SIDE * 4];
-  double step = (double)PICTURE_PX / SIDE, left = m->kind == MOCK_FLOW ? PICTURE_PX / 8 : 0;
-  double step_x = (PICTURE_PX - 2 * left) / SIDE;
+  static float box[LARGE_SIDE * LARGE_SIDE * 4];
+  double step = (double)PICTURE_PX / m->side, left = m->kind == MOCK_FLOW ? PICTURE_PX / 8 : 0;
+  double step_x = (PICTURE_PX - 2 * left) / m->side;
   for (int i = 0; i < m->n_image; i++) {
     for (int k = 0; k < 4; k++) {
-      int column = i % SIDE + k / 2, row = i / SIDE + k / 2;
+      int column = i % m->side + k / 2, row = i / m->side + k / 2;
       box[i * 4 + k] = (float)(k % 2 ? step * row : left + step_x * column);
     }
   }
@@ -270,11 +273,11 @@ static json_t *make_analyses(bool hostile, bool cam) {
   return analyses;
 }
 
-static json_t *make_model(bool hostile) {
+static json_t *make_model(const mock *m, bool hostile) {
   json_t *vision = json_pack("{s:i,s:i,s:i,s:i}", "n_layer", 6, "n_head", 4, "d_model", 128, "patch_px", 28);
   return json_pack("{s:s,s:s,s:s,s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:o}", "path", hostile ? HOSTILE : "/models/pocket llava",
                    "name", hostile ? HOSTILE : "pocket-llava", "family", "llava", "hash", "3f9ac1d27b60e845", "n_layer",
-                   N_LAYER, "n_head", N_HEAD, "n_head_kv", N_HEAD, "d_model", 256, "d_head", 32, "n_vocab", 4096,
+                   m->n_layer, "n_head", m->n_head, "n_head_kv", m->n_head, "d_model", 256, "d_head", 32, "n_vocab", 4096,
                    "vision", vision);
 }
 
@@ -283,7 +286,7 @@ static json_t *make_image(const mock *m, bool hostile, bool mask) {
                             "width_px", PICTURE_PX, "height_px", PICTURE_PX);
   if (!mask) return image;
   int n_object = 0;
-  for (int i = 0; i < m->n_image; i++) n_object += patch_object(i) > 0.5;
+  for (int i = 0; i < m->n_image; i++) n_object += object_at((i % m->side + 0.5) / m->side, (i / m->side + 0.5) / m->side) > 0.5;
   json_object_set_new(image, "mask", json_string("mask.png"));
   json_object_set_new(image, "object_tokens", json_integer(n_object));
   return image;
@@ -299,8 +302,8 @@ static void fill_json(const mock *m) {
                               "mask.png", "--out=run");
   json_object_set_new(root, "sightline", json_string("0.1.0"));
   json_object_set_new(root, "command", command);
-  json_object_set_new(root, "analyses", make_analyses(hostile, cam));
-  json_object_set_new(root, "model", make_model(hostile));
+  json_object_set_new(root, "analyses", m->kind == MOCK_LARGE ? json_object() : make_analyses(hostile, cam));
+  json_object_set_new(root, "model", make_model(m, hostile));
   json_object_set_new(root, "compute", json_pack("{s:s,s:s,s:s,s:i}", "backend", "cpu", "mode", "f32", "products",
                                                  "oneDNN", "threads", 8));
   json_object_set_new(root, "image", make_image(m, hostile, cam));
@@ -309,7 +312,7 @@ static void fill_json(const mock *m) {
   json_object_set_new(root, "tokens", make_tokens(m, hostile));
   json_object_set_new(root, "spans", json_pack("{s:[[i,i]],s:[[i,i]]}", "system", 0, 9, "image", 9, first_text));
   json_object_set_new(root, "grid", m->kind == MOCK_NO_GRID ? json_null()
-                                                            : json_pack("{s:i,s:i}", "height", SIDE, "width", SIDE));
+                                                            : json_pack("{s:i,s:i}", "height", m->side, "width", m->side));
   json_object_set_new(root, "queries", json_pack("[i,i]", first_text + n_after - 1, first_text + n_after));
   json_object_set_new(root, "options", json_pack("{s:i,s:{s:b}}", "max-tokens", 16, "flow", "renormalise",
                                                  m->kind == MOCK_FLOW));
@@ -321,16 +324,44 @@ static void fill_json(const mock *m) {
   json_object_set_new(root, "warnings", json_pack("[s]", hostile ? HOSTILE : warning));
 }
 
+/* Attention maps of every head, so that the large page holds what a large run's does. */
+static sl_status put_head_maps(const mock *m) {
+  size_t count = (size_t)m->n_layer * m->n_head * m->n_image;
+  float *maps = NULL;
+  SL_TRY(SL_ALLOC(maps, count, "mock"));
+  for (size_t i = 0; i < count; i++) maps[i] = (float)(0.002 * noise(70, i));
+  const int64_t shape[] = {m->n_layer, m->n_head, m->n_image};
+  sl_status status = sl_run_put(m->run, "flow.image_heads", SL_F32, 3, shape, maps);
+  free(maps);
+  return status;
+}
+
+static sl_status put_causal(const mock *m) {
+  const mock_size size = {.n_layer = m->n_layer, .n_head = m->n_head, .n_image = m->n_image,
+                          .side = m->kind == MOCK_NO_GRID ? 0 : m->side,
+                          .n_before = (int)(sizeof before / sizeof *before), .n_text = (int)(sizeof after / sizeof *after),
+                          .word = m->kind == MOCK_HOSTILE ? HOSTILE : " red", .object_at = object_at};
+  return mock_causal_put(m->run, json_object_get(sl_run_json(m->run), "analyses"), &size);
+}
+
+static sl_status put_measured(mock *m) {
+  SL_TRY(SL_ALLOC(m->flow, N_LAYER * N_QUERY * (size_t)m->n_image, "mock"));
+  SL_TRY(SL_ALLOC(m->share, N_LAYER * N_QUERY * N_CLASS, "mock"));
+  SL_TRY(SL_ALLOC(m->heat, N_LAYER * N_MAP * (size_t)m->n_image, "mock"));
+  fill_maps(m);
+  if (m->kind != MOCK_CAM) SL_TRY(put_flow(m));
+  return m->kind != MOCK_FLOW ? put_cam(m) : SL_OK;
+}
+
 sl_status mock_run_write(const char *dir, mock_kind kind) {
-  mock m = {.kind = kind, .n_image = kind == MOCK_NO_GRID ? 32 : SIDE * SIDE};
+  mock m = {.kind = kind, .n_layer = N_LAYER, .n_head = N_HEAD, .side = SIDE};
+  if (kind == MOCK_LARGE) m.n_layer = LARGE_LAYER, m.n_head = LARGE_HEAD, m.side = LARGE_SIDE;
+  m.n_image = kind == MOCK_NO_GRID ? 32 : m.side * m.side;
+  bool causal = kind != MOCK_FLOW && kind != MOCK_CAM;
   SL_TRY(sl_run_new(&m.run, dir, true));
-  sl_status status = SL_ALLOC(m.flow, N_LAYER * N_QUERY * (size_t)m.n_image, "mock");
-  if (status == SL_OK) status = SL_ALLOC(m.share, N_LAYER * N_QUERY * N_CLASS, "mock");
-  if (status == SL_OK) status = SL_ALLOC(m.heat, N_LAYER * N_MAP * (size_t)m.n_image, "mock");
-  if (status == SL_OK) fill_maps(&m);
-  if (status == SL_OK) fill_json(&m);
-  if (status == SL_OK && kind != MOCK_CAM) status = put_flow(&m);
-  if (status == SL_OK && kind != MOCK_FLOW) status = put_cam(&m);
+  fill_json(&m);
+  sl_status status = kind == MOCK_LARGE ? put_head_maps(&m) : put_measured(&m);
+  if (status == SL_OK && causal) status = put_causal(&m);
   if (status == SL_OK && kind != MOCK_NO_GRID) status = put_boxes(&m);
   if (status == SL_OK && kind != MOCK_CAM) status = put_pictures(&m);
   if (status == SL_OK) status = sl_run_commit(m.run);

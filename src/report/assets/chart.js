@@ -36,15 +36,17 @@ sl.chart = (() => {
     return name => `fill:url(#${prefix}${name})`;
   }
 
-  const layers = (left, right) => d3.scaleBand().domain(d3.range(sl.facts.nLayer)).range([left, right]).paddingInner(0.12).paddingOuter(0.06);
+  // One band per layer; curves over cuts or residuals have one point more (n).
+  const layers = (left, right, n = sl.facts.nLayer) => d3.scaleBand().domain(d3.range(n)).range([left, right]).paddingInner(0.12).paddingOuter(0.06);
+  const count = x => x.domain().length;
 
-  function layerAxis(chart, x, y, label = true) {
-    const n = sl.facts.nLayer, room = Math.max(1, Math.floor((x.range()[1] - x.range()[0]) / 26));
+  function layerAxis(chart, x, y, label = "layer (0 = first)") {
+    const n = count(x), room = Math.max(1, Math.floor((x.range()[1] - x.range()[0]) / 26));
     const every = [1, 2, 4, 5, 8, 10, 16, 20].find(step => Math.ceil(n / step) <= room) || 20;
     for (let il = 0; il < n; il += every) {
       text(chart, x(il) + x.bandwidth() / 2, y + 15, il, {"text-anchor": "middle"});
     }
-    if (label) text(chart, x.range()[0], y + 31, "layer (0 = first)", {});
+    if (label) text(chart, x.range()[0], y + 31, label, {});
   }
 
   function valueAxis(chart, y, left, right, ticks, format) {
@@ -68,27 +70,30 @@ sl.chart = (() => {
   function cursor(chart, x, top, bottom) {
     const frame = attributes(chart.append("rect"), {"data-cursor": "", y: top, height: bottom - top, rx: 2,
       style: "fill:none;stroke:var(--focus);stroke-width:1.5;pointer-events:none"});
-    const move = () => attributes(frame, {x: x(sl.state.layer) - 1, width: x.bandwidth() + 2});
+    const move = () => attributes(frame, {x: x(sl.state.layer) - 1, width: x.bandwidth() + 2}); // layer < nLayer <= count(x)
     move();
     return move;
   }
 
   // Invisible columns that answer the pointer: lines(il) for the tooltip; a click selects the layer.
   function columns(chart, x, top, bottom, lines) {
-    for (let il = 0; il < sl.facts.nLayer; il++) {
+    for (let il = 0; il < count(x); il++) {
       attributes(chart.append("rect"), {x: x(il) - x.step() * 0.06, width: x.step(), y: top, height: bottom - top,
         style: "fill:transparent;cursor:pointer"})
-        .on("mousemove", () => sl.tip.at(d3.event, lines(il))).on("mouseleave", sl.tip.hide).on("click", () => sl.set({layer: il}));
+        .on("mousemove", () => sl.tip.at(d3.event, lines(il))).on("mouseleave", sl.tip.hide)
+        .on("click", () => sl.set({layer: Math.min(il, sl.facts.nLayer - 1)}));
     }
   }
 
   // series: {name, values, colour, dash, shape ("circle"|"square"), undefinedAt (il) => bool}; options: height, domain,
-  // ticks, format, scale ("linear"|"log"), baseline {value, label}, plainTop, label, hatch (il) => bool.
+  // ticks, format, scale ("linear"|"log"), baseline {value, label}, plainTop, label, hatch (il) => bool, points (their number, if
+  // not one per layer), name (il) => first line of the tooltip, axisLabel, marks [[layer, label]], band [low, high].
   function lines(element, series, options) {
     let move = () => {};
     const draw = width => {
-      const margin = {left: 46, right: 14, top: options.plainTop ? 14 : 36, bottom: options.axisLabel === false ? 22 : 38};
-      const height = options.height, x = layers(margin.left, width - margin.right);
+      const marks = options.plainTop ? [] : options.marks ? options.marks.filter(([layer]) => layer !== null) : markers();
+      const margin = {left: 46, right: 14, top: options.plainTop ? 14 : options.marks ? 16 + 14 * marks.length : 36, bottom: options.axisLabel === false ? 22 : 38};
+      const height = options.height, x = layers(margin.left, width - margin.right, options.points);
       const chart = svg(element, width, height, options.label), fill = patterns(chart);
       const y = (options.scale === "log" ? d3.scaleLog() : d3.scaleLinear()).domain(options.domain).range([height - margin.bottom, margin.top]).clamp(true);
       if (options.hatch) {
@@ -96,15 +101,17 @@ sl.chart = (() => {
           if (options.hatch(il)) attributes(chart.append("rect"), {x: x(il), width: x.bandwidth(), y: margin.top, height: height - margin.bottom - margin.top, style: fill("undefined")});
         }
       }
+      if (options.band) attributes(chart.append("rect"), {x: margin.left, width: width - margin.right - margin.left, y: y(options.band[1]),
+        height: Math.max(1, y(options.band[0]) - y(options.band[1])), style: fill("undefined"), opacity: 0.6});
       valueAxis(chart, y, margin.left, width - margin.right, options.ticks || y.ticks(4), options.format || sl.number);
       if (options.baseline && sl.isNumber(options.baseline.value)) {
         line(chart, margin.left, y(options.baseline.value), width - margin.right, y(options.baseline.value), "stroke:var(--ink-2);stroke-width:1;stroke-dasharray:1 4;stroke-linecap:round");
       }
-      if (!options.plainTop) markers().forEach(([layer, label], i) => marker(chart, x, margin.top, height - margin.bottom, layer, label, i));
+      marks.forEach(([layer, label], i) => marker(chart, x, margin.top, height - margin.bottom, layer, label, options.marks ? i + 1 : i));
       for (const one of series) drawSeries(chart, one, x, y);
       if (options.baseline && sl.isNumber(options.baseline.value)) placeLabel(chart, options.baseline.label, series, x, y, y(options.baseline.value));
-      layerAxis(chart, x, height - margin.bottom, options.axisLabel !== false);
-      columns(chart, x, margin.top, height - margin.bottom, il => ["layer " + il, ...series.map(one =>
+      layerAxis(chart, x, height - margin.bottom, options.axisLabel);
+      columns(chart, x, margin.top, height - margin.bottom, il => [options.name ? options.name(il) : "layer " + il, ...series.map(one =>
         `${one.name}: ${options.hatch && options.hatch(il) && one.hatched ? "undefined" : (options.format || sl.number)(one.values[il])}`)]);
       move = cursor(chart, x, margin.top - 2, height - margin.bottom + 2);
     };
@@ -121,7 +128,7 @@ sl.chart = (() => {
       if (middle < top + 2 || middle > bottom - 4) return -1;
       let nearest = 200;
       for (const one of series) {
-        for (let il = 0; il < sl.facts.nLayer; il++) {
+        for (let il = 0; il < count(x); il++) {
           const centre = x(il) + x.bandwidth() / 2;
           if (sl.isNumber(one.values[il]) && centre > from - 12 && centre < from + width + 12) nearest = Math.min(nearest, Math.abs(y(one.values[il]) - middle));
         }
@@ -138,8 +145,8 @@ sl.chart = (() => {
     const centre = il => x(il) + x.bandwidth() / 2, present = il => sl.isNumber(one.values[il]);
     const path = d3.line().defined((value, il) => present(il)).x((value, il) => centre(il)).y(value => y(value))(Array.from(one.values));
     if (!one.pointsOnly) attributes(chart.append("path"), {d: path || "", style: `fill:none;stroke:var(${one.colour});stroke-width:2;stroke-dasharray:${one.dash || "none"}`});
-    const size = sl.facts.nLayer > 48 ? 2 : 3.2;
-    for (let il = 0; il < sl.facts.nLayer; il++) {
+    const size = count(x) > 48 ? 2 : 3.2;
+    for (let il = 0; il < count(x); il++) {
       if (!present(il)) continue;
       const style = `fill:var(${one.hollow ? "--surface" : one.colour});stroke:var(${one.colour});stroke-width:1.6`;
       if (one.shape === "square") attributes(chart.append("rect"), {x: centre(il) - size, y: y(one.values[il]) - size, width: size * 2, height: size * 2, style});

@@ -47,7 +47,7 @@ const sl = (() => {
   }
 
   // What is selected; views listen to the keys they draw.
-  const state = {query: 0, layer: 0, head: 0, kind: 1, map: 0};
+  const state = {query: 0, layer: 0, head: 0, kind: 1, map: 0, scored: 0}; // scored: a head of the attribution, layer * heads + head
   const listeners = [];
   const on = (keys, listener) => listeners.push({keys: keys.split(" "), listener});
   function set(changes) {
@@ -94,6 +94,13 @@ const sl = (() => {
           views, view: (name, build) => views.set(name, build)};
 })();
 
+// Knockout edges in words.
+sl.edgeName = edge => {
+  const words = {question: "question", image: "image", role: "role marker", final: "final token", "role+final": "role marker, final token", generated: "answer so far"};
+  const text = `${words[edge.query] ?? edge.query ?? "?"} ← ${words[edge.key] ?? edge.key ?? "?"}`;
+  return text[0].toUpperCase() + text.slice(1);
+};
+
 // Facts that several views need.
 sl.facts = (() => {
   const run = sl.run, share = sl.tensor("flow.share"), heat = sl.tensor("cam.heat");
@@ -106,7 +113,7 @@ sl.facts = (() => {
   ];
   const tokens = Array.isArray(run.tokens) ? run.tokens : [];
   const queries = Array.isArray(run.queries) ? run.queries : [];
-  const nLayer = (share || heat || {shape: [0]}).shape[0];
+  const nLayer = (share || heat || {shape: [(run.model || {}).n_layer || 0]}).shape[0];
   const nQuery = share ? share.shape[1] : 0;
   const text = token => token ? String(token.text ?? token.piece ?? "") : "";
   const cam = (run.analyses && run.analyses.cam) || {}, flow = (run.analyses && run.analyses.flow) || {};

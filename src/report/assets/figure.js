@@ -108,6 +108,9 @@ sl.slider = (label, min, max, step, value, change) => {
   return {field: el("label", {class: "field slider"}, el("span", {}, label, " ", output), input), input, output};
 };
 
+// How a series of chart.lines is drawn, for a legend.
+sl.lineKey = one => sl.el("i", {class: "line", style: `border-top-style:${one.dash ? "dashed" : "solid"};border-color:var(${one.colour})`});
+
 // One tooltip for the page. lines: strings, the first one bold.
 sl.tip = (() => {
   const tip = document.getElementById("tip");

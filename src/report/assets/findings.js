@@ -12,11 +12,13 @@ sl.findings = () => {
     const image = d3.range(facts.nLayer).map(il => share.at(il, 0, 1)), cliff = facts.attentionCliff, peak = best(image);
     const last = image[facts.nLayer - 1];
     if (cliff !== null && cliff > 0) {
-      const most = d3.max(image.slice(cliff)), limit = most < facts.cliffShare ? "less than " + percent(facts.cliffShare) : "at most " + percent(most);
+      const most = d3.max(image.slice(cliff)), limit = most < facts.cliffShare ? "less than " + percent(facts.cliffShare) : "at most "
+        + percent(most);
       out.push({text: `From layer ${cliff} on, ${limit} of the attention of the position that predicts ${word} is on the image; `
         + `in layer ${peak} it is ${percent(image[peak])}, its highest. The last layer gives it ${percent(last)}.`});
     } else if (cliff === 0) {
-      out.push({text: `In no layer does the position that predicts ${word} put more than ${percent(image[peak])} of its attention on the image (layer ${peak}).`});
+      out.push({text: `In no layer does the position that predicts ${word} put more than ${percent(image[peak])} of its attention on the `
+        + `image (layer ${peak}).`});
     } else {
       out.push({text: `The position that predicts ${word} never turns from the image for good: its share of attention is highest in `
         + `layer ${peak} (${percent(image[peak])}) and ${percent(last)} in the last layer.`});
@@ -44,9 +46,85 @@ sl.findings = () => {
     const high = best(rho.values), low = best(rho.values.map(value => -value));
     if (layersOf(rho.values).length > 1) {
       const top = rho.values[high], where = `layer ${high} (Spearman’s ρ ${fixed(top, 2)})`;
-      out.push({text: top < 0.3 ? `Attention and CAM do not agree on which image tokens come first: their rank correlation is highest in ${where}.`
-        : `Attention and CAM agree best on which image tokens come first in ${where} and least in layer ${low} (${fixed(rho.values[low], 2)}).`});
+      out.push({text: top < 0.3 ? `Attention and CAM do not agree on which image tokens come first: their rank correlation is highest `
+        + `in ${where}.`
+        : `Attention and CAM agree best on which image tokens come first in ${where} and least in layer ${low} `
+          + `(${fixed(rho.values[low], 2)}).`});
     }
+  }
+  out.push(...sl.causalFindings(word));
+  return out;
+};
+
+// The same for what was intervened on. word: the answer's first token, quoted.
+sl.causalFindings = word => {
+  const {facts, tensor, percent, fixed, isNumber} = sl, of = name => (sl.run.analyses || {})[name] || {}, out = [];
+  const say = text => out.push({text});
+
+  const cut = of("cliff"), value = tensor("cliff.logit"), target = key => String(of(key).target ?? "logit");
+  if (value && Number.isInteger(cut.layer) && cut.layer >= 0) {
+    const last = value.shape[0] - 1, band = `within ${percent(isNumber(cut.eps) ? cut.eps : 0.05)} of the picture’s effect`;
+    const hidden = cut.keep > 0 ? `With all but ${cut.keep} image tokens` : "With the image";
+    say(cut.layer === 0 ? `${hidden} hidden from the first layer on, the answer’s ${target("cliff")} does not change by more than `
+      + `${percent(isNumber(cut.eps) ? cut.eps : 0.05)} of the picture’s effect.`
+      : cut.layer >= last ? `The image is used to the end: hidden in the last layer alone, the answer’s ${target("cliff")} no longer `
+        + `stays ${band}.`
+        : `${hidden} hidden from layer ${cut.layer} on, the answer’s ${target("cliff")} stays ${band}; hidden from layer ${cut.layer - 1} `
+          + `on, it does not.`
+          + (Number.isInteger(cut.answer_layer) && cut.answer_layer < cut.layer
+            ? ` The words of the answer stay the same from layer ${cut.answer_layer} on.` : ""));
+  }
+
+  const change = tensor("knockout.change"), edges = Array.isArray(of("knockout").edges) ? of("knockout").edges : [];
+  if (change && edges.length === change.shape[0]) {
+    const worst = d3.scan(d3.range(edges.length), (a, b) => d3.min(change.at(a)) - d3.min(change.at(b))),
+      values = Array.from(change.at(worst));
+    const least = d3.scan(values, (a, b) => a - b);
+    say(values[least] > -0.01 ? "No single way from the image to the answer, cut for a few layers, costs 1 % of the answer’s probability."
+      : `Of the ways that were cut for a few layers, “${sl.edgeName(edges[worst])}” costs most: ${percent(-values[least])} of the `
+        + `answer’s probability, around layer ${least}.`);
+  }
+
+  const lens = of("lens"), seen = tensor("lens.final_prob");
+  if (seen && Number.isInteger(lens.decided)) {
+    say(lens.decided >= seen.shape[0] - 1
+      ? `Read out early, the final token never has ${word} as its lasting first choice before the last layer.`
+      : `Read out early, the final token has ${word} as its first choice from before layer ${lens.decided} on.`);
+  }
+
+  const enough = curves => {
+    const [own, ...rivals] = curves && Array.isArray(curves.rankings) ? curves.rankings : [];
+    return own && Number.isInteger(own.smallest_faithful) ? {own: own.smallest_faithful, share: percent(curves.enough),
+      chance: (rivals.find(one => one.name === "random") || {}).smallest_faithful} : null;
+  };
+  const trust = regression => {
+    const r = ((regression || {}).fit || {}).pearson;
+    return !isNumber(r) ? "" : r < 0.5 ? ` But the scores predict held-out runs poorly (Pearson ${fixed(r, 2)}).`
+      : ` The scores predict held-out runs with Pearson ${fixed(r, 2)}.`;
+  };
+  const score = tensor("heads.score");
+  if (score) {
+    const top = d3.scan(Array.from(score.values), (a, b) => b - a), few = enough(of("heads").curves), [nLayer, nHead] = score.shape;
+    say((few ? `${few.own} of ${nLayer * nHead} heads give back ${few.share} of the picture’s effect on the answer’s `
+      + `${target("heads")}${Number.isInteger(few.chance) ? `; drawn at random it takes ${few.chance}` : ""}. ` : "")
+      + `The head that adds most is head ${top % nHead} of layer ${Math.floor(top / nHead)}.` + trust(of("heads").regression));
+  }
+
+  const given = of("tokens").image, taken = of("tokens").text;
+  if (given && tensor("tokens.image")) {
+    const set = given.sufficient && Array.isArray(given.sufficient.image_positions) ? given.sufficient.image_positions.length : 0;
+    const parts = [];
+    if (set) parts.push(`${set} of ${tensor("tokens.image").values.length} image tokens are enough for nine tenths of the `
+      + `picture’s effect`);
+    if (isNumber(given.object_share)) parts.push(`${percent(given.object_share)} of what helps lies on the marked object, which has `
+      + `${percent(given.object_patches)} of the patches`);
+    if (parts.length) say(parts.join("; ") + "." + trust(given.regression));
+  }
+  if (taken && taken.share && tensor("tokens.text")) {
+    const [key, share] = Object.entries(taken.share).reduce((a, b) => b[1] > a[1] ? b : a, ["", 0]);
+    const called = {question: "the question’s positions take", role: "the role marker takes", final: "the final position takes",
+      generated: "the answer so far takes"}[key];
+    if (called && share > 0) say(`On the text side ${called} ${percent(share)} of what helps.`);
   }
   return out;
 };

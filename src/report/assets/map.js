@@ -222,6 +222,29 @@ sl.maps = (() => {
     drawOutline(context, width, height);
   }
 
+  // Frames round some tokens, black under white.
+  function frames(canvas, tokens, n) {
+    const context = canvas.getContext("2d"), sx = canvas.width / size()[0], sy = canvas.height / size()[1];
+    for (const [style, lineWidth] of [["#000", 4], ["#fff", 2]]) {
+      context.strokeStyle = style;
+      context.lineWidth = lineWidth;
+      for (const i of tokens) {
+        const box = boxOf(i, n);
+        if (box) context.strokeRect(box[0] * sx, box[1] * sy, (box[2] - box[0]) * sx, (box[3] - box[1]) * sy);
+      }
+    }
+  }
+
+  // A tooltip for the token under the pointer: lines(i).
+  function pointed(canvas, n, lines) {
+    canvas.addEventListener("mousemove", event => {
+      const box = canvas.getBoundingClientRect(), [width, height] = size(), x = (event.clientX - box.left) / box.width;
+      const i = placed(n) ? tokenAt(x * width, (event.clientY - box.top) / box.height * height, n) : Math.min(n - 1, Math.max(0, Math.floor(x * n)));
+      if (i < 0) sl.tip.hide(); else sl.tip.at(event, lines(i));
+    });
+    canvas.addEventListener("mouseleave", sl.tip.hide);
+  }
+
   const colour = share => {
     const c = Math.round(clamp(share, 0, 1) * 255) * 3;
     return `rgb(${colours[c]},${colours[c + 1]},${colours[c + 2]})`;
@@ -234,6 +257,6 @@ sl.maps = (() => {
   // Share of a map on tokens that show no part of the picture.
   const unseen = values => { const sum = d3.sum(values); return sum > 0 ? Math.max(0, 1 - d3.sum(shown(values.length), i => values[i]) / sum) : 0; };
   const gradient = () => "linear-gradient(90deg," + d3.range(0, 1.01, 0.1).map(colour).join(",") + ")";
-  return {prepare, paint, paintPicture, frame, colour, canvas, top, boxOf, tokenAt, placed, unseen, shown, size, gradient,
+  return {prepare, paint, paintPicture, frame, colour, canvas, frames, pointed, top, boxOf, tokenAt, placed, unseen, shown, size, gradient,
           hasMask: () => mask !== null, hasPicture: () => picture !== null};
 })();

@@ -29,7 +29,8 @@
     const section = el("section", {id: name, "aria-labelledby": title ? "title-" + name : null}, title ? el("h2", {id: "title-" + name}, title) : null);
     main.append(section); // before building: figures measure their width
     if (sl.views.get(name)(section) === false) section.remove();
-    else if (title) contents.append(el("a", {href: "#" + name}, {tokens: "Tokens", flow: "Attention", cam: "CAM", converge: "Convergence", run: "Run"}[name] || title));
+    else if (title) contents.append(el("a", {href: "#" + name}, {tokens: "Tokens", flow: "Attention", cam: "CAM", converge: "Convergence", cliff: "Cliff", knockout: "Knockout",
+      lens: "Lens", heads: "Heads", token_scores: "Token scores", compare: "Comparison", run: "Run"}[name] || title));
   }
   document.getElementById("footer").append(el("p", {}, `Made by sightline ${data.run.sightline ?? ""}. One file, no network: it can be sent and kept as it is. Figures drawn with D3.`));
   document.documentElement.dataset.ready = "true";

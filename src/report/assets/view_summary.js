@@ -3,6 +3,12 @@
 
 sl.view("summary", section => {
   const {el, run, facts} = sl, prompt = run.prompt || {};
+  const compared = (run.analyses || {}).compare;
+  if (compared && !run.prompt) { // a comparison has no picture and no question of its own
+    section.append(el("h1", {}, `${(compared.runs || []).length} runs, compared head by head`),
+      el("p", {class: "caption"}, run.model ? `${run.model.name ?? "model"}, ${run.model.n_layer ?? "?"} layers of ${run.model.n_head ?? "?"} heads.` : ""));
+    return;
+  }
   section.classList.add("summary");
   const canvas = sl.maps.canvas(672, {role: "img", id: "picture", "aria-label": "The picture"});
   const cropped = sl.maps.frame() ? " Outside the frame: cropped away, the model did not see it." : "";
