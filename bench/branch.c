@@ -1,10 +1,10 @@
 /* Times interventions on one checkpoint: head attribution (masks of heads as branches) and the truncation sweep of all
- * layers in one request, beside a plain forward pass and beside the decoder's products alone on as many rows. Prints one
- * JSON object. Usage: bench_branch MODEL [masks] [threads] [runs] [batch]
+ * layers in one request, beside a plain forward pass and beside the decoder's products alone on as many rows. Prints
+ * one JSON object. Usage: bench_branch MODEL [masks] [threads] [runs] [batch]
  *
  * Work: 5 text tokens, the image, 20 text tokens; the last row's logits. A mask costs its 20 rows after the image in
- * every layer; the cut from layer k costs 20 rows in L - k layers. The floor is these rows' products at the rate that the
- * products themselves reach on a batch of that many rows in the same run. */
+ * every layer; the cut from layer k costs 20 rows in L - k layers. The floor is these rows' products at the rate that
+ * the products themselves reach on a batch of that many rows in the same run. */
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -170,7 +170,8 @@ static void free_plans(sl_plan *plans, int n_plan) {
 
 static sl_mat new_mat(const bench *b, int rows, int cols) {
   sl_buffer *buffer = NULL;
-  CHECK(sl_buffer_new(&buffer, sl_model_get_backend(b->model), (size_t)rows * (size_t)cols * sizeof(float), "products"));
+  const size_t n_bytes = (size_t)rows * (size_t)cols * sizeof(float);
+  CHECK(sl_buffer_new(&buffer, sl_model_get_backend(b->model), n_bytes, "products"));
   return (sl_mat){buffer, 0, cols, rows, cols, SL_F32};
 }
 

@@ -1,15 +1,17 @@
 """Times the rivals of bench_branch on the same checkpoint, cores and threads, in bf16 with frozen parameters:
 
   hooks   transformers with an attention hook and one full forward per mask (or per cut layer), masks batched
-  expert  PyTorch by hand: keys and values of the prefix kept once, all masks' suffix rows in one batch, fused weights,
-          attention over shared and own keys joined by their log-sum-exp, no head seeing both pictures' keys
+  expert  PyTorch by hand: keys and values of the prefix kept once, all masks' suffix rows in one batch, fused weights, compiled
+          norms, rotation and gate; attention over shared and own keys joined by their log-sum-exp, without masks: per head only
+          the rows that see a picture meet its keys
 
 Both compute the same intervention: in every layer each head keeps the image with probability 1/2, else the rows after the image see
 another picture's keys and values there. The first logits are compared, then timed. Prints one JSON object.
 
-    python bench/peer_branch.py MODEL [masks] [threads] [runs]
+    python bench/peer_branch.py MODEL [masks] [threads] [runs] [hooks | expert]
 """
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -106,22 +108,35 @@ class Hooked:
 
 # ---- the expert's ----
 
-class Linear:
-    """A bf16 weight in oneDNN's own layout for this many rows where that helps (`packed`), else plain."""
+@torch.compile(dynamic=True)
+def norm(x, weight, eps: float):
+    x = x.float()
+    return (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float()).bfloat16()
 
-    def __init__(self, weight, packed_rows):
-        self.weight, self.packed = weight, None
-        if packed_rows:
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, packed_rows)
 
-    def __call__(self, x):
-        if self.packed is None:
-            return F.linear(x, self.weight)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
+@torch.compile(dynamic=True)
+def rotate(x, cosine, sine):
+    """x [R, H, d] -> [H, R, d], rows of a head together."""
+    half = x.shape[-1] // 2
+    turned = x.float() * cosine[:, None] + torch.cat((-x[..., half:], x[..., :half]), -1).float() * sine[:, None]
+    return turned.bfloat16().transpose(0, 1).contiguous()
+
+
+@torch.compile(dynamic=True)
+def gated(x):
+    gate, value = x.chunk(2, -1)
+    return (F.silu(gate.float()) * value.float()).bfloat16()
+
+
+@torch.compile(dynamic=True)
+def join(out0, lse0, out1, lse1):
+    """Attention over two sets of keys from that over each: [H, R, d] and [H, R] twice -> [R, H d]."""
+    weight = torch.sigmoid(lse0 - lse1)[..., None]
+    return (out0.float() * weight + out1.float() * (1 - weight)).bfloat16().transpose(0, 1).flatten(1)
 
 
 class Expert:
-    def __init__(self, model, n_image, packed_rows):
+    def __init__(self, model, n_image):
         text = model.config.text_config
         self.model, self.first, self.end, self.eps = model, BEFORE, BEFORE + n_image, text.rms_norm_eps
         self.heads, self.width = text.num_attention_heads, text.hidden_size // text.num_attention_heads
@@ -130,26 +145,23 @@ class Expert:
             key = layer.self_attn.q_proj.weight.data_ptr()  # layers that share weights share the fused ones
             if key not in made:
                 a, m = layer.self_attn, layer.mlp
-                qkv = torch.cat((a.q_proj.weight, a.k_proj.weight, a.v_proj.weight))
-                up = torch.cat((m.gate_proj.weight, m.up_proj.weight))
-                made[key] = (layer.input_layernorm.weight, layer.post_attention_layernorm.weight,
-                             *(Linear(w, packed_rows) for w in (qkv, a.o_proj.weight, up, m.down_proj.weight)))
+                made[key] = (layer.input_layernorm.weight, torch.cat((a.q_proj.weight, a.k_proj.weight, a.v_proj.weight)),
+                             a.o_proj.weight, layer.post_attention_layernorm.weight,
+                             torch.cat((m.gate_proj.weight, m.up_proj.weight)), m.down_proj.weight)
             self.layers.append(made[key])
 
     def rotation(self, positions):
         inv = 1.0 / (10000.0 ** (torch.arange(0, self.width, 2, dtype=torch.float32) / self.width))
         angle = torch.outer(positions.float(), inv)
-        return angle.cos().repeat(1, 2).bfloat16(), angle.sin().repeat(1, 2).bfloat16()
+        return angle.cos().repeat(1, 2), angle.sin().repeat(1, 2)
 
     def block(self, layer, x, turn, attend):
-        """x [R, D] -> [R, D]; attend(q, k, v) with [R, H, d] each gives [R, H d]."""
-        norm1, norm2, qkv, o, up, down = self.layers[layer]
-        q, k, v = qkv(F.rms_norm(x, norm1.shape, norm1, self.eps)).view(len(x), 3, self.heads, self.width).unbind(1)
-        cosine, sine = turn
-        rotate = lambda y: y * cosine[:, None] + torch.cat((-y[..., self.width // 2:], y[..., :self.width // 2]), -1) * sine[:, None]
-        x = x + o(attend(rotate(q), rotate(k), v))
-        gate, value = up(F.rms_norm(x, norm2.shape, norm2, self.eps)).chunk(2, -1)
-        return x + down(F.silu(gate) * value)
+        """x [R, D] -> [R, D]; attend(q, k, v) with [H, R, d] each gives [R, H d]."""
+        norm1, qkv, o, norm2, up, down = self.layers[layer]
+        q, k, v = F.linear(norm(x, norm1, self.eps), qkv).view(len(x), 3, self.heads, self.width).unbind(1)
+        z = attend(rotate(q, *turn), rotate(k, *turn), v.transpose(0, 1).contiguous())
+        x = torch.addmm(x, z, o.T)
+        return torch.addmm(x, gated(F.linear(norm(x, norm2, self.eps), up)), down.T)
 
     def head(self, x):
         return self.model.lm_head(self.model.model.language_model.norm(x))
@@ -160,7 +172,6 @@ class Expert:
         turn = self.rotation(torch.arange(len(x)))
 
         def attend(q, k, v):
-            q, k, v = (y.transpose(0, 1).contiguous() for y in (q, k, v))
             keys.append((k, v))
             return F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0].transpose(0, 1).flatten(1)
 
@@ -170,84 +181,52 @@ class Expert:
         return keys, rows
 
     def prepare(self, embeds, other):
-        self.keys, self.rows = self.run(embeds)
-        self.other = [(k[:, self.first:self.end].clone(), v[:, self.first:self.end].clone()) for k, v in self.run(other)[0]]
+        keys, self.rows = self.run(embeds)
         self.turn = self.rotation(torch.arange(self.end, self.end + AFTER))
-        self.shared = []   # own and other prefix, laid side by side once
-        for (k, v), (bk, bv) in zip(self.keys, self.other):
-            k, v = k[:, :self.end].contiguous(), v[:, :self.end].contiguous()
-            self.shared.append(((k, v), (torch.cat((k[:, :self.first], bk), 1), torch.cat((v[:, :self.first], bv), 1))))
+        self.shared = []  # own and other prefix of every layer
+        for own, new in zip(keys, self.run(other)[0]):
+            own = [y[:, :self.end].contiguous() for y in own]
+            other_image = [torch.cat((y[:, :self.first], z[:, self.first:self.end]), 1) for y, z in zip(own, new)]
+            self.shared.append((own, other_image))
 
     def local(self, q, k, v, n):
-        """Causal attention within each branch: q, k, v [n AFTER, H, d] -> out [n AFTER, H, d], log-sum-exp [n AFTER, H]."""
-        q, k, v = (y.view(n, AFTER, self.heads, self.width).transpose(1, 2) for y in (q, k, v))
+        """Causal attention within each of n branches: [H, n AFTER, d] each -> out likewise, log-sum-exp [H, n AFTER]."""
+        q, k, v = (y.view(self.heads, n, AFTER, self.width) for y in (q, k, v))
         out, lse = FLASH(q, k, v, 0.0, True)
-        # lse comes as [n, H, AFTER]
-        return out.transpose(1, 2).reshape(-1, self.heads, self.width), lse.transpose(1, 2).reshape(-1, self.heads)
-
-    def join(self, out0, lse0, out1, lse1):
-        weight = torch.sigmoid(lse0 - lse1).to(out0.dtype)[..., None]
-        return torch.lerp(out1, out0, weight).flatten(1)
+        return out.flatten(1, 2), lse.reshape(self.heads, -1)
 
     def masks(self, keep):
         """keep [M, L, H]: logits of the last row of every branch."""
         n = len(keep)
-        x = self.rows[0].repeat(n, 1)
-        turn = tuple(y.repeat(n, 1) for y in self.turn)
+        x, turn = self.rows[0].repeat(n, 1), tuple(y.repeat(n, 1) for y in self.turn)
         row_keep = keep.repeat_interleave(AFTER, 0)  # [R, L, H]
         for layer in range(len(self.layers)):
-            sides = [[torch.nonzero(row_keep[:, layer, h] == own).flatten() for own in (True, False)] for h in range(self.heads)]
-
-            def attend(q, k, v, layer=layer, sides=sides):
-                # Per head only the rows that see a picture meet its keys; no mask is needed there.
-                out, lse = torch.empty_like(q), torch.empty(q.shape[:2])
-                by_head = q.transpose(0, 1).contiguous()
-                for h in range(self.heads):
-                    for rows, (sk, sv) in zip(sides[h], self.shared[layer]):
-                        if len(rows):
-                            o, l = FLASH(by_head[h].index_select(0, rows)[None, None], sk[None, h:h + 1], sv[None, h:h + 1])
-                            out[:, h].index_copy_(0, rows, o[0, 0])
-                            lse[:, h].index_copy_(0, rows, l.flatten())
-                return self.join(out, lse, *self.local(q, k, v, n))
-
-            x = self.block(layer, x, turn, attend)
-        return self.head(x.view(n, AFTER, -1)[:, -1])
-
-    def masks_gathered(self, keep):
-        """The same with each branch's keys laid out beside its own ones, in one attention call a layer."""
-        n = len(keep)
-        x = self.rows[0].repeat(n, 1)
-        turn = tuple(y.repeat(n, 1) for y in self.turn)
-        seen = torch.ones(AFTER, self.end + AFTER, dtype=torch.bool).tril(self.end)
-        bias = torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill(~seen, float("-inf"))
-        k_all, v_all = (torch.empty(n, self.heads, self.end + AFTER, self.width, dtype=torch.bfloat16) for _ in "kv")
-        for layer in range(len(self.layers)):
             def attend(q, k, v, layer=layer):
-                own, other = self.shared[layer]
-                flag = keep[:, layer, :, None, None]
-                for i, (all_, new) in enumerate(((k_all, k), (v_all, v))):
-                    torch.where(flag, own[i], other[i], out=all_[:, :, :self.end])
-                    all_[:, :, self.end:] = new.view(n, AFTER, self.heads, self.width).transpose(1, 2)
-                q = q.view(n, AFTER, self.heads, self.width).transpose(1, 2)
-                return F.scaled_dot_product_attention(q, k_all, v_all, attn_mask=bias).transpose(1, 2).reshape(n * AFTER, -1)
+                out, lse = torch.empty_like(q), torch.empty(q.shape[:2])
+                for h in range(self.heads):
+                    for own, (sk, sv) in zip((True, False), self.shared[layer]):
+                        rows = torch.nonzero(row_keep[:, layer, h] == own).flatten()
+                        if len(rows):
+                            o, l = FLASH(q[h].index_select(0, rows)[None, None], sk[None, h:h + 1], sv[None, h:h + 1])
+                            out[h].index_copy_(0, rows, o[0, 0])
+                            lse[h].index_copy_(0, rows, l.flatten())
+                return join(out, lse, *self.local(q, k, v, n))
 
             x = self.block(layer, x, turn, attend)
         return self.head(x.view(n, AFTER, -1)[:, -1])
 
     def sweep(self):
-        """Logits with the image cut from layer k on, k = 0 .. L: a branch joins in its first cut layer."""
-        x, last = self.rows[0][:0], []
+        """Logits with the image cut from layer k on, k = 0 .. L - 1: a branch joins in its first cut layer."""
+        x = self.rows[0][:0]
         for layer in range(len(self.layers)):
-            x = torch.cat((x, self.rows[layer]))
             n = layer + 1
-            (k0, v0), _ = self.shared[layer]
-            k0, v0 = k0[:, :self.first].contiguous()[None], v0[:, :self.first].contiguous()[None]
+            text_k, text_v = (y[None, :, :self.first].contiguous() for y in self.shared[layer][0])
 
-            def attend(q, k, v, n=n, k0=k0, v0=v0):
-                out, lse = FLASH(q.transpose(0, 1)[None], k0, v0)
-                return self.join(out[0].transpose(0, 1), lse[0].transpose(0, 1), *self.local(q, k, v, n))
+            def attend(q, k, v, n=n, text_k=text_k, text_v=text_v):
+                out, lse = FLASH(q[None], text_k, text_v)
+                return join(out[0], lse[0], *self.local(q, k, v, n))
 
-            x = self.block(layer, x, tuple(y.repeat(n, 1) for y in self.turn), attend)
+            x = self.block(layer, torch.cat((x, self.rows[layer])), tuple(y.repeat(n, 1) for y in self.turn), attend)
         return self.head(x.view(-1, AFTER, x.shape[-1])[:, -1])
 
 
@@ -257,53 +236,55 @@ def relative(a, b):
     return ((a.float() - b.float()).abs().max() / b.float().std()).item()
 
 
-def measure(folder, n_mask, runs):
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def time_hooks(hooked, embeds, keep):
+    """Seconds of a mask and of a cut: a forward pass each, so few are enough. Called once before."""
+    times = {n: seconds(lambda n=n: hooked.masks(embeds, keep[:n])) / n for n in (1, 4)}
+    n_layer = keep.shape[1]
+    return {"hooks_batch": min(times, key=times.get), "hooks_mask_s": min(times.values()),
+            "hooks_cut_s": statistics.mean(seconds(lambda k=k: hooked.cut_at(embeds, k)) for k in (0, n_layer // 2)),
+            "plain_s": median_time(lambda: hooked.forward(embeds), 2)}
+
+
+def time_expert(expert, embeds, other, keep, runs):
+    expert.prepare(embeds, other)  # compiles, too
+    prepare = seconds(lambda: expert.prepare(embeds, other)) / 2  # two pictures
+    return {"expert_start_s": prepare, "expert_s": median_time(lambda: expert.masks(keep), runs),
+            "expert_sweep_s": median_time(expert.sweep, runs)}
+
+
+def measure(folder, n_mask, runs, which):
     model = load(folder, "sdpa")
-    generator = torch.Generator().manual_seed(1)
     text = model.config.text_config
-    keep = torch.rand(n_mask, text.num_hidden_layers, text.num_attention_heads, generator=generator) < 0.5
-    out = {"masks": n_mask, "suffix": AFTER}
+    keep = torch.rand(n_mask, text.num_hidden_layers, text.num_attention_heads, generator=torch.Generator().manual_seed(1)) < 0.5
     with torch.no_grad():
         embeds, n_image = embed(model, 7919)
         other, _ = embed(model, 104729)
-        hooked = Hooked(model, n_image)
+        hooked, expert = Hooked(model, n_image), Expert(model, n_image)
         hooked.remember_baseline(other)
-        want = hooked.masks(embeds, keep[:2])
-        want_cut = hooked.cut_at(embeds, 3)
-        times = {b: median_time(lambda b=b: hooked.masks(embeds, keep[:b]), 1) / b for b in (1, 4)}
-        out["hooks_batch"] = min(times, key=times.get)
-        out["hooks_mask_s"] = times[out["hooks_batch"]]
-        cuts = [median_time(lambda k=k: hooked.cut_at(embeds, k), 1) for k in (0, 16)]
-        out["hooks_cut_s"] = sum(cuts) / len(cuts)
-        out["plain_s"] = median_time(lambda: hooked.forward(embeds), 2)
-
-        best = None
-        for packed in (False, True):
-            expert = Expert(model, n_image, n_mask * AFTER if packed else 0)
-            start = time.perf_counter()
-            expert.prepare(embeds, other)
-            out.setdefault("expert_prepare_s", (time.perf_counter() - start) / 2)  # two pictures
-            for name, function in (("grouped", expert.masks), ("gathered", expert.masks_gathered)):
-                error = relative(function(keep[:2]), want)
-                assert error < 0.3, (name, error)  # bf16 through 32 layers; another mask is off by more than 1
-                seconds = median_time(lambda f=function: f(keep), 1)
-                out[f"expert_{name}{'_packed' if packed else ''}_s"] = seconds
-                if best is None or seconds < best[0]:
-                    best = (seconds, function, packed, name)
-            if packed == best[2]:
-                assert relative(expert.sweep()[3], want_cut[0]) < 0.3
-                out["expert_sweep_s"] = median_time(expert.sweep, runs)
-            if best[2] == packed:
-                out["expert_s"] = median_time(lambda: best[1](keep), runs)
-        out["expert_best"] = best[3] + (", packed weights" if best[2] else "")
+        expert.prepare(embeds, other)
+        # bf16 through 32 layers; other masks are off by 3
+        error = relative(expert.masks(keep[:2]), hooked.masks(embeds, keep[:2]))
+        assert error < 0.3, f"the two rivals differ by {error} standard deviations"
+        assert relative(expert.sweep()[3], hooked.cut_at(embeds, 3)[0]) < 0.3
+        out = {"masks": n_mask, "suffix": AFTER, "difference": error}
+        if which != "expert":
+            out |= time_hooks(hooked, embeds, keep)
+        if which != "hooks":
+            out |= time_expert(expert, embeds, other, keep, runs)
     return out
 
 
 def main():
-    torch.set_num_threads(int(sys.argv[3]) if len(sys.argv) > 3 else 2)
     n_mask = int(sys.argv[2]) if len(sys.argv) > 2 else 64
+    torch.set_num_threads(int(sys.argv[3]) if len(sys.argv) > 3 else 2)
     runs = int(sys.argv[4]) if len(sys.argv) > 4 else 5
-    print(json.dumps(measure(Path(sys.argv[1]), n_mask, runs)))
+    print(json.dumps(measure(Path(sys.argv[1]), n_mask, runs, sys.argv[5] if len(sys.argv) > 5 else "both")))
 
 
 if __name__ == "__main__":

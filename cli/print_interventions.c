@@ -50,15 +50,20 @@ static void print_fit(const char *what, const json_t *regression) {
   const json_t *fit = json_object_get(regression, "fit");
   printf("%s: %d random masks", what, whole(regression, "masks"));
   if (json_is_number(json_object_get(fit, "pearson")))
-    printf("; held-out masks: Pearson %.2f, Spearman %.2f, R2 %.2f", number(fit, "pearson"), number(fit, "spearman"),
-           number(fit, "r2"));
+    printf("; %d held-out masks: Pearson %.2f", whole(fit, "test_masks"), number(fit, "pearson"));
+  const json_t *interval = json_object_get(fit, "pearson_interval");
+  if (json_is_array(interval))
+    printf(" (95 %% interval %.2f to %.2f)", json_number_value(json_array_get(interval, 0)),
+           json_number_value(json_array_get(interval, 1)));
+  if (json_is_number(json_object_get(fit, "pearson")))
+    printf(", Spearman %.2f, R2 %.2f", number(fit, "spearman"), number(fit, "r2"));
   const char *stopped = json_string_value(json_object_get(regression, "stopped"));
   printf("%s%s\n", stopped ? "; " : "", stopped ? stopped : "");
 }
 
 static void print_heads(const json_t *heads) {
   const json_t *top = json_object_get(heads, "top");
-  if (!heads) return;
+  if (!json_object_get(heads, "regression")) return; /* skipped */
   print_fit("heads", json_object_get(heads, "regression"));
   for (size_t i = 0; i < json_array_size(top) && i < N_TOP; i++) {
     const json_t *head = json_array_get(top, i);

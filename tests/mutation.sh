@@ -9,13 +9,13 @@ build=${1:-build}
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
-passed=0 failed=0
+export OMP_WAIT_POLICY=passive # several tests at once: waiting threads sleep
+jobs=$(nproc)
 flags="-std=gnu17 -O1 -fopenmp -fno-math-errno -ffp-contract=off -w -DSL_BUILD_SHARED=1 -Isrc -Iinclude"
 libs="-fopenmp -lcmocka -ljansson -lxxhash -ljpeg -lpng -lwebp -lpcre2-8 -lutf8proc -llapacke -lm"
 cc=${CC:-cc}
 
 say_result() { # ok|bad WHAT WHY
-  if [ "$1" = ok ]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
   printf '%-6s %s: %s\n' "$1" "$2" "$3"
 }
 
@@ -51,30 +51,52 @@ PYTHON
 }
 
 # The unchanged code passes: what fails below fails for the change alone.
-for name in $(sed -n '/^#/d; s/.*|//p' tests/mutations.txt | sort -u); do
-  if ! link "$name" "$work/$name" 2>"$work/log"; then
-    say_result bad "$name unchanged" "does not link: $(head -c 300 "$work/log")"
-  elif ! run "$name" "$work/$name" >"$work/log" 2>&1; then
-    say_result bad "$name unchanged" "fails"
+check_unchanged() { # TEST FOLDER
+  if ! link "$1" "$2/test" 2>"$2/log"; then
+    say_result bad "$1 unchanged" "does not link: $(head -c 300 "$2/log")"
+  elif ! run "$1" "$2/test" >"$2/log" 2>&1 </dev/null; then
+    say_result bad "$1 unchanged" "fails"
   else
-    say_result ok "$name unchanged" "passes"
+    say_result ok "$1 unchanged" "passes"
   fi
+}
+
+check_mutant() { # WHAT FILE TEXT REPLACEMENT TEST FOLDER
+  if ! mutate "$2" "$3" "$4" "$6/mutant.c" 2>"$6/log"; then
+    say_result bad "$1" "$(cat "$6/log")"
+  elif ! $cc $flags -I"$(dirname "$2")" -c "$6/mutant.c" -o "$6/mutant.o" 2>"$6/log"; then
+    say_result bad "$1" "does not compile: $(head -c 300 "$6/log")"
+  elif ! link "$5" "$6/test" "$2" "$6/mutant.o" 2>"$6/log"; then
+    say_result bad "$1" "does not link: $(head -c 300 "$6/log")"
+  elif run "$5" "$6/test" >"$6/log" 2>&1 </dev/null; then
+    say_result bad "$1" "$5 does not notice"
+  else
+    say_result ok "$1" "$5 fails"
+  fi
+}
+
+# Every jobs-th test and mutation from number $1 on.
+run_share() {
+  share=$work/$1
+  mkdir -p "$share"
+  number=0
+  for name in $(sed -n '/^#/d; s/.*|//p' tests/mutations.txt | sort -u); do
+    number=$((number + 1))
+    [ $((number % jobs)) -ne "$1" ] || check_unchanged "$name" "$share"
+  done
+  while IFS='|' read -r what file text replacement name; do
+    case $what in '#'* | '') continue ;; esac
+    number=$((number + 1))
+    [ $((number % jobs)) -ne "$1" ] || check_mutant "$what" "$file" "$text" "$replacement" "$name" "$share"
+  done <tests/mutations.txt
+}
+
+for share in $(seq 0 $((jobs - 1))); do
+  run_share "$share" >"$work/results.$share" &
 done
-
-while IFS='|' read -r what file text replacement name; do
-  case $what in '#'* | '') continue ;; esac
-  if ! mutate "$file" "$text" "$replacement" "$work/mutant.c" 2>"$work/log"; then
-    say_result bad "$what" "$(cat "$work/log")"
-  elif ! $cc $flags -I"$(dirname "$file")" -c "$work/mutant.c" -o "$work/mutant.o" 2>"$work/log"; then
-    say_result bad "$what" "does not compile: $(head -c 300 "$work/log")"
-  elif ! link "$name" "$work/mutant" "$file" "$work/mutant.o" 2>"$work/log"; then
-    say_result bad "$what" "does not link: $(head -c 300 "$work/log")"
-  elif run "$name" "$work/mutant" >"$work/log" 2>&1 </dev/null; then
-    say_result bad "$what" "$name does not notice"
-  else
-    say_result ok "$what" "$name fails"
-  fi
-done <tests/mutations.txt
-
+wait
+cat "$work"/results.*
+passed=$(cat "$work"/results.* | grep -c '^ok ')
+failed=$(cat "$work"/results.* | grep -c '^bad ')
 printf '%d passed, %d failed, 0 skipped\n' "$passed" "$failed"
 [ "$failed" -eq 0 ]

@@ -1,6 +1,6 @@
-/* attend_shared: ref against a softmax written out in f64; cpu against ref within test_backend.c's tolerances for attend,
- * on every level of processor; the same bits for a row whatever rows, branches, threads and unseen keys are beside it; the
- * plain attention as its special case. */
+/* attend_shared: ref against a softmax written out in f64; cpu against ref within test_backend.c's tolerances for
+ * attend, on every level of processor; the same bits for a row whatever rows, branches, threads and unseen keys are
+ * beside it; the plain attention as its special case. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -163,7 +163,8 @@ static sl_mat upload_mat(run *r, const float *x, int rows, int cols, int gap) {
   const size_t stride = (size_t)(cols + gap), n = (size_t)rows * stride;
   float *spread = test_malloc((n + 1) * sizeof *spread);
   for (size_t i = 0; i < n; i++) spread[i] = INFINITY;
-  for (int i = 0; i < rows && x; i++) memcpy(spread + (size_t)i * stride, x + (size_t)i * (size_t)cols, (size_t)cols * 4);
+  for (int i = 0; i < rows && x; i++)
+    memcpy(spread + (size_t)i * stride, x + (size_t)i * (size_t)cols, (size_t)cols * sizeof *x);
   sl_buffer *buffer = upload(r, spread, n * sizeof *spread);
   test_free(spread);
   return (sl_mat){buffer, 0, (int64_t)stride, rows, cols, SL_F32};
@@ -444,7 +445,8 @@ static void test_plain_attention(void **state) {
       run r;
       if (z && run_open(&r, (level)who, 2, h * d, n_prefix + n)) {
         const size_t width = (size_t)(h_kv * d), row_bytes = width * sizeof(float);
-        float *k = test_malloc((size_t)(n_prefix + n) * row_bytes), *v = test_malloc((size_t)(n_prefix + n) * row_bytes);
+        float *k = test_malloc((size_t)(n_prefix + n) * row_bytes);
+        float *v = test_malloc((size_t)(n_prefix + n) * row_bytes);
         const float *const ks[] = {p.k[0], p.k[1], p.local_k}, *const vs[] = {p.v[0], p.v[1], p.local_v};
         const int rows[] = {13, 70, n};
         for (int s = 0, at = 0; s < 3; at += rows[s++]) {

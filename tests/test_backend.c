@@ -599,6 +599,8 @@ static const attend_case attend_cases[] = {
     {3, 1, 256, 9, 40, 31, true, SL_COMPUTE_BF16X2}, {8, 8, 22, 100, 100, 0, true, SL_COMPUTE_F32},
     {2, 2, 16, 5, 300, 295, true, SL_COMPUTE_F32},   {4, 2, 128, 65, 90, 25, true, SL_COMPUTE_BF16},
     {2, 2, 18, 49, 49, 0, false, SL_COMPUTE_BF16},   {4, 1, 64, 1, 200, 199, true, SL_COMPUTE_BF16},
+    {6, 2, 40, 130, 171, 41, true, SL_COMPUTE_BF16}, {2, 1, 33, 97, 300, 0, false, SL_COMPUTE_BF16},
+    {3, 3, 128, 70, 70, 0, true, SL_COMPUTE_BF16},   {4, 2, 24, 66, 290, 100, true, SL_COMPUTE_BF16},
 };
 
 static void test_attend(void **state) {

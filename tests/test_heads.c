@@ -51,6 +51,10 @@ static void identities_of_heads(void **state) {
       assert_true(fabs((double)floats(run, curves[c])[n] - 1) < 1e-6);
       for (int r = 0; r < 5; r++) assert_true(fabs((double)floats(run, rivals)[r * n_step + n] - 1) < 1e-6);
     }
+    for (size_t r = 4; r < 6; r++) { /* by chance: several orders, not one several times */
+      json_t *by = json_array_get(sl_json_at(f->context.said, "curves.rankings"), r);
+      assert_true(json_number_value(sl_json_at(by, "area_sd.faithful")) > 1e-6);
+    }
     for (int i = 0; i < n + 2; i++) sl_plan_dispose(&plans[i]);
     free(plans);
     free(logit);

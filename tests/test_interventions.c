@@ -15,7 +15,7 @@ static void windows_and_centroids(void **state) {
   for (size_t i = 0; i < sizeof window / sizeof *window; i++)
     assert_int_equal(sl_knockout_window(window[i][0]), window[i][1]);
   static const int clip[][5] = {{0, 9, 32, 0, 5}, {4, 9, 32, 0, 9},  {5, 9, 32, 1, 10}, {31, 9, 32, 27, 32},
-                                {3, 1, 32, 3, 4}, {3, 4, 32, 1, 5}, {1, 99, 4, 0, 4},  {0, 2, 4, 0, 1}};
+                                {3, 1, 32, 3, 4}, {1, 99, 4, 0, 4}};
   for (size_t i = 0; i < sizeof clip / sizeof *clip; i++) {
     int first, end;
     sl_knockout_clip(clip[i][0], clip[i][1], clip[i][2], &first, &end);
@@ -122,9 +122,35 @@ static void empty_sets_are_said(void **state) {
   set_options(f, &sl_cliff_analysis, NULL, 0);
   ASSERT_OK(sl_cliff_analysis.run(&f->context));
   assert_non_null(json_object_get(f->context.said, "skipped"));
+  const sl_analysis *const by_ablation[] = {&sl_heads_analysis, &sl_tokens_analysis};
+  for (int i = 0; i < 2; i++) {
+    const size_t n_warning = json_array_size(f->context.warnings);
+    set_options(f, by_ablation[i], NULL, 0);
+    ASSERT_OK(by_ablation[i]->check(&f->context));
+    assert_true(by_ablation[i]->passes(&f->context) == 0);
+    ASSERT_OK(by_ablation[i]->run(&f->context));
+    assert_non_null(json_object_get(f->context.said, "skipped"));
+    assert_int_equal(json_array_size(f->context.warnings), n_warning + 1);
+  }
   reader = run(f, &sl_lens_analysis, NULL, 0); /* the lens reads the final image token as any other */
   assert_int_equal(tensor(reader, "lens.final_rank")->shape[0], layers(f) + 1);
   sl_run_close(reader);
+  tear_down(f);
+}
+
+/* An even window would hang half a layer below its centre. */
+static void even_windows_are_refused(void **state) {
+  (void)state;
+  fixture *f = set_up("llava-gqa", "what");
+  static const struct {
+    const char *window;
+    sl_status status;
+  } known[] = {{"4", SL_ERROR_ARGUMENT}, {"2", SL_ERROR_ARGUMENT}, {"3", SL_OK}, {"1", SL_OK}, {"0", SL_OK}};
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+    set_options(f, &sl_knockout_analysis, &(sl_option_value){"window", known[i].window}, 1);
+    assert_int_equal(sl_knockout_analysis.check(&f->context), known[i].status);
+    if (known[i].status != SL_OK) assert_non_null(strstr(sl_error_message(), "--window: expected an odd number"));
+  }
   tear_down(f);
 }
 
@@ -298,6 +324,7 @@ int main(void) {
       cmocka_unit_test(blocking_all_is_no_image),
       cmocka_unit_test(edges_are_the_named_positions),
       cmocka_unit_test(empty_sets_are_said),
+      cmocka_unit_test(even_windows_are_refused),
       cmocka_unit_test(wrong_edges_are_named),
       cmocka_unit_test(lens_matches_transformers),
       cmocka_unit_test(lens_passes_agree),

@@ -137,9 +137,11 @@ static void tokens_inside_the_top_heads(void **state) {
   /* heads left no scores: the side is left out, and that is said. */
   free(f->shared.head_score);
   f->shared.head_score = NULL;
+  const size_t n_warning = json_array_size(f->context.warnings);
   run = run_into(f, "none", "tokens", options);
   assert_null(sl_run_find(run, "tokens.image"));
-  assert_int_equal(json_array_size(f->context.warnings), 1);
+  assert_int_equal(json_array_size(f->context.warnings), n_warning + 1);
+  assert_non_null(strstr(json_string_value(json_array_get(f->context.warnings, n_warning)), "--top-heads 2"));
   sl_run_close(run);
   tear_down(f);
 }

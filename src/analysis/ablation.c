@@ -128,12 +128,17 @@ sl_status sl_ablation_check(const sl_analysis_context *c) {
   SL_TRY(sl_standin_check(c));
   if (c->layout->first_image < 0)
     SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the prompt has no picture to ablate", c->info->name);
-  if (sl_context_first_text(c) >= c->layout->n_prompt)
-    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: no text follows the picture in this prompt, so no query can lose sight of it",
-            c->info->name);
   SL_TRY(sl_measure_init(&measure, c));
   sl_measure_dispose(&measure);
   return SL_OK;
+}
+
+bool sl_ablation_blind(const sl_analysis_context *c) { return sl_context_first_text(c) >= c->layout->n_prompt; }
+
+sl_status sl_ablation_skip(sl_analysis_context *c) {
+  static const char reason[] = "the prompt ends with the picture, so no query can lose sight of it";
+  SL_TRY(sl_context_warn(c, "%s is skipped: %s", c->info->name, reason));
+  return sl_context_say(c, "skipped", json_string(reason));
 }
 
 double sl_ablation_passes(const sl_analysis_context *c) {

@@ -35,8 +35,12 @@ sl_status sl_ablation_say(const sl_ablation *ablation, const sl_standin *standin
  * earlier one there: an error says so when picture, prompt, model, target or baseline cannot be the same. */
 sl_status sl_ablation_say_ends(const sl_ablation *ablation, json_t *out, const char *path, double all, double none);
 
-/* What every analysis by ablation checks before work: target, baseline, and that text follows the image. */
+/* What every analysis by ablation checks before work: target, baseline, and that there is a picture. */
 sl_status sl_ablation_check(const sl_analysis_context *context);
+
+/* True when no text follows the picture: no query can lose sight of it, so there is nothing to do but say so. */
+bool sl_ablation_blind(const sl_analysis_context *context);
+sl_status sl_ablation_skip(sl_analysis_context *context);
 
 /* Cost of one branch in forward passes over prompt and answer. */
 double sl_ablation_passes(const sl_analysis_context *context);

@@ -22,7 +22,8 @@ const char *const sl_attribution_solvers[] = {"ridge", "ols", "lasso", NULL};
 const char *const sl_attribution_errors[] = {"hc3", "bootstrap", NULL};
 static const sl_regress_kind solver_kinds[] = {SL_REGRESS_RIDGE, SL_REGRESS_LEAST_SQUARES, SL_REGRESS_LASSO};
 
-#define OLS_RATIO 3 /* training masks per component that least squares needs */
+#define OLS_RATIO 3      /* training masks per component that least squares needs */
+#define DRAWN_AHEAD 4096 /* masks drawn before they are measured: an end of time leaves no more than these unused */
 
 const char *sl_solver_name(sl_regress_kind kind) {
   int i = 0;
@@ -47,7 +48,9 @@ static int growth_unit(const sl_attribution_request *r) {
 static int round_up_ten(int64_t n) { return (int)((n + 9) / 10 * 10); }
 
 int sl_growth_most(const sl_attribution_request *r) {
-  return r->n_sample > 0 ? r->n_sample : round_up_ten((int64_t)SL_GROWTH_MOST * growth_unit(r));
+  const int64_t most = (int64_t)SL_GROWTH_MOST * r->n_component;
+  if (r->n_sample > 0) return r->n_sample;
+  return round_up_ten(most > 2 * SL_GROWTH_UNIT ? most : 2 * SL_GROWTH_UNIT); /* two checkpoints to compare */
 }
 
 int sl_masks_needed(const sl_attribution_request *r, int n_live) {
@@ -127,9 +130,7 @@ static sl_status take_earlier(sl_attribution *a, const sl_attribution_request *r
   return SL_OK;
 }
 
-/* Draws and measures masks until there are n_mask. */
-static sl_status measure_to(sl_attribution *a, const sl_attribution_request *r, int n_mask) {
-  if (n_mask <= a->n_mask) return SL_OK;
+static sl_status measure_next(sl_attribution *a, const sl_attribution_request *r, int n_mask) {
   const size_t p = (size_t)a->n_component;
   SL_TRY(reserve_masks(a, n_mask));
   for (int j = a->n_mask; j < n_mask; j++) sl_mask_draw(a->masks + (size_t)j * p, r, j);
@@ -142,6 +143,13 @@ static sl_status measure_to(sl_attribution *a, const sl_attribution_request *r, 
   if (status == SL_ERROR_CANCELLED) return SL_OK;
   if (status == SL_OK && a->n_mask < n_mask) a->end = SL_GROWTH_BUDGET;
   return status;
+}
+
+/* Draws and measures masks until there are n_mask. */
+static sl_status measure_to(sl_attribution *a, const sl_attribution_request *r, int n_mask) {
+  while (a->n_mask < n_mask && a->end == SL_GROWTH_SAMPLES)
+    SL_TRY(measure_next(a, r, n_mask - a->n_mask > DRAWN_AHEAD ? a->n_mask + DRAWN_AHEAD : n_mask));
+  return SL_OK;
 }
 
 /* ---- fitting ---- */
@@ -188,22 +196,38 @@ static sl_status judge(sl_agreement *out, const sl_regression *fit, const part *
   return status;
 }
 
-/* Fits the first n_mask masks; a penalty > 0 is used as it is. */
+/* A step's fit and the one before it (NULL: none), on the same validation masks. */
+static sl_status judge_step(sl_growth_step *step, const sl_regression *fit, const sl_regression *before,
+                            const part *check) {
+  sl_agreement earlier = {.pearson = NAN};
+  SL_TRY(judge(&step->valid, fit, check, NULL));
+  if (before) SL_TRY(judge(&earlier, before, check, NULL));
+  step->rise = step->valid.pearson - earlier.pearson;
+  return SL_OK;
+}
+
+static int penalty_edge(const sl_regression *fit) {
+  if (fit->n_penalty < 2) return 0;
+  return fit->penalty >= fit->grid[0] ? 1 : fit->penalty <= fit->grid[fit->n_penalty - 1] ? -1 : 0;
+}
+
+/* Fits the first n_mask masks; a penalty > 0 is used as it is. The fit before is replaced, `step` judges both. */
 static sl_status fit_masks(sl_attribution *a, const sl_attribution_request *r, int n_mask, sl_regress_error error,
-                           double penalty, sl_agreement *valid) {
+                           double penalty, sl_growth_step *step) {
   part train = {0}, check = {0};
-  sl_regression_dispose(&a->fit);
-  a->fit = (sl_regression){0};
+  sl_regression fit = {0};
   sl_status status = part_gather(&train, a, n_mask, SL_MASKS_TRAIN);
   if (status == SL_OK) status = part_gather(&check, a, n_mask, SL_MASKS_VALID);
   const sl_regress_request request = {.kind = r->solver, .n = train.n, .p = a->n_component, .masks = train.masks,
                                       .target = train.target, .penalty = penalty, .n_valid = check.n,
                                       .valid_masks = check.masks, .valid_target = check.target, .error = error,
                                       .seed = r->seed};
-  if (status == SL_OK) status = sl_regress(&a->fit, &request);
-  if (status == SL_OK && valid) status = judge(valid, &a->fit, &check, NULL);
+  if (status == SL_OK) status = sl_regress(&fit, &request);
+  if (status == SL_OK && step) status = judge_step(step, &fit, a->n_step > 0 ? &a->fit : NULL, &check);
   part_dispose(&train);
   part_dispose(&check);
+  sl_regression_dispose(status == SL_OK ? &a->fit : &fit);
+  if (status == SL_OK) a->fit = fit;
   return status;
 }
 
@@ -223,11 +247,10 @@ static sl_status finish(sl_attribution *a, const sl_attribution_request *r) {
   return status;
 }
 
-/* True when the last checkpoint's correlation is not above the one before. */
+/* True when the last checkpoint's fit predicts no better than the one before. */
 static bool stopped_rising(const sl_attribution *a) {
-  if (a->n_step < 2) return false;
-  const double now = a->steps[a->n_step - 1].valid.pearson, before = a->steps[a->n_step - 2].valid.pearson;
-  return isfinite(now) && isfinite(before) && now - before < SL_GROWTH_RISE;
+  const double rise = a->steps[a->n_step - 1].rise;
+  return isfinite(rise) && rise < SL_GROWTH_RISE;
 }
 
 /* Measures and fits checkpoint after checkpoint. A resumed run passes the earlier ones again without measuring, so it
@@ -241,13 +264,11 @@ static sl_status grow(sl_attribution *a, const sl_attribution_request *r) {
     const int n_fit = n < a->n_mask ? n : a->n_mask;
     if (n_fit < a->n_needed || (a->n_step > 0 && n_fit == a->steps[a->n_step - 1].n_mask)) return SL_OK;
     a->steps[a->n_step].n_mask = n_fit;
-    SL_TRY(fit_masks(a, r, n_fit, SL_REGRESS_ERROR_NONE, 0, &a->steps[a->n_step].valid));
+    SL_TRY(fit_masks(a, r, n_fit, SL_REGRESS_ERROR_NONE, 0, &a->steps[a->n_step]));
+    a->penalty_edge = penalty_edge(&a->fit);
     a->n_step++;
+    if (a->end == SL_GROWTH_SAMPLES && !r->all_samples && stopped_rising(a)) a->end = SL_GROWTH_CORRELATION;
     if (a->end != SL_GROWTH_SAMPLES || n == most) return SL_OK;
-    if (!r->all_samples && stopped_rising(a)) {
-      a->end = SL_GROWTH_CORRELATION;
-      return SL_OK;
-    }
   }
   return SL_OK;
 }

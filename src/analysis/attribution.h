@@ -22,7 +22,7 @@ typedef struct sl_attribution_request {
   const bool *dropped;       /* [p] true = never ablated, no score; NULL = none */
   uint64_t seed, stream;     /* the stream tells the analyses apart */
   double keep;               /* q */
-  int n_sample;              /* most masks; 0 = SL_GROWTH_MOST times the growth's unit */
+  int n_sample;              /* most masks; 0 = SL_GROWTH_MOST p, at least twice SL_GROWTH_UNIT */
   bool all_samples;          /* draw them all even when the correlation has stopped rising */
   sl_regress_kind solver;
   bool bootstrap;            /* standard errors by residual bootstrap instead of HC3 */
@@ -31,9 +31,10 @@ typedef struct sl_attribution_request {
   const char *prefix;           /* of its tensors: "heads." */
 } sl_attribution_request;
 
-/* Growth: M = 1, 2, 4, 8 times the unit (p, at least SL_GROWTH_UNIT). It stops when a checkpoint raises the validation
- * correlation by less than SL_GROWTH_RISE. */
-#define SL_GROWTH_UNIT 50
+/* Growth: M = 1, 2, 4, 8 times the unit (p, at least SL_GROWTH_UNIT: 30 validation masks, fewer tell nothing apart). It
+ * stops when a checkpoint raises the validation correlation by less than SL_GROWTH_RISE; its fit and the one before are
+ * compared on the same masks, its own. */
+#define SL_GROWTH_UNIT 300
 #define SL_GROWTH_MOST 8
 #define SL_GROWTH_RISE 0.005
 #define SL_GROWTH_MAX_STEP 24
@@ -45,6 +46,12 @@ typedef enum sl_growth_end {
   SL_GROWTH_BUDGET,      /* no time left */
   SL_GROWTH_INTERRUPTED  /* cancelled */
 } sl_growth_end;
+
+typedef struct sl_growth_step {
+  int n_mask;
+  sl_agreement valid; /* of the fit to these masks, on their validation part */
+  double rise;        /* of Pearson over the fit before, on the same validation part; NaN at the first step */
+} sl_growth_step;
 
 /* Zero-initialise; release with sl_attribution_dispose. */
 typedef struct sl_attribution {
@@ -59,11 +66,9 @@ typedef struct sl_attribution {
   sl_agreement test; /* of the test masks, measured once */
   int n_test;
   double *predicted; /* [n_test] in the order of the test masks */
+  int penalty_edge;  /* the chosen penalty is the largest that was tried: 1; the smallest: -1; else 0 */
   int n_step;
-  struct {
-    int n_mask;
-    sl_agreement valid;
-  } steps[SL_GROWTH_MAX_STEP];
+  sl_growth_step steps[SL_GROWTH_MAX_STEP];
 } sl_attribution;
 
 /* Parts of the sample: by index, so that every prefix has all three. */
@@ -89,9 +94,12 @@ void sl_attribution_dispose(sl_attribution *attribution);
  * is). */
 sl_status sl_attribution_put(sl_analysis_context *context, const char *prefix, const sl_attribution *attribution);
 
-/* The same in numbers, as a new JSON object. */
+/* The same in numbers, as a new JSON object; what makes the fit doubtful is its "note". */
 sl_status sl_attribution_to_json(json_t **out, const sl_attribution *attribution,
                                  const sl_attribution_request *request);
+
+/* Warns of that note; `what` is the attribution's name: "heads". */
+sl_status sl_attribution_warn(sl_analysis_context *context, const char *what, const json_t *json);
 
 /* Scores and errors as f32 ([p] each), dropped components 0 and NaN. */
 void sl_attribution_scores(const sl_attribution *attribution, float *score, float *error);
@@ -113,9 +121,9 @@ void sl_attribution_scores(const sl_attribution *attribution, float *score, floa
        .min = 0,                                                                                                       \
        .max = 10000000,                                                                                                \
        .may_change = true,                                                                                             \
-       .help = "Most masks that are drawn (30 or more); 0 = 8 times the number of components. Their number starts "    \
-               "at 1 time the components (50 at least) and doubles until the correlation on the validation masks "     \
-               "stops rising."},                                                                                       \
+       .help = "Most masks that are drawn (30 or more); 0 = 8 times the number of components (600 at least). Their "   \
+               "number starts at 1 time the components (300 at least) and doubles until the correlation on the "       \
+               "validation masks stops rising."},                                                                      \
       {.name = "all-samples",                                                                                          \
        .type = SL_OPTION_FLAG,                                                                                         \
        .fallback = "false",                                                                                            \

@@ -26,6 +26,7 @@ void sl_curves_dispose(sl_curves *c) {
   free(c->steps);
   free(c->faithfulness);
   free(c->completeness);
+  free(c->area_sd);
   *c = (sl_curves){0};
 }
 
@@ -48,32 +49,70 @@ static sl_status curves_alloc(sl_curves *c) {
   SL_TRY(SL_ALLOC(c->steps, (size_t)c->n_step, "curves"));
   sl_curve_steps(c->n_component, c->steps);
   SL_TRY(SL_ALLOC(c->faithfulness, n, "curves"));
-  return SL_ALLOC(c->completeness, n, "curves");
+  SL_TRY(SL_ALLOC(c->completeness, n, "curves"));
+  return SL_ALLOC(c->area_sd, 2 * (size_t)c->n_ranking, "curves");
+}
+
+static int order_count(const sl_curves *c, int ranking) {
+  return ranking < c->n_ranking - c->n_chance ? 1 : SL_CURVE_CHANCE;
+}
+
+/* Standard deviation of a sample; NaN of a single value. */
+static double deviation(const double *values, int n) {
+  double mean = 0, squares = 0;
+  for (int i = 0; i < n; i++) mean += values[i] / n;
+  for (int i = 0; i < n; i++) squares += (values[i] - mean) * (values[i] - mean);
+  return n > 1 ? sqrt(squares / (n - 1)) : NAN;
+}
+
+typedef struct scratch {
+  uint8_t *masks; /* [2, n_step, n_component] */
+  double *target; /* [2, n_step] */
+  float *curve;   /* [n_step] */
+} scratch;
+
+/* Both curves of one ranking: means over its orders, and how far their areas lie apart. */
+static sl_status measure_ranking(sl_curves *c, const sl_evaluate *evaluate, int ranking, const int *orders,
+                                 const scratch *w) {
+  const int n_order = order_count(c, ranking), n = c->n_step;
+  float *const means[2] = {c->faithfulness + (int64_t)ranking * n, c->completeness + (int64_t)ranking * n};
+  double areas[2][SL_CURVE_CHANCE];
+  for (int k = 0; k < n_order; k++) {
+    write_masks(c, orders + (int64_t)k * c->n_component, w->masks);
+    SL_TRY(sl_evaluate_all(evaluate, w->masks, 2 * n, w->target));
+    for (int kind = 0; kind < 2; kind++) {
+      for (int s = 0; s < n; s++) {
+        const double change = kind == 0 ? w->target[s] - c->none : c->all - w->target[n + s];
+        w->curve[s] = (float)(change / (c->all - c->none));
+        means[kind][s] += w->curve[s] / (float)n_order;
+      }
+      areas[kind][k] = sl_curve_area(c, w->curve);
+    }
+  }
+  for (int kind = 0; kind < 2; kind++) c->area_sd[2 * ranking + kind] = deviation(areas[kind], n_order);
+  return SL_OK;
 }
 
 static sl_status measure(sl_curves *c, const sl_evaluate *evaluate, const int *orders) {
   const size_t n = (size_t)c->n_step, p = (size_t)c->n_component;
-  uint8_t *masks = NULL;
-  double *target = NULL;
-  sl_status status = SL_ALLOC(masks, 2 * n * p, "masks of the curves");
-  if (status == SL_OK) status = SL_ALLOC(target, 2 * n, "targets of the curves");
+  scratch w = {0};
+  sl_status status = SL_ALLOC(w.masks, 2 * n * p, "masks of the curves");
+  if (status == SL_OK) status = SL_ALLOC(w.target, 2 * n, "targets of the curves");
+  if (status == SL_OK) status = SL_ALLOC(w.curve, n, "curves");
   for (int r = 0; r < c->n_ranking && status == SL_OK; r++) {
-    write_masks(c, orders + (size_t)r * p, masks);
-    status = sl_evaluate_all(evaluate, masks, 2 * c->n_step, target);
-    for (size_t s = 0; s < n && status == SL_OK; s++) {
-      c->faithfulness[(size_t)r * n + s] = (float)((target[s] - c->none) / (c->all - c->none));
-      c->completeness[(size_t)r * n + s] = (float)((c->all - target[n + s]) / (c->all - c->none));
-    }
+    status = measure_ranking(c, evaluate, r, orders, &w);
+    orders += (size_t)order_count(c, r) * p;
   }
-  free(masks);
-  free(target);
+  free(w.masks);
+  free(w.target);
+  free(w.curve);
   return status;
 }
 
 sl_status sl_curves_run(sl_curves *c, const sl_evaluate *evaluate, int n_component, const int *orders, int n_ranking,
-                        double all, double none) {
+                        int n_chance, double all, double none) {
   *c = (sl_curves){.n_component = n_component, .n_ranking = n_ranking, .n_step = sl_curve_steps(n_component, NULL),
-                   .all = all, .none = none};
+                   .n_chance = n_chance, .all = all, .none = none};
   sl_status status = curves_alloc(c);
   if (status == SL_OK) status = measure(c, evaluate, orders);
   if (status != SL_OK) sl_curves_dispose(c);
@@ -169,15 +208,24 @@ static json_t *number_or_null(int n) { return n >= 0 ? json_integer(n) : json_nu
 
 sl_status sl_curves_to_json(json_t **out, const sl_curves *c, const char *const *names) {
   json_t *list = json_array();
+  int failed = 0;
   for (int r = 0; r < c->n_ranking && list; r++) {
     const float *f = c->faithfulness + (int64_t)r * c->n_step, *k = c->completeness + (int64_t)r * c->n_step;
-    json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:o, s:o}", "name", names[r], "smallest_faithful",
-                                          number_or_null(sl_curve_smallest(c, f, SL_CURVE_ENOUGH)), "smallest_complete",
-                                          number_or_null(sl_curve_smallest(c, k, SL_CURVE_ENOUGH)), "area_faithful",
-                                          sl_json_number(sl_curve_area(c, f)), "area_complete",
-                                          sl_json_number(sl_curve_area(c, k))));
+    json_t *one = json_pack("{s:s, s:o, s:o, s:o, s:o}", "name", names[r], "smallest_faithful",
+                            number_or_null(sl_curve_smallest(c, f, SL_CURVE_ENOUGH)), "smallest_complete",
+                            number_or_null(sl_curve_smallest(c, k, SL_CURVE_ENOUGH)), "area_faithful",
+                            sl_json_number(sl_curve_area(c, f)), "area_complete", sl_json_number(sl_curve_area(c, k)));
+    if (order_count(c, r) > 1) {
+      failed |= json_object_set_new(one, "orders", json_integer(order_count(c, r)));
+      failed |= json_object_set_new(one, "area_sd",
+                                    json_pack("{s:o, s:o}", "faithful", sl_json_number(c->area_sd[2 * r]), "complete",
+                                              sl_json_number(c->area_sd[2 * r + 1])));
+    }
+    failed |= json_array_append_new(list, one);
   }
   *out = json_pack("{s:f, s:o}", "enough", SL_CURVE_ENOUGH, "rankings", list);
-  if (!*out) SL_FAIL(SL_ERROR_MEMORY, "no memory for run.json");
-  return SL_OK;
+  if (*out && !failed) return SL_OK;
+  json_decref(*out);
+  *out = NULL;
+  SL_FAIL(SL_ERROR_MEMORY, "no memory for run.json");
 }

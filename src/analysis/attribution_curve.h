@@ -10,14 +10,17 @@
 #include "analysis/attribution.h"
 
 #define SL_CURVE_ENOUGH 0.9
+#define SL_CURVE_CHANCE 4 /* random orders behind a ranking by chance, whose curve is their mean */
 
 /* Zero-initialise; release with sl_curves_dispose. */
 typedef struct sl_curves {
   int n_component, n_ranking, n_step;
+  int n_chance;         /* the last so many rankings are by chance */
   double all, none;     /* t of the two ends */
   int32_t *steps;       /* [n_step] n of each point, from 0 to n_component */
   float *faithfulness;  /* [n_ranking, n_step] */
   float *completeness;
+  double *area_sd;      /* [n_ranking, 2] of a ranking by chance: standard deviation of its orders' areas, F and C */
 } sl_curves;
 
 /* Every n up to SL_CURVE_DENSE components; beyond, every n to 32 and then steps of a fifth of an octave. Returns their
@@ -25,9 +28,13 @@ typedef struct sl_curves {
 #define SL_CURVE_DENSE 192
 int sl_curve_steps(int n_component, int32_t *steps);
 
-/* Measures both curves of rankings orders[n_ranking, n_component] (component numbers, best first). */
+/* Orders of so many rankings, of which the last n_chance are by chance. */
+static inline int sl_curve_orders(int n_ranking, int n_chance) { return n_ranking + (SL_CURVE_CHANCE - 1) * n_chance; }
+
+/* Measures both curves of rankings orders[sl_curve_orders(), n_component] (component numbers, best first; a ranking by
+ * chance has SL_CURVE_CHANCE of them, one after the other). */
 sl_status sl_curves_run(sl_curves *out, const sl_evaluate *evaluate, int n_component, const int *orders, int n_ranking,
-                        double all, double none);
+                        int n_chance, double all, double none);
 void sl_curves_dispose(sl_curves *curves);
 
 /* The smallest n of the curve that reaches `enough`; -1 when none does. */
@@ -39,7 +46,8 @@ double sl_curve_area(const sl_curves *curves, const float *curve);
 /* PREFIXsteps, faithfulness, completeness of ranking 0, and of the others as PREFIXfaithfulness_rivals, ... */
 sl_status sl_curves_put(sl_analysis_context *context, const char *prefix, const sl_curves *curves);
 
-/* {"enough": 0.9, "rankings": [{"name", "smallest_f", "smallest_c", "area_f", "area_c"}]} as a new object. */
+/* {"enough": 0.9, "rankings": [{"name", "smallest_faithful", "smallest_complete", "area_faithful", "area_complete"}]}
+ * as a new object; rankings by chance also have "orders" and "area_sd": {"faithful", "complete"}. */
 sl_status sl_curves_to_json(json_t **out, const sl_curves *curves, const char *const *names);
 
 /* Component numbers by sign * score, largest first, equal ones by number; NaN last. */

@@ -63,11 +63,28 @@ static json_t *agreement_to_json(const sl_agreement *g) {
                    "r2", sl_json_number(g->r2));
 }
 
+/* 95 % interval of a correlation on n pairs by Fisher's z: tanh(atanh r +- 1.96 / sqrt(n - 3)). */
+static json_t *interval_to_json(double r, int n) {
+  if (n <= 3 || isnan(r)) return json_null();
+  const double z = atanh(r), reach = 1.959963984540054 / sqrt(n - 3.0);
+  return json_pack("[f, f]", tanh(z - reach), tanh(z + reach));
+}
+
+static json_t *fit_to_json(const sl_attribution *a) {
+  json_t *fit = agreement_to_json(&a->test);
+  int failed = json_object_set_new(fit, "test_masks", json_integer(a->n_test));
+  failed |= json_object_set_new(fit, "pearson_interval", interval_to_json(a->test.pearson, a->n_test));
+  if (!failed) return fit;
+  json_decref(fit);
+  return NULL;
+}
+
 static json_t *growth_to_json(const sl_attribution *a) {
   json_t *list = json_array();
   for (int s = 0; s < a->n_step && list; s++) {
     json_t *step = agreement_to_json(&a->steps[s].valid);
     json_object_set_new(step, "masks", json_integer(a->steps[s].n_mask));
+    json_object_set_new(step, "rise", sl_json_number(a->steps[s].rise));
     json_array_append_new(list, step);
   }
   return list;
@@ -86,12 +103,28 @@ static sl_status say_unfinished(json_t *out, const sl_attribution *a) {
   SL_FAIL(SL_ERROR_MEMORY, "no memory for run.json");
 }
 
+/* What makes the fit doubtful, in words. */
+static int set_note(json_t *out, const sl_attribution *a) {
+  static const char *const edges[] = {
+      "the penalty is the smallest that was tried: hardly different from least squares",
+      "",
+      "the penalty is the largest that was tried: the masks predict next to nothing of the target"};
+  const double rise = a->steps[a->n_step - 1].rise;
+  const bool fell = rise < -SL_GROWTH_RISE;
+  const char *edge = edges[a->penalty_edge + 1];
+  char words[96] = "";
+  if (fell)
+    snprintf(words, sizeof words, "the last masks lowered the correlation on the validation masks by %.3f", -rise);
+  if (!fell && !*edge) return 0;
+  return json_object_set_new(out, "note", json_sprintf("%s%s%s", words, fell && *edge ? "; " : "", edge));
+}
+
 static int set_fit(json_t *out, const sl_attribution *a) {
-  int failed = json_object_set_new(out, "fit", agreement_to_json(&a->test));
+  int failed = json_object_set_new(out, "fit", fit_to_json(a));
   failed |= json_object_set_new(out, "intercept", sl_json_number(a->fit.intercept));
   failed |= json_object_set_new(out, "penalty", sl_json_number(a->fit.penalty));
   failed |= json_object_set_new(out, "growth", growth_to_json(a));
-  return failed;
+  return failed | set_note(out, a);
 }
 
 static const char *error_name(const sl_attribution_request *r) {
@@ -115,4 +148,9 @@ sl_status sl_attribution_to_json(json_t **out, const sl_attribution *a, const sl
     *out = NULL;
   }
   return status;
+}
+
+sl_status sl_attribution_warn(sl_analysis_context *c, const char *what, const json_t *json) {
+  const char *note = json_string_value(json_object_get(json, "note"));
+  return note ? sl_context_warn(c, "%s: %s", what, note) : SL_OK;
 }

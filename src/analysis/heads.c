@@ -7,7 +7,7 @@
  *   F(A), C(A) of the top heads, beside rivals' rankings                               (attribution_curve.c)
  *
  * Rivals: single-head ablation t(all) - t(all but h); attention on the image; attribution patching (head_patch.c);
- * chance; chance with as many heads of each layer.
+ * chance; chance with as many heads of each layer (means of several random orders).
  *
  * Source: Kim et al., Interpreting Attention Heads for Image-to-Text Information Flow in LVLMs (HA), arXiv 2509.17588.
  * Targets, baselines, rivals' definitions, statistics and defaults that the paper leaves open are sightline's. */
@@ -33,6 +33,8 @@ static const sl_option_info options[] = {SL_MEASURE_OPTIONS, SL_BASELINE_OPTIONS
 
 /* Rankings on the curves; the first is the analysis' own. */
 enum { BY_SCORE, BY_SINGLE, BY_ATTENTION, BY_PATCHING, BY_CHANCE, BY_LAYER_CHANCE, N_RANKING };
+#define N_CHANCE (N_RANKING - BY_CHANCE)
+#define N_ORDER (sl_curve_orders(N_RANKING, N_CHANCE))
 static const char *const ranking_names[N_RANKING] = {"heads", "single", "attention", "patching", "random",
                                                      "layer-matched random"};
 
@@ -69,7 +71,7 @@ static sl_status add_rules(const void *user, const uint8_t *mask, int source, sl
   return SL_OK;
 }
 
-static double curve_branches(int n) { return 2.0 * N_RANKING * sl_curve_steps(n, NULL); }
+static double curve_branches(int n) { return 2.0 * N_ORDER * sl_curve_steps(n, NULL); }
 
 static sl_status heads_init(heads *w, sl_analysis_context *c) {
   const sl_part_shape *shape = &sl_model_get_shape(c->model)->decoder;
@@ -156,9 +158,13 @@ static sl_status make_orders(const heads *w, int *orders) {
   const float *const scores[] = {w->score, w->single, w->attention, w->patching};
   for (int r = 0; r <= BY_PATCHING; r++)
     SL_TRY(sl_rank_components(orders + r * w->n, scores[r], w->n, r == BY_ATTENTION ? 1 : sign));
-  sl_rank_random(orders + BY_CHANCE * w->n, w->n, w->request.seed, CHANCE_STREAM);
-  return sl_rank_random_like(orders + BY_LAYER_CHANCE * w->n, orders, w->n, w->n_head, w->request.seed,
-                             CHANCE_STREAM + 1);
+  int *chance = orders + BY_CHANCE * w->n, *layer_chance = chance + SL_CURVE_CHANCE * w->n;
+  for (int k = 0; k < SL_CURVE_CHANCE; k++) {
+    const uint64_t stream = CHANCE_STREAM + ((uint64_t)k << 24); /* the second kind takes one of each layer */
+    sl_rank_random(chance + k * w->n, w->n, w->request.seed, stream);
+    SL_TRY(sl_rank_random_like(layer_chance + k * w->n, orders, w->n, w->n_head, w->request.seed, stream + 1));
+  }
+  return SL_OK;
 }
 
 static sl_status measure_curves(heads *w) {
@@ -173,10 +179,10 @@ static sl_status measure_curves(heads *w) {
                                        "little for shares of it to mean anything",
                                        fabs(w->all - w->none), least));
   int *orders = NULL;
-  SL_TRY(SL_ALLOC(orders, (size_t)N_RANKING * (size_t)w->n, "rankings"));
+  SL_TRY(SL_ALLOC(orders, (size_t)N_ORDER * (size_t)w->n, "rankings"));
   sl_status status = make_orders(w, orders);
   if (status == SL_OK)
-    status = sl_curves_run(&w->curves, &w->request.evaluate, w->n, orders, N_RANKING, w->all, w->none);
+    status = sl_curves_run(&w->curves, &w->request.evaluate, w->n, orders, N_RANKING, N_CHANCE, w->all, w->none);
   w->has_curves = status == SL_OK;
   free(orders);
   if (status != SL_ERROR_CANCELLED) return status;
@@ -295,6 +301,7 @@ static sl_status say_all(heads *w) {
   json_t *interrupted = json_object_get(json, "interrupted");
   if (interrupted) json_object_set(c->said, "interrupted", interrupted);
   SL_TRY(sl_context_say(c, "regression", json));
+  SL_TRY(sl_attribution_warn(c, "heads", json));
   if (w->has_curves) {
     SL_TRY(sl_curves_to_json(&json, &w->curves, ranking_names));
     SL_TRY(sl_context_say(c, "curves", json));
@@ -307,6 +314,7 @@ static sl_status say_all(heads *w) {
 
 static sl_status heads_run(sl_analysis_context *c) {
   heads w;
+  if (sl_ablation_blind(c)) return sl_ablation_skip(c);
   sl_status status = heads_init(&w, c);
   if (status == SL_OK) status = measure_all(&w);
   if (status == SL_OK) status = put_all(&w);
@@ -332,7 +340,7 @@ static sl_status heads_check(const sl_analysis_context *c) {
 static double heads_passes(const sl_analysis_context *c) {
   sl_attribution_request request;
   const int n = head_count(c);
-  if (sl_attribution_read(&request, c, n) != SL_OK) return 0;
+  if (sl_ablation_blind(c) || sl_attribution_read(&request, c, n) != SL_OK) return 0;
   const double branches = 2 + n + sl_growth_most(&request) + curve_branches(n);
   return branches * sl_ablation_passes(c) + 4 + sl_standin_pictures(c);
 }

@@ -100,7 +100,7 @@ static const sl_option_info options[] = {
      .min = 0,
      .max = 100000,
      .help = "Layers in which an edge is blocked at once, around a centre that moves over all layers and clipped at "
-             "the ends; 0 = 9 of 32 layers (the nearest odd number)."},
+             "the ends: an odd number, or 0 for 9 of 32 layers (the nearest odd number)."},
 };
 
 static sl_status unknown_edge(const char *name, size_t length) {
@@ -282,6 +282,10 @@ static sl_status knockout_run(sl_analysis_context *c) {
 
 static sl_status knockout_check(const sl_analysis_context *c) {
   bool asked[N_EDGE];
+  const int window = sl_context_int(c, "window");
+  if (window > 0 && window % 2 == 0)
+    SL_FAIL(SL_ERROR_ARGUMENT,
+            "--window: expected an odd number of layers (an even window has no layer at its centre), found %d", window);
   return read_edges(c, asked);
 }
 

@@ -6,8 +6,7 @@
  * Geva et al. have it), at least 1. */
 int sl_knockout_window(int n_layer);
 
-/* Layers *first .. *end - 1 of the window of `width` layers around `centre`, clipped at the model's ends. An even
- * window reaches one layer further down than up. */
+/* Layers *first .. *end - 1 of the window of `width` (odd) layers around `centre`, clipped at the model's ends. */
 void sl_knockout_clip(int centre, int width, int n_layer, int *first, int *end);
 
 /* Mean layer of an edge's effect: sum_c w_c c / sum_c w_c with w_c = max(0, -change[c]), what blocking takes away from

@@ -65,6 +65,8 @@ static const sl_option_info options[] = {
 
 static const char *const ranking_names[] = {"tokens", "random"};
 #define N_RANKING 2
+#define N_CHANCE 1
+#define N_ORDER (sl_curve_orders(N_RANKING, N_CHANCE))
 
 typedef struct tokens {
   sl_analysis_context *context;
@@ -87,7 +89,7 @@ typedef struct work {
   bool has_curves;
   double all, none, sign;
   float *score, *error; /* per component */
-  int *orders;          /* [N_RANKING, n] */
+  int *orders;          /* [N_ORDER, n] */
   json_t *said;
 } work;
 
@@ -111,7 +113,7 @@ static sl_status say(work *w, const char *key, json_t *value) {
 /* ---- one side ---- */
 
 static double branch_count(const sl_attribution_request *request, int n) {
-  return 2 + sl_growth_most(request) + 2.0 * N_RANKING * sl_curve_steps(n, NULL);
+  return 2 + sl_growth_most(request) + 2.0 * N_ORDER * sl_curve_steps(n, NULL);
 }
 
 static sl_status work_start(work *w) {
@@ -128,7 +130,7 @@ static sl_status work_start(work *w) {
   if (!(w->said = json_object())) SL_FAIL(SL_ERROR_MEMORY, "tokens: no memory for run.json");
   SL_TRY(SL_ALLOC(w->score, (size_t)n, "scores"));
   SL_TRY(SL_ALLOC(w->error, (size_t)n, "standard errors"));
-  return SL_ALLOC(w->orders, (size_t)N_RANKING * (size_t)n, "rankings");
+  return SL_ALLOC(w->orders, (size_t)N_ORDER * (size_t)n, "rankings");
 }
 
 static void work_dispose(work *w) {
@@ -145,7 +147,8 @@ static sl_status measure_curves(work *w) {
   const int n = w->attribution.n_component;
   const double least = sl_context_real(w->of->context, "min-effect");
   SL_TRY(sl_rank_components(w->orders, w->score, n, w->sign));
-  sl_rank_random(w->orders + n, n, w->request.seed, w->request.stream + CHANCE_OFFSET);
+  for (int k = 0; k < SL_CURVE_CHANCE; k++)
+    sl_rank_random(w->orders + (k + 1) * n, n, w->request.seed, w->request.stream + CHANCE_OFFSET + (uint64_t)k);
   if (w->attribution.end == SL_GROWTH_INTERRUPTED) return SL_OK;
   if (fabs(w->all - w->none) < least)
     return say(w, "curves_skipped",
@@ -153,7 +156,7 @@ static sl_status measure_curves(work *w) {
                             "shares of it to mean anything",
                             fabs(w->all - w->none), least));
   const sl_status status =
-      sl_curves_run(&w->curves, &w->request.evaluate, n, w->orders, N_RANKING, w->all, w->none);
+      sl_curves_run(&w->curves, &w->request.evaluate, n, w->orders, N_RANKING, N_CHANCE, w->all, w->none);
   w->has_curves = status == SL_OK;
   if (status != SL_ERROR_CANCELLED) return status;
   return say(w, "interrupted", json_string("before the curves were whole; --resume goes on with the same masks"));
@@ -183,6 +186,7 @@ static sl_status put_side(work *w) {
   json_t *interrupted = json_object_get(json, "interrupted");
   if (interrupted) json_object_set(w->said, "interrupted", interrupted);
   SL_TRY(say(w, "regression", json));
+  SL_TRY(sl_attribution_warn(c, w->side.image ? "image tokens" : "text tokens", json));
   interrupted = json_object_get(w->said, "interrupted");
   if (interrupted) json_object_set(c->said, "interrupted", interrupted);
   if (!w->has_curves) return SL_OK;
@@ -414,6 +418,7 @@ static sl_status run_sides(tokens *t) {
 
 static sl_status tokens_run(sl_analysis_context *c) {
   tokens t = {.context = c};
+  if (sl_ablation_blind(c)) return sl_ablation_skip(c);
   const sl_status status = run_sides(&t);
   sl_measure_dispose(&t.measure);
   sl_standin_dispose(&t.standin);
@@ -423,12 +428,13 @@ static sl_status tokens_run(sl_analysis_context *c) {
 static sl_status tokens_check(const sl_analysis_context *c) {
   double branches;
   SL_TRY(sl_ablation_check(c));
+  if (sl_ablation_blind(c)) return SL_OK;
   return count_branches(c, &branches);
 }
 
 static double tokens_passes(const sl_analysis_context *c) {
   double branches;
-  if (count_branches(c, &branches) != SL_OK) return 0;
+  if (sl_ablation_blind(c) || count_branches(c, &branches) != SL_OK) return 0;
   return branches * sl_ablation_passes(c) + 1 + sl_standin_pictures(c);
 }
 

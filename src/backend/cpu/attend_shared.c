@@ -1,12 +1,12 @@
-/* Attention of many branches over shared keys and their own. One task is one key/value head and a run of query rows; its
- * keys and values are packed in chunks of 32 columns (one word of a mask), the local ones anew for each branch.
+/* Attention of many branches over shared keys and their own. One task is one key/value head and a run of query rows;
+ * its keys and values are packed in chunks of 32 columns (one word of a mask), the local ones anew for each branch.
  *
  * Method: the items of a task (query row, query head of the group) are sorted by the set of segments they see, keeping
- * their order otherwise, and go in bands of up to BAND items whatever their branch: with head attribution a branch's head
- * sees either its own image or the baseline's, so a band passes over one of them. A band visits the chunks that one of
- * its items sees. Scores are one sum over d; a masked column's numerator is an exact zero; z is one chain over the
- * shared chunks in ascending order, plus one over the local chunks. So an item's bits depend neither on its band nor on
- * what it does not see. With bf16 both products run on AMX tiles, or on vectors with rounded values.
+ * their order otherwise, and go in bands of up to BAND items whatever their branch: with head attribution a branch's
+ * head sees either its own image or the baseline's, so a band passes over one of them. A band visits the chunks that
+ * one of its items sees. Scores are one sum over d; a masked column's numerator is an exact zero; z is one chain over
+ * the shared chunks in ascending order, plus one over the local chunks. So an item's bits depend neither on its band
+ * nor on what it does not see. With bf16 both products run on AMX tiles, or on vectors with rounded values.
  *
  * Source: arXiv:1706.03762; sharing the keys of a prefix among rows of many sequences as in arXiv:2402.05099. */
 #include <math.h>
@@ -281,7 +281,8 @@ static void attend_rows(task *t, int first, int end) {
   }
 }
 
-static void attend_task(const sl_queue *queue, const sl_attend_shared *a, int head_kv, int first, int end, float *next) {
+static void attend_task(const sl_queue *queue, const sl_attend_shared *a, int head_kv, int first, int end,
+                        float *next) {
   task t = {.a = a, .vector = queue->backend->vector, .head_kv = head_kv, .group = a->n_head / a->n_head_kv,
             .branch = -1};
   t.tiles = a->compute == SL_COMPUTE_BF16 && queue->backend->amx;

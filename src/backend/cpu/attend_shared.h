@@ -1,12 +1,13 @@
-/* attend_shared on AMX tiles: its products, with keys and values in chunks of 32 columns of which a list is visited, and
- * the row work around them. */
+/* attend_shared on AMX tiles: its products, with keys and values in chunks of 32 columns of which a list is visited,
+ * and the row work around them. */
 #ifndef SL_BACKEND_CPU_ATTEND_SHARED_H
 #define SL_BACKEND_CPU_ATTEND_SHARED_H
 
 #include <stdint.h>
 
 /* Operands of one band of query rows. A chunk of keys is the column tiles of its two halves, [2][d / 32] tiles of 1 KB;
- * a chunk of values is 16 rows of pairs of neighbouring keys, [16][d][2]. Either takes 64 d bytes, d a multiple of 32. */
+ * a chunk of values is 16 rows of pairs of neighbouring keys, [16][d][2]. Either takes 64 d bytes, d a multiple of 32.
+ */
 typedef struct sl_tile_chunks {
   float *c;           /* [16 m_tiles, .], rows ldc floats apart */
   const void *a;      /* bf16, rows lda bytes apart */

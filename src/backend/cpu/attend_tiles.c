@@ -1,10 +1,11 @@
-/* The two products of attend_shared on AMX tiles: scores = q k^T and z = p v over a list of chunks of 32 keys.
+/* The two products of attend_shared on AMX tiles: scores = q k^T and z = p v over a list of chunks of 32 keys; and the
+ * row work around them with the same processor's vectors.
  *
  * Method: two row tiles meet two column tiles in four accumulators. Scores keep one chunk of keys in L1 while the row
- * tiles pass it; values keep the numerators of 32 rows in L1 while the values stream past. Every sum is one chain of tile
- * products from zero in the order of the list, so a chunk whose numerators are all zero changes nothing. Numerators are
- * 2^n times a polynomial of degree 6 in the fraction (the Taylor series of 2^x, below 2e-7 on [-1/2, 1/2]), rounded to
- * bf16 by the processor. */
+ * tiles pass it; values keep the numerators of 32 rows in L1 while the values stream past. Every sum is one chain of
+ * tile products from zero in the order of the list, so a chunk whose numerators are all zero changes nothing.
+ * Numerators are 2^n times a polynomial of degree 6 in the fraction (the Taylor series of 2^x, below 2e-7 on
+ * [-1/2, 1/2]), rounded to bf16 by the processor. */
 #include "backend/cpu/attend_shared.h"
 
 #include "backend/cpu/product.h"
@@ -95,11 +96,14 @@ AMX void sl_tiles_values(const sl_tile_chunks *m) {
 }
 
 /* Lanes i .. i + 15 of a row of n. */
-AMX_INLINE __mmask16 lanes(int n, int i) { return n - i >= 16 ? 0xffff : n <= i ? 0 : (__mmask16)((1u << (n - i)) - 1); }
+AMX_INLINE __mmask16 lanes(int n, int i) {
+  return n - i >= 16 ? 0xffff : n <= i ? 0 : (__mmask16)((1u << (n - i)) - 1);
+}
 
 AMX void sl_tiles_round(uint16_t *out, const float *in, int n, int padded) {
   for (int i = 0; i < padded; i += 32) {
-    __m512 low = _mm512_maskz_loadu_ps(lanes(n, i), in + i), high = _mm512_maskz_loadu_ps(lanes(n, i + 16), in + i + 16);
+    __m512 low = _mm512_maskz_loadu_ps(lanes(n, i), in + i);
+    __m512 high = _mm512_maskz_loadu_ps(lanes(n, i + 16), in + i + 16);
     _mm512_storeu_si512(out + i, (__m512i)_mm512_cvtne2ps_pbh(high, low));
   }
 }

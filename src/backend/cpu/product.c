@@ -59,9 +59,8 @@ static void pack_block_row(sl_weight *w, part_rows from, int ib) {
 
 sl_status sl_cpu_pack(sl_weight *w, const sl_tensor *parts, int n_part) {
   int n_block = sl_blocks(w->n);
-  size_t blocks, n_bytes;
-  if (!sl_size_mul((size_t)n_block, (size_t)sl_blocks(w->k), &blocks) ||
-      !sl_size_mul(blocks, SL_BLOCK_ELEMENTS * sl_dtype_size(w->dtype), &n_bytes)) {
+  size_t n_bytes;
+  if (!sl_size_mul((size_t)n_block, sl_weight_row_bytes(w), &n_bytes)) {
     SL_FAIL(SL_ERROR_MEMORY, "weight [%d, %d] is too large", w->n, w->k);
   }
   SL_TRY(sl_aligned_alloc(&w->data, n_bytes, "weight"));

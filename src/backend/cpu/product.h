@@ -25,11 +25,19 @@ static inline int sl_blocks(int n) { return (n + SL_BLOCK - 1) / SL_BLOCK; }
 static inline int sl_product_outputs(const sl_product *p) { return p->transposed ? p->w->k : p->w->n; }
 static inline int sl_product_inputs(const sl_product *p) { return p->transposed ? p->w->n : p->w->k; }
 
+/* Bytes of a block, and from one row of blocks to the next. The gradient walks down a column of blocks: a gap of one
+ * block keeps rows a multiple of 64 KB long from falling into the same few sets of L2, where they push one another out. */
+static inline size_t sl_weight_block_bytes(const sl_weight *w) {
+  return (size_t)SL_BLOCK_ELEMENTS * (w->dtype == SL_F32 ? 4 : 2);
+}
+static inline size_t sl_weight_row_bytes(const sl_weight *w) {
+  size_t block = sl_weight_block_bytes(w), bytes = (size_t)sl_blocks(w->k) * block;
+  return bytes % 65536 == 0 ? bytes + block : bytes;
+}
+
 /* Address of block (ib, kt) and of an element inside a block. */
 static inline const unsigned char *sl_weight_block(const sl_weight *w, int ib, int kt) {
-  size_t size = w->dtype == SL_F32 ? 4 : 2;
-  size_t at = (size_t)ib * (size_t)sl_blocks(w->k) + (size_t)kt;
-  return (const unsigned char *)w->data + at * SL_BLOCK_ELEMENTS * size;
+  return (const unsigned char *)w->data + (size_t)ib * sl_weight_row_bytes(w) + (size_t)kt * sl_weight_block_bytes(w);
 }
 static inline int sl_block_index(int n, int k) { return (n / 16) * 512 + (k / 2) * 32 + (n % 16) * 2 + k % 2; }
 

@@ -28,8 +28,8 @@ enum {
   PAIR = 2 * TILE,   /* of a block */
   SLICE = 16,        /* tiles deep in one plane; half of it with two */
   SLICE_BYTES = SLICE * PAIR,
-  SUPER = 320,       /* rows (gradient: twice as many, */
-  GROUP = 16,        /* blocks            half as many) */
+  SUPER = 320,       /* rows */
+  GROUP = 16,        /* blocks */
   SUMS = 4 * 256     /* of two row tiles by two column tiles */
 };
 
@@ -226,11 +226,14 @@ AMX_INLINE void split_block(unsigned char *hi, unsigned char *lo, const unsigned
 AMX_INLINE void transpose_atoms(unsigned char *out, const unsigned char *in) {
   const __m512i swap = _mm512_set4_epi32(0x0f0e0b0a, 0x0d0c0908, 0x07060302, 0x05040100);
   __m512i r[8], s[8];
+#pragma GCC unroll 8
   for (int i = 0; i < 8; i++) r[i] = _mm512_load_si512(in + i * 64);
+#pragma GCC unroll 4
   for (int i = 0; i < 8; i += 2) {
     s[i] = _mm512_unpacklo_epi64(r[i], r[i + 1]);
     s[i + 1] = _mm512_unpackhi_epi64(r[i], r[i + 1]);
   }
+#pragma GCC unroll 2
   for (int i = 0; i < 2; i++) { /* i: even or odd atoms of the source rows */
     __m512i a = _mm512_shuffle_i64x2(s[i], s[2 + i], 0x88), b = _mm512_shuffle_i64x2(s[4 + i], s[6 + i], 0x88);
     __m512i c = _mm512_shuffle_i64x2(s[i], s[2 + i], 0xdd), d = _mm512_shuffle_i64x2(s[4 + i], s[6 + i], 0xdd);
@@ -239,6 +242,7 @@ AMX_INLINE void transpose_atoms(unsigned char *out, const unsigned char *in) {
     r[2 + i] = _mm512_shuffle_i64x2(c, d, 0x88);
     r[6 + i] = _mm512_shuffle_i64x2(c, d, 0xdd);
   }
+#pragma GCC unroll 8
   for (int i = 0; i < 8; i++) _mm512_store_si512(out + i * 64, _mm512_shuffle_epi8(r[i], swap));
 }
 
@@ -312,7 +316,7 @@ static prefetch prefetch_weight(const sl_product *p, int block, int first, int d
   prefetch ahead = {.n_line = depth * 32 * size, .skip = 0};
   ahead.at = p->transposed ? sl_weight_block(p->w, first, block) : sl_weight_block(p->w, block, first);
   if (p->transposed) { /* of f32 blocks the first half only */
-    ahead.skip = ((int64_t)sl_blocks(p->w->k) * size - 1) * PAIR;
+    ahead.skip = (int64_t)sl_weight_row_bytes(p->w) - PAIR;
     ahead.n_line = depth * 32;
   }
   ahead.per_step = lines_per_step(ahead.n_line, n_step);
@@ -433,9 +437,8 @@ AMX void sl_amx_multiply(const sl_product *p, void *shared, int row, int rows, v
   if (c.n_row_tile <= 2) {
     multiply_few(p, &c, scratch);
   } else {
-    /* The gradient makes its right operand anew for every run of rows: longer runs, narrower groups. */
-    int wide = p->transposed ? 2 : 1, most = SUPER * wide, n_super = (rows + most - 1) / most;
-    int n_group = (p->n_block * wide + GROUP - 1) / GROUP, group = (p->n_block + n_group - 1) / n_group;
+    int n_super = (rows + SUPER - 1) / SUPER;
+    int n_group = (p->n_block + GROUP - 1) / GROUP, group = (p->n_block + n_group - 1) / n_group;
     int super = sl_blocks((rows + n_super - 1) / n_super) * 32;
     int end = p->first_block + p->n_block;
     for (int block = p->first_block; block < end; block += group) {

@@ -17,7 +17,8 @@ static const float *at(const sl_attend_shared *a, sl_mat m, int row, int head_kv
 }
 
 /* Key and value of one column as a row of `branch` sees it. */
-static void column_at(const sl_attend_shared *a, int column, int branch, int head_kv, const float **k, const float **v) {
+static void column_at(const sl_attend_shared *a, int column, int branch, int head_kv, const float **k,
+                      const float **v) {
   int first = 0;
   for (int s = 0; s < a->n_segment; s++) {
     int n = (a->k[s].rows + 31) / 32 * 32;

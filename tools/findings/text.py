@@ -1,0 +1,15 @@
+"""Markdown: tables and verdicts."""
+
+WORDS = ("does not hold", "holds in part", "holds")
+
+
+def table(head, rows):
+    """Lines of a Markdown table."""
+    return ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def verdict(*conditions):
+    """The line that says which of two conditions, pairs (met, words), are met."""
+    met = sum(bool(is_met) for is_met, _ in conditions)
+    reasons = "; ".join(f"{words}: {'yes' if is_met else 'no'}" for is_met, words in conditions)
+    return f"**On this model the finding {WORDS[met]}.** {reasons[0].upper()}{reasons[1:]}."
