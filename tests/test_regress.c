@@ -401,7 +401,9 @@ static void similarities(void **state) {
   assert_near(share, 1.0 / 3, 1e-14);
   assert_int_equal(sl_top_jaccard(&share, a, b, 5, 0), SL_OK);
   assert_true(isnan(share));
-  assert_near(sl_spearman_brown(0.5), 2.0 / 3, 1e-14);
+  assert_near(sl_spearman_brown(0.5, 2), 2.0 / 3, 1e-14);
+  assert_near(sl_spearman_brown(0.6, 1.6), 0.96 / 1.36, 1e-14);
+  assert_true(isnan(sl_spearman_brown(-0.8, 2)));
   const double sorted[] = {1, 2, 4};
   assert_near(sl_quantile(sorted, 3, 0.75), 3, 1e-14);
   assert_near(sl_quantile(sorted, 3, 1), 4, 1e-14);

@@ -41,8 +41,10 @@ typedef struct sl_compare_request {
  *   class       mean over pairs of one class - mean over pairs of two; labels permuted over runs
  *   appearance  inside classes: pairs of one appearance - pairs of two; labels permuted inside classes
  *   semantics   pairs of one class and two appearances - pairs of two classes and one appearance; class labels
- *               permuted inside appearances: above 0, what is shown matters more than how
- * with intervals by bootstrap over runs. The ceiling is the likeness of scores fitted to either half of one run's
+ *               permuted inside appearances: an interval above 0 says that what is shown matters more than how
+ * with intervals by bootstrap over runs. p compares the value with the permutations' mean (null_mean), which is not 0
+ * where the groups differ themselves: whether labels matter is read off p, which effect is larger off the interval. Runs
+ * with one seed share their masks, and with them part of their noise: a warning says so. The ceiling is the likeness of scores fitted to either half of one run's
  * masks; where all runs have image.feature, partial correlations over pairs tell class and visual likeness apart.
  *
  * *summary is JSON text (free()); with an out folder a run directory is made: run.json (analyses.compare),

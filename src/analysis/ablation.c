@@ -111,6 +111,8 @@ sl_status sl_ablation_say(const sl_ablation *a, const sl_standin *standin) {
   SL_TRY(sl_standin_to_json(&baseline, standin));
   SL_TRY(sl_context_say(c, "baseline", baseline));
   SL_TRY(sl_context_say(c, "target", json_string(sl_target_name(a->measure->target))));
+  if (a->measure->target == SL_TARGET_CONTRAST)
+    SL_TRY(sl_context_say(c, "contrast", json_pack("{s:i}", "id", (int)a->measure->rivals[0])));
   return sl_context_say(c, "tokens", json_integer(a->measure->n_row));
 }
 

@@ -185,4 +185,4 @@ sl_status sl_top_jaccard(double *share, const double *a, const double *b, int n,
   return status;
 }
 
-double sl_spearman_brown(double r) { return 2 * r / (1 + r); }
+double sl_spearman_brown(double r, double k) { return r > 0 ? k * r / (1 + (k - 1) * r) : NAN; }

@@ -44,8 +44,8 @@ sl_status sl_top_mark(uint8_t *top, const double *x, int n, int n_top);
 /* |A and B| / |A or B| of the index sets of the n_top largest values; NaN when n_top < 1. */
 sl_status sl_top_jaccard(double *share, const double *a, const double *b, int n, int n_top);
 
-/* Reliability of the whole from the correlation of two halves: 2 r / (1 + r). */
-double sl_spearman_brown(double r);
+/* Reliability of a sample k times as long from that of a part: k r / (1 + (k - 1) r); NaN when r is not above 0. */
+double sl_spearman_brown(double r, double k);
 
 /* q-quantile of sorted x[n], n >= 1, linear between order statistics. */
 double sl_quantile(const double *sorted, int n, double q);

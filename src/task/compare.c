@@ -2,8 +2,8 @@
  *
  *   b_r = head scores of run r;  likeness of r and s: cosine, Spearman's rho, |top_n(r) & top_n(s)| / |... or ...|
  *
- * Beside it the ceiling: likeness of scores fitted to either half of one run's masks, and what that gives for all masks
- * by Spearman and Brown's 2 r / (1 + r).
+ * Beside it the ceiling: likeness of scores fitted to either half of one run's masks, and what that gives for
+ * the masks that scores were fitted to, k times as many, by Spearman and Brown's k r / (1 + (k - 1) r).
  *
  * Source: Kim et al., Interpreting Attention Heads for Image-to-Text Information Flow in LVLMs, arXiv 2509.17588:
  * likeness of attributions goes by meaning rather than by looks; the tests are sightline's (compare_test.c). */
@@ -62,7 +62,7 @@ static sl_status labels_json(json_t *into, const char *key, const sl_labels *lab
 
 /* Mean of pairs of two runs, and of the split halves as they are and stepped up to all masks. */
 static sl_status summary_json(json_t *into, const sl_comparison *c, sl_likeness k) {
-  double sum = 0, half = 0, whole = 0;
+  double sum = 0, half = 0, longer = 0; /* how many times more masks the scores were fitted to than a half has */
   int n_pair = 0, n_half = 0;
   for (int i = 0; i < c->n_run; i++) {
     for (int j = 0; j < i; j++) {
@@ -70,12 +70,13 @@ static sl_status summary_json(json_t *into, const sl_comparison *c, sl_likeness 
       if (!isnan(like)) sum += like, n_pair++;
     }
     const double r = c->ceiling[(size_t)i * SL_LIKE_COUNT + (size_t)k];
-    if (!isnan(r)) half += r, whole += sl_spearman_brown(r), n_half++;
+    if (!isnan(r)) half += r, longer += 2.0 * c->runs[i].n_train / c->runs[i].n_mask, n_half++;
   }
   SL_TRY(set(into, "mean", sl_json_number(n_pair ? sum / n_pair : NAN)));
   SL_TRY(set(into, "split_half", sl_json_number(n_half ? half / n_half : NAN)));
   /* A share of sets is no correlation: nothing steps it up. */
-  return set(into, "ceiling", sl_json_number(n_half && k != SL_LIKE_JACCARD ? whole / n_half : NAN));
+  const double ceiling = n_half ? sl_spearman_brown(half / n_half, longer / n_half) : NAN;
+  return set(into, "ceiling", sl_json_number(k != SL_LIKE_JACCARD ? ceiling : NAN));
 }
 
 static sl_status tell(json_t *said, const sl_comparison *c) {

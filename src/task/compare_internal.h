@@ -17,6 +17,7 @@ typedef struct sl_compared {
   uint8_t *masks;                  /* [n_mask, n] or NULL */
   double *target;                  /* [n_mask] */
   int n_mask;
+  int64_t seed; /* of its masks */
   sl_regress_kind solver; /* that the run used, and its penalty (0 = least squares) */
   double penalty;
   int n_train; /* masks the penalty was for */

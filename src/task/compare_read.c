@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/text.h"
 #include "store/run.h"
@@ -141,13 +142,31 @@ static sl_status to_doubles(double **out, const sl_tensor *tensor, const char *d
 /* What makes scores comparable: the same numbers measured against the same stand-in. */
 static json_t *settings_of(json_t *root) {
   json_t *heads = sl_json_at(root, "analyses.heads"), *out = json_object();
-  static const char *const paths[][2] = {{"target", "target"}, {"contrast", "contrast"}, {"baseline", "baseline.kind"},
+  static const char *const paths[][2] = {{"target", "target"}, {"contrast", "contrast.id"},
+                                         {"baseline", "baseline.kind"}, {"baseline path", "baseline.path"},
                                          {"keep_probability", "regression.keep_probability"}};
   for (size_t i = 0; i < sizeof paths / sizeof *paths && out; i++) {
     json_t *value = heads ? sl_json_at(heads, paths[i][1]) : NULL;
     if (value) json_object_set(out, paths[i][0], value);
   }
   return out;
+}
+
+/* Names the first setting of `settings` that the other run has not, or has with another value. */
+static sl_status check_settings(const json_t *settings, const json_t *others, const char *dir, const char *other) {
+  const char *key;
+  json_t *value;
+  sl_status status = SL_OK;
+  json_object_foreach((json_t *)settings, key, value) {
+    json_t *theirs = json_object_get(others, key);
+    if (status != SL_OK || (theirs && json_equal(value, theirs))) continue;
+    char *a = json_dumps(value, JSON_ENCODE_ANY), *b = theirs ? json_dumps(theirs, JSON_ENCODE_ANY) : NULL;
+    status = sl_fail(SL_ERROR_ARGUMENT, "%s: %s of heads is %s, in %s %s: their scores do not compare", dir, key,
+                     a ? a : "?", other, b ? b : "not told");
+    free(a);
+    free(b);
+  }
+  return status;
 }
 
 /* The first run sets what every other must share. */
@@ -173,17 +192,8 @@ static sl_status check_same(sl_comparison *c, json_t *root, const sl_tensor *sco
   if (status == SL_OK && (score->shape[0] != c->n_layer || score->shape[1] != c->n_head))
     status = sl_fail(SL_ERROR_FORMAT, "%s: heads.score is [%lld, %lld], in %s [%d, %d]", dir,
                      (long long)score->shape[0], (long long)score->shape[1], first, c->n_layer, c->n_head);
-  const char *key;
-  json_t *value;
-  json_object_foreach(settings, key, value) {
-    json_t *theirs = json_object_get(c->settings, key);
-    if (status != SL_OK || (theirs && json_equal(value, theirs))) continue;
-    char *a = json_dumps(value, JSON_ENCODE_ANY), *b = theirs ? json_dumps(theirs, JSON_ENCODE_ANY) : NULL;
-    status = sl_fail(SL_ERROR_ARGUMENT, "%s: %s of heads is %s, in %s %s: their scores do not compare", dir, key,
-                     a ? a : "?", first, b ? b : "not told");
-    free(a);
-    free(b);
-  }
+  if (status == SL_OK) status = check_settings(settings, c->settings, dir, first);
+  if (status == SL_OK) status = check_settings(c->settings, settings, first, dir);
   json_decref(settings);
   return status;
 }
@@ -240,10 +250,33 @@ static sl_status take_run(sl_comparison *c, sl_compared *r, const sl_run_reader 
   } else {
     c->n_feature = 0;
   }
+  if (json_is_true(json_object_get(root, "cancelled")))
+    SL_TRY(sl_compare_warn(c, "%s was interrupted: its scores rest on fewer masks", r->dir));
+  r->seed = json_integer_value(json_object_get(root, "seed"));
   r->image = json_incref(json_object_get(root, "image"));
   r->prompt = json_incref(json_object_get(root, "prompt"));
   r->answer = answer_text(root);
   return SL_OK;
+}
+
+static bool same_folder(const char *a, const char *b) {
+  struct stat one, other;
+  return strcmp(a, b) == 0 ||
+         (stat(a, &one) == 0 && stat(b, &other) == 0 && one.st_dev == other.st_dev && one.st_ino == other.st_ino);
+}
+
+/* Runs with one seed were measured with the same masks, so what noise does to their scores is alike too. */
+static sl_status warn_of_seeds(const sl_comparison *c) {
+  int n_shared = 0;
+  for (int i = 0; i < c->n_run; i++) {
+    bool shared = false;
+    for (int j = 0; j < c->n_run && !shared; j++) shared = j != i && c->runs[j].seed == c->runs[i].seed;
+    n_shared += shared;
+  }
+  if (n_shared == 0) return SL_OK;
+  return sl_compare_warn(c, "%d of %d runs share a seed and so their masks: their noise is alike, which raises the likeness "
+                            "between runs but not that of split halves; give each run its own --seed",
+                         n_shared, c->n_run);
 }
 
 sl_status sl_compare_read(sl_comparison *c) {
@@ -256,7 +289,7 @@ sl_status sl_compare_read(sl_comparison *c) {
     c->runs[i].class = c->runs[i].appearance = -1;
     SL_TRY(sl_strdup(&c->runs[i].dir, q->runs[i]));
     for (int j = 0; j < i; j++)
-      if (strcmp(c->runs[j].dir, q->runs[i]) == 0) SL_FAIL(SL_ERROR_ARGUMENT, "%s is given twice", q->runs[i]);
+      if (same_folder(q->runs[j], q->runs[i])) SL_FAIL(SL_ERROR_ARGUMENT, "%s is given twice", q->runs[i]);
   }
   SL_TRY(read_labels(c));
   for (int i = 0; i < c->n_run; i++) {
@@ -267,6 +300,7 @@ sl_status sl_compare_read(sl_comparison *c) {
     sl_run_close(reader);
     SL_TRY(status);
   }
+  SL_TRY(warn_of_seeds(c));
   c->n_top = q->n_top > 0 ? q->n_top : (c->n / 20 > 5 ? c->n / 20 : 5);
   if (c->n_top > c->n) c->n_top = c->n;
   return SL_OK;

@@ -2,7 +2,8 @@
  *
  * Pairs of runs are not independent, so labels are permuted over runs, never over pairs (N. Mantel, The detection of
  * disease clustering and a generalized regression approach, 1967), and intervals draw runs; a pair of a run with itself
- * is no pair. p = (1 + permutations at least as far from 0) / (1 + permutations). */
+ * is no pair. p = (1 + permutations at least as far from their mean) / (1 + permutations): it asks whether labels matter
+ * inside the groups where they are permuted. Which of two effects is larger is read off the interval, not off p. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -113,28 +114,34 @@ typedef struct permutation {
   const int *group;
 } permutation;
 
-/* {value, low, high, p} of a statistic. */
+/* {value, low, high, null_mean, p} of a statistic. p: the share of permutations whose statistic lies as far from the mean
+ * under permutation as the value does; that mean is not 0 when the groups inside which labels move differ themselves. */
 static sl_status test_statistic(json_t **out, test *t, sl_statistic statistic, permutation by) {
   const sl_comparison *c = t->comparison;
   const uint64_t seed = c->request->seed;
   sl_interval interval;
   int *original = NULL, *scratch = NULL, n_far = 0, n_defined = 0;
+  double *values = NULL, mean;
   SL_TRY(sl_bootstrap(&interval, t->n, statistic, t, LEVEL, N_BOOT, seed));
   SL_TRY(SL_ALLOC(original, (size_t)t->n, "labels"));
   sl_status status = SL_ALLOC(scratch, 2 * (size_t)t->n, "labels");
+  if (status == SL_OK) status = SL_ALLOC(values, N_PERMUTE, "permutations");
+  mean = interval.value;
   for (int i = 0; i < t->n; i++) original[i] = by.labels[i], t->order[i] = i;
   for (int k = 0; k < N_PERMUTE && status == SL_OK && !isnan(interval.value); k++) {
     permute(by.labels, original, by.group, t->n, scratch, seed, (uint64_t)k);
     const double value = statistic(t, t->order, t->n);
-    n_defined += !isnan(value);
-    n_far += fabs(value) >= fabs(interval.value) * FAR;
+    if (!isnan(value)) values[n_defined++] = value, mean += value;
     if (k % 64 == 63) status = sl_compare_progress(c, "permutations", k + 1, N_PERMUTE);
   }
   for (int i = 0; i < t->n; i++) by.labels[i] = original[i];
+  mean /= n_defined + 1; /* the labels as they are count as one permutation */
+  for (int k = 0; k < n_defined; k++) n_far += fabs(values[k] - mean) >= fabs(interval.value - mean) * FAR;
   free(original);
   free(scratch);
+  free(values);
   SL_TRY(status);
-  *out = json_pack("{s:o, s:o, s:o, s:o}", "value", sl_json_number(interval.value), "low", sl_json_number(interval.low),
+  *out = json_pack("{s:o, s:o, s:o, s:o, s:o}", "null_mean", sl_json_number(n_defined ? mean : NAN), "value", sl_json_number(interval.value), "low", sl_json_number(interval.low),
                    "high", sl_json_number(interval.high), "p",
                    sl_json_number(n_defined ? (1.0 + n_far) / (1.0 + n_defined) : NAN));
   if (!*out) SL_FAIL(SL_ERROR_MEMORY, "no memory for a test");
