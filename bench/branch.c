@@ -94,7 +94,7 @@ static double encode(bench *b, sl_image **out, int step) {
   float *pixels = calloc((size_t)n_pixel, sizeof *pixels);
   for (int i = 0; i < n_pixel; i++) pixels[i] = (float)((int64_t)i * step % 2001) / 1000.0f - 1.0f;
   const double start = now();
-  CHECK(sl_image_encode(out, b->session, pixels, NULL, false));
+  CHECK(sl_image_encode(out, b->session, pixels, NULL, NULL, false));
   free(pixels);
   return now() - start;
 }

@@ -83,7 +83,7 @@ static double time_tower(bench *b) {
   for (int i = -1; i < b->n_run; i++) {
     sl_image_free(b->image);
     const double start = now();
-    CHECK(sl_image_encode(&b->image, b->session, b->pixels, NULL, false));
+    CHECK(sl_image_encode(&b->image, b->session, b->pixels, NULL, NULL, false));
     if (i >= 0) times[i] = now() - start;
   }
   return median(times, b->n_run);

@@ -15,9 +15,10 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
 /* Options that do not belong to an analysis. */
 typedef enum cli_id {
-  OPT_MODEL, OPT_IMAGE, OPT_PROMPT, OPT_RAW_PROMPT, OPT_ANSWER, OPT_MAX_TOKENS, OPT_OBJECT_MASK, OPT_OBJECT_THRESHOLD,
+  OPT_MODEL, OPT_VISION_MODEL, OPT_IMAGE, OPT_PROMPT, OPT_RAW_PROMPT, OPT_ANSWER, OPT_MAX_TOKENS, OPT_OBJECT_MASK, OPT_OBJECT_THRESHOLD,
   OPT_PLAN, OPT_OUT, OPT_FORCE, OPT_RESUME, OPT_NO_REPORT, OPT_RECORD, OPT_LOGITS, OPT_SITES, OPT_SEED, OPT_DTYPE,
-  OPT_DEVICE, OPT_THREADS, OPT_BATCH_SIZE, OPT_BUDGET, OPT_LABELS, OPT_TOP, OPT_JSON, OPT_QUIET, OPT_HELP,
+  OPT_DEVICE, OPT_THREADS, OPT_BATCH_SIZE, OPT_BUDGET, OPT_LABELS, OPT_TOP, OPT_SOURCE, OPT_DELTA_BASE, OPT_STORE_DTYPE,
+  OPT_NEW_FOLDER, OPT_JSON, OPT_QUIET, OPT_HELP,
   OPT_VERSION, OPT_COUNT
 } cli_id;
 
@@ -29,10 +30,10 @@ typedef struct cli_option {
 
 extern const cli_option cli_options[OPT_COUNT];
 
-#define BIT(id) (1u << (id))
+#define BIT(id) (UINT64_C(1) << (id))
 #define WORK_OPTIONS                                                                                      \
-  (BIT(OPT_MODEL) | BIT(OPT_SEED) | BIT(OPT_DTYPE) | BIT(OPT_DEVICE) | BIT(OPT_THREADS) | BIT(OPT_JSON) | \
-   BIT(OPT_QUIET) | BIT(OPT_HELP) | BIT(OPT_VERSION))
+  (BIT(OPT_MODEL) | BIT(OPT_VISION_MODEL) | BIT(OPT_SEED) | BIT(OPT_DTYPE) | BIT(OPT_DEVICE) | BIT(OPT_THREADS) | \
+   BIT(OPT_JSON) | BIT(OPT_QUIET) | BIT(OPT_HELP) | BIT(OPT_VERSION))
 #define ASK_OPTIONS                                                                                                \
   (WORK_OPTIONS | BIT(OPT_IMAGE) | BIT(OPT_PROMPT) | BIT(OPT_RAW_PROMPT) | BIT(OPT_ANSWER) | BIT(OPT_MAX_TOKENS) | \
    BIT(OPT_OUT) | BIT(OPT_FORCE) | BIT(OPT_NO_REPORT) | BIT(OPT_RECORD) | BIT(OPT_LOGITS) | BIT(OPT_BATCH_SIZE))
@@ -61,13 +62,13 @@ typedef struct cli_command {
   const char *usage;   /* after "sightline " */
   const char *details; /* paragraphs separated by line breaks; NULL = the analysis' own */
   const char *example;
-  uint32_t options;    /* BITs of cli_id */
+  uint64_t options;    /* BITs of cli_id */
   const char *analyses[MAX_ANALYSIS]; /* whose options it takes and which it runs; "*" = all */
   int (*run)(const cli_args *args);
 } cli_command;
 
 extern const cli_command cmd_info, cmd_ask, cmd_trace, cmd_flow, cmd_cam, cmd_cliff, cmd_heads, cmd_tokens;
-extern const cli_command cmd_knockout, cmd_lens, cmd_compare, cmd_report;
+extern const cli_command cmd_knockout, cmd_lens, cmd_compare, cmd_report, cmd_convert;
 extern const cli_command *const cli_commands[]; /* NULL-terminated */
 
 /* The i-th analysis of a command; NULL after the last. */

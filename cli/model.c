@@ -54,7 +54,8 @@ int cli_open_model(sl_model **out, const cli_args *args) {
                                     .n_thread = (int)n_thread,
                                     .progress = cli_progress,
                                     .log = cli_log,
-                                    .user = (void *)args};
+                                    .user = (void *)args,
+                                    .vision_model = args->value[OPT_VISION_MODEL]};
   const sl_status status = sl_model_open(out, path, &options);
   cli_progress_end();
   const int code = cli_fail(status);

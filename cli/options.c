@@ -14,8 +14,12 @@
 const cli_option cli_options[OPT_COUNT] = {
     [OPT_MODEL] =
         {"model", "DIR", HOW,
-         "Model: an ordinary Hugging Face folder (config.json, safetensors, tokenizer.json). Default: the folder in "
-         "$SIGHTLINE_MODEL, else the small model that comes with sightline."},
+         "Model: an ordinary Hugging Face folder (config.json, safetensors or PyTorch .bin, tokenizer.json). Default: "
+         "the folder in $SIGHTLINE_MODEL, else the small model that comes with sightline."},
+    [OPT_VISION_MODEL] =
+        {"vision-model", "DIR", HOW,
+         "The vision tower's folder, for models published without it (Shikra, the original LLaVA-1.5). Default: the tower "
+         "that config.json names, beside the model or in Hugging Face's cache."},
     [OPT_IMAGE] = {"image", "FILE", WHAT, "The picture: PNG, JPEG, WebP or binary PPM."},
     [OPT_PROMPT] =
         {"prompt", "TEXT", WHAT,
@@ -77,6 +81,14 @@ const cli_option cli_options[OPT_COUNT] = {
                     "JSON lines {\"run\": NAME, \"class\": TEXT, \"appearance\": TEXT}; NAME is a run directory as "
                     "given, or its last part. What stands after = goes first."},
     [OPT_TOP] = {"top", "N", WHAT, "Heads in the share of common top heads. Default: a twentieth of all, at least 5."},
+    [OPT_SOURCE] = {"model", "DIR", WHAT,
+                    "The folder to convert: Hugging Face's, with model.safetensors or pytorch_model.bin or the shards "
+                    "and index of either."},
+    [OPT_DELTA_BASE] = {"delta-base", "DIR", WHAT,
+                        "The weights of --model are a delta: add those of the folder DIR, which it was made against."},
+    [OPT_STORE_DTYPE] = {"dtype", "TYPE", WHAT,
+                         "Store floating-point tensors as f32, f16 or bf16. Default: each in its own type."},
+    [OPT_NEW_FOLDER] = {"out", "DIR", RESULT, "The folder to make; it must not exist yet."},
     [OPT_JSON] = {"json", NULL, OTHER,
                   "Print the result as one JSON object on standard output, and nothing else there."},
     [OPT_QUIET] = {"quiet", NULL, OTHER, "No progress and no notices; errors only."},

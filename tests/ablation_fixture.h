@@ -34,9 +34,9 @@ static inline fixture *set_up(const char *folder, const char *name) {
   ASSERT_OK(sl_session_new(&f->session, f->model, 1));
   ASSERT_OK(sl_cancel_new(&f->cancel));
   sl_session_set_cancel(f->session, &f->cancel->requested);
-  ASSERT_OK(sl_layout_build(&f->layout, f->model, golden_string(&f->g, name, "prompt"), true));
+  ASSERT_OK(sl_layout_build(&f->layout, f->model, NULL, golden_string(&f->g, name, "prompt"), true));
   f->pixels = golden_find(&f->g, name, "pixels")->data;
-  ASSERT_OK(sl_image_encode(&f->image, f->session, f->pixels, NULL, false));
+  ASSERT_OK(sl_image_encode(&f->image, f->session, f->pixels, NULL, NULL, false));
   float logit[3];
   ASSERT_OK(sl_session_greedy(f->session, &f->layout, f->image, 3, NULL, logit));
   const int n_answer = f->layout.n_token - f->layout.n_prompt;

@@ -67,7 +67,7 @@ static inline void encode_pictures(world *w, const char *folder) {
     const int64_t n = sl_tensor_count(pixels);
     float *copy = calloc((size_t)n, sizeof *copy);
     for (int64_t k = 0; k < n; k++) copy[k] = ((const float *)pixels->data)[i == 2 ? n - 1 - k : k];
-    ASSERT_OK(sl_image_encode(&w->images[i], w->session, copy, NULL, false));
+    ASSERT_OK(sl_image_encode(&w->images[i], w->session, copy, NULL, NULL, false));
     free(copy);
   }
   golden_close(&g);
@@ -107,7 +107,7 @@ static inline void build_layout(world *w, line *l, const json_t *facts) {
   int32_t all[256];
   assert_true(n <= 256);
   for (int i = 0; i < n; i++) all[i] = (int32_t)json_integer_value(json_array_get(ids, (size_t)i));
-  ASSERT_OK(sl_layout_build(&l->layout, w->model, json_string_value(json_object_get(facts, "prompt")), true));
+  ASSERT_OK(sl_layout_build(&l->layout, w->model, NULL, json_string_value(json_object_get(facts, "prompt")), true));
   assert_int_equal(l->layout.n_prompt, n_prompt);
   ASSERT_OK(sl_layout_append(&l->layout, w->model, all + n_prompt, n - n_prompt));
   if (memcmp(l->layout.ids, all, (size_t)n * sizeof *all) != 0) fail_msg("%s %s: token ids differ", w->name, l->name);

@@ -52,10 +52,10 @@ static inline fixture *set_up_prompt(const char *folder, const char *trunk, cons
   ASSERT_OK(sl_model_open(&f->model, f->g.dir, &options));
   ASSERT_OK(sl_session_new(&f->session, f->model, 1));
   ASSERT_OK(sl_cancel_new(&f->cancel));
-  ASSERT_OK(sl_layout_build(&f->layout, f->model, prompt, true));
+  ASSERT_OK(sl_layout_build(&f->layout, f->model, NULL, prompt, true));
   ASSERT_OK(sl_layout_append(&f->layout, f->model, forced, 3));
   const float *pixels = golden_find(&f->g, "c0", "pixels")->data;
-  ASSERT_OK(sl_image_encode(&f->image, f->session, pixels, NULL, false));
+  ASSERT_OK(sl_image_encode(&f->image, f->session, pixels, NULL, NULL, false));
   for (int a = 0; a < 3; a++) f->answer[a] = (sl_answer_token){.id = forced[a]};
   f->context = (sl_analysis_context){.model = f->model, .session = f->session, .pixels = pixels, .image = f->image,
                                      .layout = &f->layout, .answer = f->answer, .n_answer = 3, .seed = 7,

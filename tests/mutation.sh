@@ -10,6 +10,8 @@ work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 export OMP_WAIT_POLICY=passive # several tests at once: waiting threads sleep
+export CMOCKA_TEST_ABORT=1     # the first failed case is enough: halves the time
+ulimit -c 0                    # it ends by abort()
 jobs=$(nproc)
 flags="-std=gnu17 -O1 -fopenmp -fno-math-errno -ffp-contract=off -w -DSL_BUILD_SHARED=1 -Isrc -Iinclude"
 libs="-fopenmp -lcmocka -ljansson -lxxhash -ljpeg -lpng -lwebp -lpcre2-8 -lutf8proc -llapacke -lm"

@@ -41,9 +41,9 @@ static fixture *set_up(const char *folder, const char *name, int n_answer) {
   ASSERT_OK(sl_model_open(&f->model, f->g.dir, &options));
   ASSERT_OK(sl_session_new(&f->session, f->model, 1));
   ASSERT_OK(sl_cancel_new(&f->cancel));
-  ASSERT_OK(sl_layout_build(&f->layout, f->model, golden_string(&f->g, name, "prompt"), true));
+  ASSERT_OK(sl_layout_build(&f->layout, f->model, NULL, golden_string(&f->g, name, "prompt"), true));
   const float *pixels = golden_find(&f->g, name, "pixels")->data;
-  ASSERT_OK(sl_image_encode(&f->image, f->session, pixels, NULL, false));
+  ASSERT_OK(sl_image_encode(&f->image, f->session, pixels, NULL, NULL, false));
   const sl_answer_request request = {.max_token = n_answer};
   ASSERT_OK(sl_answer_make(&f->answer, f->session, f->model, f->image, &f->layout, &request));
   assert_int_equal(f->answer.n_token, n_answer);
@@ -917,7 +917,7 @@ static void forced_answer_equals_greedy(void **state) {
   fixture *f = set_up("llava-gqa", "c0", 3);
   sl_layout layout = {0};
   sl_answer forced = {0};
-  ASSERT_OK(sl_layout_build(&layout, f->model, golden_string(&f->g, "c0", "prompt"), true));
+  ASSERT_OK(sl_layout_build(&layout, f->model, NULL, golden_string(&f->g, "c0", "prompt"), true));
   ASSERT_OK(
       sl_answer_make(&forced, f->session, f->model, f->image, &layout, &(sl_answer_request){.forced = "the picture"}));
   assert_true(forced.forced && forced.n_token >= 1);

@@ -526,7 +526,7 @@ static void wrong_prefixes_are_named(void **state) {
 
   /* The picture ends the prompt: nothing to branch; with an answer there is, but no first token to choose. */
   sl_prefix *whole = NULL;
-  ASSERT_OK(sl_layout_build(&layout, w->model, "What is it? <image>", true));
+  ASSERT_OK(sl_layout_build(&layout, w->model, NULL, "What is it? <image>", true));
   ASSERT_OK(sl_prefix_new(&whole, w->session, &layout, w->images[0], false, NULL));
   ASSERT_FAILS(sl_trunk_new(&trunk, w->session, whole, &layout, NULL), SL_ERROR_ARGUMENT, "ends with the picture");
   const int32_t answer[2] = {40, 41};

@@ -32,7 +32,7 @@ static run start(const char *folder, int machine, const char *test_case) {
   run r = {.g = golden_open(folder)};
   r.model = open_model(r.g.dir, machines[machine].backend, machines[machine].compute);
   ASSERT_OK(sl_session_new(&r.session, r.model, 2));
-  ASSERT_OK(sl_layout_build(&r.layout, r.model, golden_string(&r.g, test_case, "prompt"), true));
+  ASSERT_OK(sl_layout_build(&r.layout, r.model, NULL, golden_string(&r.g, test_case, "prompt"), true));
   char path[700];
   snprintf(path, sizeof path, "%s/%s", r.g.dir, golden_string(&r.g, test_case, "picture"));
   sl_rgb image = {0};
@@ -88,11 +88,11 @@ static void run_case(const char *folder, int machine, const char *test_case, int
   check_inputs(&r, where, test_case);
   sl_record *record = NULL;
   sl_probe vision, decoder;
-  ASSERT_OK(sl_record_new(&record, r.model, &r.layout, "*"));
+  ASSERT_OK(sl_record_new(&record, r.model, NULL, &r.layout, "*"));
   ASSERT_OK(sl_record_probe(record, r.session, SL_PART_VISION, &vision));
   ASSERT_OK(sl_record_probe(record, r.session, SL_PART_DECODER, &decoder));
   sl_image *image = NULL;
-  ASSERT_OK(sl_image_encode(&image, r.session, r.pixels, &vision, false));
+  ASSERT_OK(sl_image_encode(&image, r.session, r.pixels, NULL, &vision, false));
   ASSERT_OK(sl_session_forward(r.session, &r.layout, image, NULL, 0, NULL, &decoder, false));
   assert_true(check_record(&r, where, test_case, record) >= least_sites);
   const sl_tensor *logits = golden_find(&r.g, test_case, "logits");
@@ -124,10 +124,10 @@ static void scores_match(void **state) {
     run r = start(folders[f], 1, "c0");
     sl_record *record = NULL;
     sl_probe probe;
-    ASSERT_OK(sl_record_new(&record, r.model, &r.layout, "blocks.*.attn.hook_attn_scores@-3--1"));
+    ASSERT_OK(sl_record_new(&record, r.model, NULL, &r.layout, "blocks.*.attn.hook_attn_scores@-3--1"));
     ASSERT_OK(sl_record_probe(record, r.session, SL_PART_DECODER, &probe));
     sl_image *image = NULL;
-    ASSERT_OK(sl_image_encode(&image, r.session, r.pixels, NULL, false));
+    ASSERT_OK(sl_image_encode(&image, r.session, r.pixels, NULL, NULL, false));
     ASSERT_OK(sl_session_forward(r.session, &r.layout, image, NULL, 0, NULL, &probe, false));
     assert_int_equal(sl_record_count(record), sl_model_get_shape(r.model)->decoder.n_layer);
     for (int i = 0; i < sl_record_count(record); i++) {
@@ -160,7 +160,7 @@ static void greedy_matches(void **state) {
         run r = start(folders[f], (int)m, cases[c]);
         check_inputs(&r, folders[f], cases[c]);
         sl_image *image = NULL;
-        ASSERT_OK(sl_image_encode(&image, r.session, r.pixels, NULL, false));
+        ASSERT_OK(sl_image_encode(&image, r.session, r.pixels, NULL, NULL, false));
         ASSERT_OK(sl_session_greedy(r.session, &r.layout, image, 8, NULL, NULL));
         const sl_tensor *want = golden_find(&r.g, cases[c], "greedy");
         assert_int_equal(r.layout.n_token - r.layout.n_prompt, 8);
@@ -225,7 +225,7 @@ static void gradients_match(void **state) {
         const int32_t *answer = golden_find(&r.g, "c0", "greedy")->data;
         ASSERT_OK(sl_layout_append(&r.layout, r.model, answer, 3));
         sl_image *image = NULL;
-        ASSERT_OK(sl_image_encode(&image, r.session, r.pixels, NULL, true));
+        ASSERT_OK(sl_image_encode(&image, r.session, r.pixels, NULL, NULL, true));
         if (recompute) sl_session_set_keep_limit(r.session, 0);
         ASSERT_OK(sl_session_forward(r.session, &r.layout, image, NULL, 0, NULL, NULL, true));
         const int rows[3] = {r.layout.n_prompt - 1, r.layout.n_prompt, r.layout.n_prompt + 1};

@@ -152,7 +152,7 @@ static void patching_is_the_first_order(void **state) {
     sl_measure measure;
     f->context.info = &analysis_named("heads")->info;
     ASSERT_OK(sl_measure_init(&measure, &f->context));
-    ASSERT_OK(sl_image_encode(&image, f->session, near, NULL, false));
+    ASSERT_OK(sl_image_encode(&image, f->session, near, NULL, NULL, false));
     ASSERT_OK(sl_prefix_new(&prefix, f->session, &f->layout, image, false, NULL));
     ASSERT_OK(sl_baseline_picture(&baseline, f->session, prefix));
     float attention[64], patching[64];

@@ -213,7 +213,8 @@ static void test_check_built_plans(void **state) {
     assert_int_equal(SL_ALLOC(edit->value, 1, "value"), SL_OK);
     edit->n_value = 1;
     const bool writable =
-        s >= SL_SITE_RESID_PRE && s <= SL_SITE_RESID_POST && s != SL_SITE_ATTN_SCORES && s != SL_SITE_PATTERN;
+        s >= SL_SITE_RESID_PRE && s <= SL_SITE_RESID_POST && s != SL_SITE_ATTN_SCORES && s != SL_SITE_PATTERN &&
+        s != SL_SITE_CROSS_PATTERN && s != SL_SITE_RESAMPLER_PATTERN;
     assert_int_equal(sl_plan_check(&one, &limits, "p"), writable ? SL_OK : SL_ERROR_ARGUMENT);
     if (!writable) assert_message("cannot be written");
     edit->value[0] = NAN;

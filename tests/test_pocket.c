@@ -30,7 +30,7 @@ static sl_image *encode_file(sl_session *session, const sl_model *model, const c
   sl_image *image = NULL;
   ASSERT_OK(sl_rgb_load(&picture, path, true));
   ASSERT_OK(sl_preprocess_apply(sl_model_get_preprocess(model), &picture, &pixels, &width, &height, NULL, NULL));
-  ASSERT_OK(sl_image_encode(&image, session, pixels, NULL, false));
+  ASSERT_OK(sl_image_encode(&image, session, pixels, NULL, NULL, false));
   sl_rgb_dispose(&picture);
   free(pixels);
   return image;
@@ -47,7 +47,7 @@ static void check_example(const sl_model *model, sl_session *session, const gold
   assert_int_equal(sl_tensor_count(want), n_vocab);
 
   sl_layout layout = {0};
-  ASSERT_OK(sl_layout_build(&layout, model, json_string_value(json_object_get(facts, "prompt")), false));
+  ASSERT_OK(sl_layout_build(&layout, model, NULL, json_string_value(json_object_get(facts, "prompt")), false));
   sl_image *image = encode_file(session, model, picture);
   float *logits = calloc((size_t)n_vocab, sizeof *logits);
   const int last = layout.n_prompt - 1;

@@ -18,6 +18,7 @@
 #include "report/colour.h"
 #include "report/overlay.h"
 #include "report/section.h"
+#include "report/sheet.h"
 #include "sightline/report.h"
 #include "store/folder.h"
 #include "store/run.h"
@@ -124,6 +125,108 @@ static void test_sections_follow_results(void **state) {
   free(page);
 }
 
+/* Sheets of a run that holds nothing but boxes and views. */
+static sl_status sheets_of(sl_sheets *sheets, int n, const float *box, const int32_t *view) {
+  sl_run *run;
+  sl_run_reader *reader;
+  assert_int_equal(sl_run_new(&run, in_parent("boxes"), true), SL_OK);
+  json_object_set_new(sl_run_json(run), "sightline", json_string("test"));
+  assert_int_equal(sl_run_put(run, "image.box", SL_F32, 2, (int64_t[]){n, 4}, box), SL_OK);
+  if (view) assert_int_equal(sl_run_put(run, "image.view", SL_I32, 1, (int64_t[]){n}, view), SL_OK);
+  assert_int_equal(sl_run_commit(run), SL_OK);
+  sl_run_free(run);
+  assert_int_equal(sl_run_open(&reader, in_parent("boxes")), SL_OK);
+  const sl_status status = sl_sheets_read(sheets, reader);
+  sl_run_close(reader);
+  return status;
+}
+
+static void test_sheets(void **state) {
+  (void)state;
+  sl_sheets s;
+  /* A whole, its left and right half, the end of a row; a third look at the middle. */
+  const float box[] = {0, 0, 8, 8, 0, 0, 4, 4, 4, 0, 8, 4, 0, 0, 0, 0, 0, 4, 4, 8, 4, 4, 8, 8, 2, 2, 6, 6};
+  const int32_t view[] = {0, 1, 2, -1, 1, 2, 3};
+  assert_int_equal(sheets_of(&s, 7, box, view), SL_OK);
+  assert_int_equal(s.count, 3);
+  assert_int_equal(s.n_token, 7);
+  assert_int_equal(s.at[0].n_token, 1);
+  assert_int_equal(s.at[1].n_view, 2); /* halves lie side by side */
+  assert_int_equal(s.at[1].view[1], 2);
+  assert_int_equal(s.at[1].grid_height * 10 + s.at[1].grid_width, 22);
+  assert_memory_equal(s.at[1].token, ((int[]){1, 2, 4, 5}), 4 * sizeof(int));
+  assert_int_equal(s.at[2].view[0], 3); /* the middle overlaps both */
+  sl_sheets_dispose(&s);
+
+  /* Tokens tile by tile: the sheet's order is that of the picture. */
+  const float tiles[] = {0, 0, 2, 2, 0, 2, 2, 4, 2, 0, 4, 2, 2, 2, 4, 4};
+  assert_int_equal(sheets_of(&s, 4, tiles, (const int32_t[]){0, 0, 1, 1}), SL_OK);
+  assert_int_equal(s.count, 1);
+  assert_memory_equal(s.at[0].token, ((int[]){0, 2, 1, 3}), 4 * sizeof(int));
+  assert_float_equal(s.at[0].box[4], 2, 0); /* boxes move with their tokens */
+  sl_sheets_dispose(&s);
+
+  /* The last overlaps one view of either sheet before it. */
+  const float chain[] = {0, 0, 4, 8, 2, 0, 6, 8, 4, 0, 8, 8, 5, 0, 7, 8};
+  assert_int_equal(sheets_of(&s, 4, chain, (const int32_t[]){0, 1, 2, 3}), SL_OK);
+  assert_int_equal(s.count, 3);
+  assert_int_equal(s.at[0].n_view, 2);
+  assert_int_equal(s.at[2].view[0], 3);
+  sl_sheets_dispose(&s);
+
+  /* Neither rows of unequal length nor unequal cells are a grid. */
+  const float ragged[] = {0, 0, 2, 2, 2, 0, 4, 2, 0, 2, 4, 4}, uneven[] = {0, 0, 1, 2, 1, 0, 8, 2};
+  assert_int_equal(sheets_of(&s, 3, ragged, NULL), SL_OK);
+  assert_int_equal(s.at[0].grid_height, 0);
+  sl_sheets_dispose(&s);
+  assert_int_equal(sheets_of(&s, 2, uneven, NULL), SL_OK);
+  assert_int_equal(s.at[0].grid_height, 0);
+  sl_sheets_dispose(&s);
+
+  /* Nothing has a place; a box that is no number. */
+  assert_int_equal(sheets_of(&s, 2, (const float[8]){0}, NULL), SL_OK);
+  assert_int_equal(s.count, 0);
+  sl_sheets_dispose(&s);
+  assert_int_equal(sheets_of(&s, 1, (const float[]){0, 0, NAN, 1}, NULL), SL_ERROR_FORMAT);
+  assert_non_null(strstr(sl_error_message(), "image.box"));
+}
+
+/* Whichever allocation fails: an error, no leak (under ASan). */
+static void test_sheets_out_of_memory(void **state) {
+  (void)state;
+  sl_run_reader *reader;
+  assert_int_equal(mock_run_write(in_parent("run"), MOCK_VIEWS), SL_OK);
+  assert_int_equal(sl_run_open(&reader, in_parent("run")), SL_OK);
+  bool finished = false;
+  int n = 1;
+  for (; !finished; n++) {
+    sl_sheets sheets;
+    sl_alloc_fail_at(n);
+    const sl_status status = sl_sheets_read(&sheets, reader);
+    sl_alloc_fail_at(0);
+    finished = status == SL_OK;
+    assert_int_equal(sheets.count, finished ? 2 : 0);
+    sl_sheets_dispose(&sheets);
+  }
+  assert_true(n > 10);
+  sl_run_close(reader);
+}
+
+/* More views than any model has: refused instead of compared one by one. */
+static void test_too_many_views(void **state) {
+  (void)state;
+  enum { N = 300 };
+  float box[N * 4];
+  int32_t view[N];
+  for (int i = 0; i < N; i++) {
+    memcpy(box + i * 4, (const float[]){0, 0, 1, 1}, 4 * sizeof *box);
+    view[i] = i;
+  }
+  sl_sheets s;
+  assert_int_equal(sheets_of(&s, N, box, view), SL_ERROR_FORMAT);
+  assert_non_null(strstr(sl_error_message(), "image.view"));
+}
+
 static double mean_of(const sl_rgb *picture, int x0, int y0, int x1, int y1, int c) {
   double sum = 0;
   for (int y = y0; y < y1; y++) {
@@ -158,6 +261,26 @@ static void test_overlays(void **state) {
   sl_rgb_dispose(&picture);
   sl_rgb_dispose(&undefined);
   sl_rgb_dispose(&film);
+}
+
+/* Each sheet of views has its own pictures; what both find is the object. */
+static void test_views(void **state) {
+  (void)state;
+  static const char *const names[] = {"cam_05", "cam_view1_05", "tokens_image_view1", "attention_view1_film"};
+  free(build(MOCK_VIEWS));
+  for (int i = 0; i < 4; i++) {
+    char path[64];
+    sl_rgb picture;
+    snprintf(path, sizeof path, "run/images/%s.png", names[i]);
+    if (sl_rgb_load(&picture, in_parent(path), false) != SL_OK) fail_msg("%s", sl_error_message());
+    if (i < 2) {
+      const double inside = mean_of(&picture, 205, 185, 225, 205, 1) - mean_of(&picture, 205, 185, 225, 205, 2);
+      const double corner = mean_of(&picture, 0, 300, 40, 340, 1) - mean_of(&picture, 0, 300, 40, 340, 2);
+      assert_true(inside > 40 && inside > corner + 20);
+    }
+    sl_rgb_dispose(&picture);
+  }
+  assert_int_not_equal(access(in_parent("run/images/cam_view2_05.png"), F_OK), 0); /* view 2 is beside view 1 */
 }
 
 /* Results as large as a 7B model's stay in a page that can be sent: 32 x 32 heads with a map each, 576 tokens. */
@@ -253,7 +376,11 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_page_is_whole, setup, teardown),
       cmocka_unit_test_setup_teardown(test_hostile_text, setup, teardown),
       cmocka_unit_test_setup_teardown(test_sections_follow_results, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_sheets, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_too_many_views, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_sheets_out_of_memory, setup, teardown),
       cmocka_unit_test_setup_teardown(test_overlays, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_views, setup, teardown),
       cmocka_unit_test_setup_teardown(test_large, setup, teardown),
       cmocka_unit_test(test_raster),
       cmocka_unit_test(test_blend),

@@ -44,7 +44,8 @@ static void test_dtype(void **state) {
     size_t size;
     const char *name;
   } rows[] = {{SL_F32, 4, "F32"}, {SL_F16, 2, "F16"}, {SL_BF16, 2, "BF16"}, {SL_I32, 4, "I32"},
-              {SL_I64, 8, "I64"}, {SL_U8, 1, "U8"},   {SL_F64, 8, "F64"}};
+              {SL_I64, 8, "I64"}, {SL_U8, 1, "U8"},   {SL_F64, 8, "F64"},
+              {SL_I8, 1, "I8"},   {SL_I16, 2, "I16"},   {SL_BOOL, 1, "BOOL"}};
   assert_int_equal(sizeof rows / sizeof *rows, SL_DTYPE_COUNT);
   for (int i = 0; i < SL_DTYPE_COUNT; i++) {
     assert_int_equal(sl_dtype_size(rows[i].dtype), rows[i].size);
@@ -112,6 +113,31 @@ static void test_bf16(void **state) {
     for (int64_t i = 0; i < count; i++) assert_true(same_bits(converted[i], sl_bf16_to_f32((uint16_t)i)));
   }
   sl_convert_to_f32(NULL, NULL, SL_F32, 0);
+}
+
+/* Every f16 comes back; between two neighbours, the nearer one, and the even one in the middle. */
+static void test_to_f16(void **state) {
+  (void)state;
+  for (uint32_t bits = 0; bits < 0x7C00; bits++) {
+    const float low = sl_f16_to_f32((uint16_t)bits);
+    const float high = bits == 0x7BFF ? 65536 : sl_f16_to_f32((uint16_t)(bits + 1)); /* what comes after 65504 */
+    const float middle = (low + high) / 2;                                           /* exact */
+    const uint32_t even = bits & 1 ? bits + 1 : bits;
+    assert_int_equal(sl_f32_to_f16(low), bits);
+    assert_int_equal(sl_f32_to_f16(-low), bits | 0x8000);
+    assert_int_equal(sl_f32_to_f16(middle), even);
+    assert_int_equal(sl_f32_to_f16(-middle), even | 0x8000);
+    assert_int_equal(sl_f32_to_f16(nextafterf(middle, 0)), bits);
+    assert_int_equal(sl_f32_to_f16(nextafterf(middle, INFINITY)), bits + 1);
+  }
+  assert_int_equal(sl_f32_to_f16(INFINITY), 0x7C00);
+  assert_int_equal(sl_f32_to_f16(-1e30f), 0xFC00);
+  assert_int_equal(sl_f32_to_f16(0x1p-149f), 0);
+  for (uint32_t bits = 0x7F800001; bits; bits = bits == 0x7F800001 ? 0x7FFFFFFF : bits == 0x7FFFFFFF ? 0xFFFFFFFF : 0) {
+    float nan;
+    memcpy(&nan, &bits, 4);
+    assert_true(isnan(sl_f16_to_f32(sl_f32_to_f16(nan))));
+  }
 }
 
 /* ---- making files ---- */
@@ -622,6 +648,50 @@ static void test_drop(void **state) {
   free(data);
 }
 
+/* Data that is made while it is written: asked for in order, without gaps, in pieces that do not grow with the
+ * tensor. */
+typedef struct made {
+  const sl_tensor *tensors;
+  int64_t next[3];
+  int fail_at, n_call;
+} made;
+
+static sl_status make_elements(void *user, const sl_tensor *tensor, int64_t first, int64_t count, void *out) {
+  made *m = user;
+  const int which = (int)(tensor - m->tensors);
+  const size_t width = sl_dtype_size(tensor->dtype);
+  if (++m->n_call == m->fail_at) return sl_fail(SL_ERROR_CANCELLED, "no more");
+  assert_true(first == m->next[which] && count > 0 && (size_t)count * width <= 1 << 20);
+  for (size_t i = 0; i < (size_t)count * width; i++)
+    ((uint8_t *)out)[i] = (uint8_t)sl_rng_u64(7, (uint64_t)which, (uint64_t)first * width + i);
+  m->next[which] += count;
+  return SL_OK;
+}
+
+static void test_write_made(void **state) {
+  (void)state;
+  const sl_tensor tensors[] = {
+      {"b", NULL, SL_BF16, 1, {1200000}}, {"f", NULL, SL_F32, 2, {3, 5}}, {"e", NULL, SL_U8, 1, {0}}};
+  made m = {.tensors = tensors};
+  char *path = in_folder("made.safetensors");
+  assert_int_equal(sl_safetensors_write_made(path, tensors, 3, NULL, make_elements, &m), SL_OK);
+  assert_int_equal(m.n_call, 4); /* 2.4 MB in three pieces, 60 bytes in one, nothing of nothing */
+  sl_safetensors *file;
+  assert_int_equal(sl_safetensors_open(&file, path), SL_OK);
+  assert_int_equal(sl_safetensors_count(file), 3);
+  for (uint64_t t = 0; t < 2; t++) {
+    const uint8_t *data = sl_safetensors_find(file, tensors[t].name)->data;
+    for (size_t i = 0; i < (t ? 60 : 2400000); i++)
+      if (data[i] != (uint8_t)sl_rng_u64(7, t, i)) fail_msg("%s: byte %zu", tensors[t].name, i);
+  }
+  sl_safetensors_close(file);
+  assert_int_equal(unlink(path), 0);
+  m = (made){.tensors = tensors, .fail_at = 3};
+  assert_int_equal(sl_safetensors_write_made(path, tensors, 3, NULL, make_elements, &m), SL_ERROR_CANCELLED);
+  assert_message("no more");
+  assert_int_not_equal(access(path, F_OK), 0);
+}
+
 static int make_folder(void **state) {
   (void)state;
   return mkdtemp(folder) ? 0 : -1;
@@ -642,9 +712,9 @@ int main(void) {
       cmocka_unit_test(test_cut_and_changed), cmocka_unit_test(test_open_errors),
       cmocka_unit_test(test_folder),         cmocka_unit_test(test_lying_index),
       cmocka_unit_test(test_memory_sweep),   cmocka_unit_test(test_write),
-      cmocka_unit_test(test_write_padding),
+      cmocka_unit_test(test_to_f16),         cmocka_unit_test(test_write_padding),
       cmocka_unit_test(test_write_refuses),  cmocka_unit_test(test_write_sweep),
-      cmocka_unit_test(test_drop),
+      cmocka_unit_test(test_drop),           cmocka_unit_test(test_write_made),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

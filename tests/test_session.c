@@ -34,8 +34,8 @@ static run start_on(sl_model *model, int n_thread, bool keep) {
   r.pixels = calloc(n, sizeof *r.pixels);
   for (size_t i = 0; i < n; i++) r.pixels[i] = (float)sin(0.37 * (double)i);
   ASSERT_OK(sl_session_new(&r.session, model, n_thread));
-  ASSERT_OK(sl_layout_build(&r.layout, model, "Is there a cat?", false));
-  ASSERT_OK(sl_image_encode(&r.image, r.session, r.pixels, NULL, keep));
+  ASSERT_OK(sl_layout_build(&r.layout, model, NULL, "Is there a cat?", false));
+  ASSERT_OK(sl_image_encode(&r.image, r.session, r.pixels, NULL, NULL, keep));
   return r;
 }
 
@@ -71,7 +71,7 @@ static void classes_match_golden(void **state) {
       golden g = golden_open(folders[f]);
       sl_model *model = open_model(folders[f], "ref");
       sl_layout layout = {0};
-      ASSERT_OK(sl_layout_build(&layout, model, golden_string(&g, test_case, "prompt"), true));
+      ASSERT_OK(sl_layout_build(&layout, model, NULL, golden_string(&g, test_case, "prompt"), true));
       ASSERT_OK(sl_layout_append(&layout, model, golden_find(&g, test_case, "greedy")->data, 3));
       const sl_tensor *want = golden_find(&g, test_case, "flow/class");
       assert_int_equal(want->shape[0], layout.n_token);
@@ -101,7 +101,7 @@ static void roles_are_found(void **state) {
   for (int f = 0; f < 3; f++) {
     sl_model *model = open_model(folders[f], "ref");
     sl_layout layout = {0};
-    ASSERT_OK(sl_layout_build(&layout, model, "Is ASSISTANT: a word?", false));
+    ASSERT_OK(sl_layout_build(&layout, model, NULL, "Is ASSISTANT: a word?", false));
     int first = layout.n_prompt;
     while (first > 0 && layout.roles[first - 1] != SL_ROLE_NONE) first--;
     for (int t = 0; t < first; t++) assert_int_equal(layout.roles[t], SL_ROLE_NONE);
@@ -121,23 +121,23 @@ static void questions_are_checked(void **state) {
   (void)state;
   sl_model *model = open_model("llava-gqa", "ref");
   sl_layout l = {0};
-  ASSERT_FAILS(sl_layout_build(&l, model, "", false), SL_ERROR_ARGUMENT, "empty");
-  ASSERT_FAILS(sl_layout_build(&l, model, "Is <image> a cat?", false), SL_ERROR_ARGUMENT, "<image>");
-  ASSERT_FAILS(sl_layout_build(&l, model, "The end.</s>", false), SL_ERROR_ARGUMENT, "</s>");
-  ASSERT_FAILS(sl_layout_build(&l, model, "caf\xe9?", false), SL_ERROR_ARGUMENT, "UTF-8 (byte 3)");
-  ASSERT_FAILS(sl_layout_build(&l, model, "\xed\xa0\x80", false), SL_ERROR_ARGUMENT, "UTF-8 (byte 0)");
-  ASSERT_FAILS(sl_layout_build(&l, model, "USER: no picture ASSISTANT:", true), SL_ERROR_ARGUMENT, "lacks");
-  ASSERT_FAILS(sl_layout_build(&l, model, "<image> <image>", true), SL_ERROR_ARGUMENT, "more than once");
+  ASSERT_FAILS(sl_layout_build(&l, model, NULL, "", false), SL_ERROR_ARGUMENT, "empty");
+  ASSERT_FAILS(sl_layout_build(&l, model, NULL, "Is <image> a cat?", false), SL_ERROR_ARGUMENT, "<image>");
+  ASSERT_FAILS(sl_layout_build(&l, model, NULL, "The end.</s>", false), SL_ERROR_ARGUMENT, "</s>");
+  ASSERT_FAILS(sl_layout_build(&l, model, NULL, "caf\xe9?", false), SL_ERROR_ARGUMENT, "UTF-8 (byte 3)");
+  ASSERT_FAILS(sl_layout_build(&l, model, NULL, "\xed\xa0\x80", false), SL_ERROR_ARGUMENT, "UTF-8 (byte 0)");
+  ASSERT_FAILS(sl_layout_build(&l, model, NULL, "USER: no picture ASSISTANT:", true), SL_ERROR_ARGUMENT, "lacks");
+  ASSERT_FAILS(sl_layout_build(&l, model, NULL, "<image> <image>", true), SL_ERROR_ARGUMENT, "more than once");
   assert_null(l.ids);
   assert_int_equal(l.first_image, -1);
   char *big = malloc(((size_t)1 << 20) + 2);
   memset(big, 'a', ((size_t)1 << 20) + 1);
   big[((size_t)1 << 20) + 1] = '\0';
-  ASSERT_FAILS(sl_layout_build(&l, model, big, false), SL_ERROR_ARGUMENT, "1048577 bytes; the limit is 1048576");
+  ASSERT_FAILS(sl_layout_build(&l, model, NULL, big, false), SL_ERROR_ARGUMENT, "1048577 bytes; the limit is 1048576");
   big[(size_t)1 << 20] = '\0';
-  ASSERT_FAILS(sl_layout_build(&l, model, big, false), SL_ERROR_ARGUMENT, "max_position_embeddings");
+  ASSERT_FAILS(sl_layout_build(&l, model, NULL, big, false), SL_ERROR_ARGUMENT, "max_position_embeddings");
   model->shape.max_position = 1 << 24;
-  ASSERT_OK(sl_layout_build(&l, model, big, false)); /* the limit itself is fine, and quick */
+  ASSERT_OK(sl_layout_build(&l, model, NULL, big, false)); /* the limit itself is fine, and quick */
   assert_true(l.n_token > 1000);
   ASSERT_FAILS(sl_layout_append_text(&l, model, ""), SL_ERROR_ARGUMENT, "empty");
   ASSERT_FAILS(sl_layout_append_text(&l, model, "a <image>"), SL_ERROR_ARGUMENT, "<image>");
@@ -158,7 +158,7 @@ static void raw_prompts(void **state) {
   (void)state;
   sl_model *model = open_model("llava-gqa", "ref");
   sl_layout l = {0};
-  ASSERT_OK(sl_layout_build(&l, model, "USER: What is it? <image> ASSISTANT:", true));
+  ASSERT_OK(sl_layout_build(&l, model, NULL, "USER: What is it? <image> ASSISTANT:", true));
   assert_int_equal(l.classes[0], SL_CLASS_SYSTEM);
   assert_int_equal(l.classes[l.first_image - 1], SL_CLASS_USER);
   assert_int_equal(l.classes[l.first_image + l.n_image], SL_CLASS_USER);
@@ -168,14 +168,14 @@ static void raw_prompts(void **state) {
   assert_int_equal(l.classes[l.first_image - n_user - 1], SL_CLASS_SYSTEM);
   sl_layout_dispose(&l);
 
-  ASSERT_OK(sl_layout_build(&l, model, "<image>", true));
+  ASSERT_OK(sl_layout_build(&l, model, NULL, "<image>", true));
   assert_int_equal(l.first_image, 1); /* after <s> */
   assert_int_equal(l.n_token, 17);
   assert_int_equal(l.classes[0], SL_CLASS_SYSTEM);
   assert_int_equal(l.classes[16], SL_CLASS_IMAGE);
   assert_int_equal(l.roles[16], SL_ROLE_FINAL);
   sl_layout_dispose(&l);
-  ASSERT_OK(sl_layout_build(&l, model, "</s><image>\xf0\x9f\x90\x88 \xe7\x8c\xab", true)); /* anything goes */
+  ASSERT_OK(sl_layout_build(&l, model, NULL, "</s><image>\xf0\x9f\x90\x88 \xe7\x8c\xab", true)); /* anything goes */
   assert_true(l.n_token > 20);
   sl_layout_dispose(&l);
   sl_model_close(model);
@@ -190,9 +190,9 @@ static void appended_text_is_the_whole(void **state) {
     for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
       sl_layout l = {0}, whole = {0};
       sl_text text = {0};
-      ASSERT_OK(sl_layout_build(&l, model, "Is there a cat?", false));
+      ASSERT_OK(sl_layout_build(&l, model, NULL, "Is there a cat?", false));
       ASSERT_OK(sl_text_format(&text, "%s%s%s", l.text, answers[i][0] == ' ' ? "" : " ", answers[i]));
-      ASSERT_OK(sl_layout_build(&whole, model, text.data, true));
+      ASSERT_OK(sl_layout_build(&whole, model, NULL, text.data, true));
       const int n_prompt = l.n_prompt;
       ASSERT_OK(sl_layout_append_text(&l, model, answers[i]));
       assert_int_equal(l.n_token, whole.n_token);
@@ -217,21 +217,21 @@ static void boxes_cover_the_picture(void **state) {
     snprintf(path, sizeof path, "%s/%s/b.png", GOLDEN_DIR, folders[f]);
     sl_rgb image = {0};
     ASSERT_OK(sl_rgb_load(&image, path, true));
-    float *pixels = NULL;
-    int width = 0, height = 0;
-    sl_pixel_map map;
-    ASSERT_OK(sl_preprocess_apply(sl_model_get_preprocess(model), &image, &pixels, &width, &height, NULL, &map));
-    float(*box)[4] = calloc((size_t)shape->n_image_token, sizeof *box);
-    int32_t *view = calloc((size_t)shape->n_image_token, sizeof *view);
-    sl_layout_boxes(model, &map, box, view);
+    sl_views views = {0};
+    sl_pack pack = {0};
+    ASSERT_OK(sl_views_make(&views, sl_model_get_preprocess(model), &image));
+    ASSERT_OK(sl_pack_make(&pack, model, &views, NULL));
+    float(*box)[4] = calloc((size_t)pack.n, sizeof *box);
+    int32_t *view = calloc((size_t)pack.n, sizeof *view);
+    sl_pack_boxes(&pack, box, view);
     const int cls = shape->keeps_cls ? 1 : 0, w = shape->grid_width;
-    assert_int_equal(shape->n_image_token, cls + w * shape->grid_height);
+    assert_int_equal(pack.n, cls + w * shape->grid_height);
     if (cls) {
       assert_int_equal(view[0], -1);
       assert_true(box[0][0] == box[0][2] && box[0][1] == box[0][3]);
     }
     double area = 0, low[2] = {1e9, 1e9}, high[2] = {-1e9, -1e9};
-    for (int i = cls; i < shape->n_image_token; i++) {
+    for (int i = cls; i < pack.n; i++) {
       assert_int_equal(view[i], 0);
       area += (double)(box[i][2] - box[i][0]) * (double)(box[i][3] - box[i][1]);
       for (int axis = 0; axis < 2; axis++) {
@@ -251,7 +251,8 @@ static void boxes_cover_the_picture(void **state) {
                 fabs(high[1] - low[1] - expected) < 0.06 * expected);
     free(box);
     free(view);
-    free(pixels);
+    sl_views_dispose(&views);
+    sl_pack_dispose(&pack);
     sl_rgb_dispose(&image);
     sl_model_close(model);
   }
@@ -325,7 +326,7 @@ static void greedy_is_argmax(void **state) {
   r.model->shape.eos_ids[1] = r.layout.ids[r.layout.n_prompt];
   r.model->shape.n_eos = 2;
   sl_layout fresh = {0};
-  ASSERT_OK(sl_layout_build(&fresh, r.model, "Is there a cat?", false));
+  ASSERT_OK(sl_layout_build(&fresh, r.model, NULL, "Is there a cat?", false));
   ASSERT_OK(sl_session_greedy(r.session, &fresh, r.image, N, NULL, NULL));
   assert_int_equal(fresh.n_token, fresh.n_prompt);
   ASSERT_FAILS(sl_session_greedy(r.session, &fresh, r.image, 0, NULL, NULL), SL_ERROR_ARGUMENT, "max tokens");
@@ -340,7 +341,7 @@ static void greedy_is_argmax(void **state) {
   ASSERT_FAILS(sl_session_forward(r.session, &fresh, r.image, NULL, 0, NULL, NULL, false), SL_ERROR_ARGUMENT,
                "max_position_embeddings");
   sl_layout_dispose(&fresh);
-  ASSERT_FAILS(sl_layout_build(&fresh, r.model, "Is there a cat?", false), SL_ERROR_ARGUMENT, "max_position_embeddings");
+  ASSERT_FAILS(sl_layout_build(&fresh, r.model, NULL, "Is there a cat?", false), SL_ERROR_ARGUMENT, "max_position_embeddings");
   finish(&r);
 }
 
@@ -462,7 +463,7 @@ static void cancel_stops_work(void **state) {
   run cached = start_on(r.model, 1, false);
   free(forward_rows(&cached, &last, 1, false));
   sl_session_set_cancel(cached.session, &flag);
-  ASSERT_FAILS(sl_image_encode(&image, r.session, r.pixels, NULL, false), SL_ERROR_CANCELLED, "interrupted");
+  ASSERT_FAILS(sl_image_encode(&image, r.session, r.pixels, NULL, NULL, false), SL_ERROR_CANCELLED, "interrupted");
   assert_null(image);
   ASSERT_FAILS(sl_session_backward(r.session, &last, 1, d, NULL, true), SL_ERROR_CANCELLED, "interrupted");
   ASSERT_FAILS(sl_session_step(cached.session, &id, 1, logits, NULL), SL_ERROR_CANCELLED, "interrupted");
@@ -511,7 +512,7 @@ static void arguments_are_checked(void **state) {
   ASSERT_FAILS(sl_session_backward(r.session, &past, 1, x, NULL, false), SL_ERROR_ARGUMENT, "row");
   ASSERT_OK(sl_session_backward(r.session, &last, 1, x, NULL, true));
   sl_image *plain = NULL;
-  ASSERT_OK(sl_image_encode(&plain, r.session, r.pixels, NULL, false));
+  ASSERT_OK(sl_image_encode(&plain, r.session, r.pixels, NULL, NULL, false));
   ASSERT_OK(sl_session_forward(r.session, &r.layout, plain, NULL, 0, NULL, NULL, true));
   ASSERT_FAILS(sl_session_backward(r.session, &last, 1, x, NULL, true), SL_ERROR_ARGUMENT, "encoded with keep");
   ASSERT_FAILS(sl_session_step(r.session, ids, 1, x, NULL), SL_ERROR_ARGUMENT, "without keep");
@@ -536,10 +537,10 @@ static sl_record *record_run(run *r, const char *spec) {
   sl_record *record = NULL;
   sl_probe vision, decoder;
   sl_image *image = NULL;
-  ASSERT_OK(sl_record_new(&record, r->model, &r->layout, spec));
+  ASSERT_OK(sl_record_new(&record, r->model, NULL, &r->layout, spec));
   ASSERT_OK(sl_record_probe(record, r->session, SL_PART_VISION, &vision));
   ASSERT_OK(sl_record_probe(record, r->session, SL_PART_DECODER, &decoder));
-  ASSERT_OK(sl_image_encode(&image, r->session, r->pixels, &vision, false));
+  ASSERT_OK(sl_image_encode(&image, r->session, r->pixels, NULL, &vision, false));
   ASSERT_OK(sl_session_forward(r->session, &r->layout, image, NULL, 0, NULL, &decoder, false));
   sl_image_free(image);
   return record;
@@ -628,7 +629,7 @@ static void record_specs_are_checked(void **state) {
                {"vision.blocks.2.hook_resid_pre", "names no site"}}; /* above the kept feature layer */
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
     sl_record *record = (sl_record *)1;
-    ASSERT_FAILS(sl_record_new(&record, r.model, &r.layout, wrong[i].spec), SL_ERROR_ARGUMENT, wrong[i].part);
+    ASSERT_FAILS(sl_record_new(&record, r.model, NULL, &r.layout, wrong[i].spec), SL_ERROR_ARGUMENT, wrong[i].part);
     assert_null(record);
   }
   /* Patterns cannot be had from a step; other sites can. */
@@ -654,9 +655,9 @@ static sl_status whole_run(const sl_model *model, const float *pixels) {
   sl_probe probe;
   float *x = calloc((size_t)sl_model_get_shape(model)->n_vocab, sizeof *x);
   sl_status status = sl_session_new(&session, model, 1);
-  if (status == SL_OK) status = sl_layout_build(&layout, model, "Is there a cat?", false);
-  if (status == SL_OK) status = sl_image_encode(&image, session, pixels, NULL, true);
-  if (status == SL_OK) status = sl_record_new(&record, model, &layout, "blocks.*.attn.hook_pattern@-1");
+  if (status == SL_OK) status = sl_layout_build(&layout, model, NULL, "Is there a cat?", false);
+  if (status == SL_OK) status = sl_image_encode(&image, session, pixels, NULL, NULL, true);
+  if (status == SL_OK) status = sl_record_new(&record, model, NULL, &layout, "blocks.*.attn.hook_pattern@-1");
   if (status == SL_OK) status = sl_record_probe(record, session, SL_PART_DECODER, &probe);
   const int last = layout.n_token - 1;
   const int32_t ids[] = {3, 4, 5, 6};

@@ -27,11 +27,15 @@ typedef struct sl_model_options {
   sl_progress_fn progress;
   sl_log_fn log;
   void *user;          /* handed to progress and log */
+  /* Folder of the vision tower (a CLIPModel's or CLIPVisionModel's), for models that are published without it. NULL:
+   * where config.json's mm_vision_tower is found on this machine (as a path, beside the folder, in Hugging Face's
+   * cache); never the network. */
+  const char *vision_model;
 } sl_model_options;
 
-/* Opens the folder `path`: config.json, safetensors (single or sharded), tokenizer.json, processor settings. Every
- * tensor's shape and type is checked; missing and duplicate tensors are an error that names them, unused ones are kept
- * for sl_model_describe and NaN or infinite weights are reported through `log`. options may be NULL.
+/* Opens the folder `path`: config.json, safetensors or PyTorch .bin (single or sharded), tokenizer files, processor
+ * settings. Every tensor's shape and type is checked; missing and duplicate tensors are an error that names them, unused
+ * ones are kept for sl_model_describe and NaN or infinite weights are reported through `log`. options may be NULL.
  * Several models can be open at once. Thread-safe. */
 SL_API sl_status sl_model_open(sl_model **out, const char *path, const sl_model_options *options);
 SL_API void sl_model_close(sl_model *model);

@@ -5,6 +5,7 @@
 #include "sightline/analysis.h"
 #include "sightline/branch.h"
 #include "sightline/compare.h"
+#include "sightline/convert.h"
 #include "sightline/model.h"
 #include "sightline/report.h"
 #include "sightline/status.h"

@@ -109,24 +109,38 @@ sl_status sl_context_check_cancel(const sl_analysis_context *c) {
   return SL_OK;
 }
 
-int sl_context_patches(const sl_analysis_context *c, int *skip) {
-  const sl_model_shape *shape = sl_model_get_shape(c->model);
-  const int n_patch = shape->grid_height * shape->grid_width;
-  *skip = c->layout->n_image - n_patch;
-  return n_patch;
+void sl_layout_take_shown(const sl_layout *layout, const float *map, float *out) {
+  int n = 0;
+  for (int i = 0; i < layout->n_image; i++)
+    if (sl_layout_shows(layout, i)) out[n++] = map[i];
 }
 
-sl_status sl_map_stats(const sl_analysis_context *c, const float *map, float stats[4]) {
-  int skip;
-  const int n = sl_context_patches(c, &skip);
+static sl_status shown_stats(const float *map, const bool *object, int n, float stats[4]) {
   double top;
   SL_TRY(sl_top_share(&top, map, n, 0.1));
   stats[0] = (float)sl_entropy(map, n);
   stats[1] = (float)top;
   stats[2] = stats[3] = NAN;
-  if (c->object && !isnan(stats[0])) {
-    stats[2] = (float)sl_chosen_share(map, c->object, n);
-    stats[3] = c->object[sl_peak(map, n)] ? 1.0f : 0.0f;
+  if (object && !isnan(stats[0])) {
+    stats[2] = (float)sl_chosen_share(map, object, n);
+    stats[3] = object[sl_peak(map, n)] ? 1.0f : 0.0f;
   }
   return SL_OK;
+}
+
+sl_status sl_map_stats(const sl_analysis_context *c, const float *map, float stats[4]) {
+  const sl_layout *layout = c->layout;
+  float *shown = NULL;
+  bool *object = NULL;
+  sl_status status = SL_ALLOC(shown, (size_t)layout->n_shown, "map statistics");
+  if (status == SL_OK && c->object) status = SL_ALLOC(object, (size_t)layout->n_shown, "map statistics");
+  if (status == SL_OK) {
+    sl_layout_take_shown(layout, map, shown);
+    for (int i = 0, n = 0; object && i < layout->n_image; i++)
+      if (sl_layout_shows(layout, i)) object[n++] = c->object[i];
+    status = shown_stats(shown, object, layout->n_shown, stats);
+  }
+  free(shown);
+  free(object);
+  return status;
 }

@@ -1,8 +1,8 @@
 /* What an analysis is and what it works with. One file per analysis; an analysis never calls another: it says whose
  * results it reads, and the runner puts those first.
  *
- * Symbols: L decoder layers, H query heads, Q query rows (one per answer token), N image positions, of which the last
- * gh * gw show a patch (a kept class token comes before them). */
+ * Symbols: L decoder layers, H query heads, Q query rows (one per answer token), N image positions, of which those of
+ * class image show a patch; the others (a kept class token, newlines) serve them. */
 #ifndef SL_ANALYSIS_ANALYSIS_H
 #define SL_ANALYSIS_ANALYSIS_H
 
@@ -28,12 +28,14 @@ typedef struct sl_answer_token {
 typedef struct sl_analysis_context {
   const sl_model *model;
   sl_session *session;
-  const float *pixels;    /* [3, image_px, image_px] preprocessed */
+  const float *pixels;    /* [V, 3, view_px, view_px] preprocessed */
+  const sl_pack *pack;    /* of the picture; NULL: that of a square one */
   const sl_image *image;  /* encoded from them */
   const sl_layout *layout; /* prompt and answer */
+  const char *question;   /* that the image was encoded for, where that matters */
   const sl_answer_token *answer;
   int n_answer;           /* Q, at least 1 */
-  const bool *object;     /* [gh * gw] token shows the object; NULL without a mask */
+  const bool *object;     /* [N] token shows the object; NULL without a mask */
   uint64_t seed;
   const sl_analysis_info *info; /* the analysis that runs */
   const sl_option_value *options;
@@ -99,10 +101,15 @@ void sl_context_progress(sl_analysis_context *context, double done, double total
 /* SL_ERROR_CANCELLED once the flag is set. */
 sl_status sl_context_check_cancel(const sl_analysis_context *context);
 
-/* Image positions that show a patch: their number, and how many positions without a patch come before them. */
-int sl_context_patches(const sl_analysis_context *context, int *skip);
+/* True when image position i shows a patch. */
+static inline bool sl_layout_shows(const sl_layout *layout, int i) {
+  return layout->classes[layout->first_image + i] == SL_CLASS_IMAGE;
+}
 
-/* The four numbers of flow.stats and cam.stats for one map over the patches: entropy in nats, mass of the top 10 %,
+/* The values of `map` [N] at positions that show a patch, in order, to `out` [n_shown]. */
+void sl_layout_take_shown(const sl_layout *layout, const float *map, float *out);
+
+/* The four numbers of flow.stats and cam.stats for one map [N], of its patches alone: entropy in nats, mass of the top 10 %,
  * share on the object, 1 or 0 for the peak on the object. NaN for an all-zero map; the last two NaN without a mask. */
 sl_status sl_map_stats(const sl_analysis_context *context, const float *map, float stats[4]);
 

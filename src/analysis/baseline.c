@@ -123,7 +123,7 @@ int sl_standin_pictures(const sl_analysis_context *c) {
 static sl_status prefix_of(sl_prefix **out, sl_analysis_context *c, const char *path) {
   sl_image *image = NULL;
   *out = NULL;
-  SL_TRY(sl_context_encode_file(c, path, &image));
+  SL_TRY(sl_context_encode_file(c, path, c->question, NULL, &image));
   const sl_status status = sl_prefix_new(out, c->session, c->layout, image, false, NULL);
   sl_image_free(image);
   return status;

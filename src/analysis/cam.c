@@ -138,12 +138,12 @@ static sl_status read_options(const sl_analysis_context *c, sl_cam_options *o) {
  * processor multiplies by its rescale factor (1/255 as a rule) and divides by std. */
 static void add_noise(const sl_analysis_context *c, float *noisy, int j, double sigma) {
   const sl_preprocess *p = sl_model_get_preprocess(c->model);
-  const int side = sl_model_get_shape(c->model)->image_px;
+  const int side = sl_model_get_shape(c->model)->image_px, n_view = c->pack ? c->pack->n_view : 1;
   const int64_t n = (int64_t)side * side;
-  for (int channel = 0; channel < 3; channel++) {
+  for (int plane = 0; plane < 3 * n_view; plane++) {
     const double scale =
-        sigma * 255.0 * (p->do_rescale ? p->rescale_factor : 1.0) / (p->do_normalize ? p->std[channel] : 1.0);
-    for (int64_t i = channel * n; i < (channel + 1) * n; i++)
+        sigma * 255.0 * (p->do_rescale ? p->rescale_factor : 1.0) / (p->do_normalize ? p->std[plane % 3] : 1.0);
+    for (int64_t i = plane * n; i < (plane + 1) * n; i++)
       noisy[i] = c->pixels[i] + (float)(scale * sl_rng_normal(c->seed, NOISE_STREAM + (uint64_t)j, (uint64_t)i));
   }
 }
@@ -152,7 +152,7 @@ static sl_status add_pictures(sl_cam *cam, int n_smooth, double sigma) {
   if (n_smooth == 0) return sl_cam_add(cam, NULL);
   const size_t side = (size_t)sl_model_get_shape(cam->context->model)->image_px;
   float *noisy = NULL;
-  SL_TRY(SL_ALLOC(noisy, 3 * side * side, "noisy picture"));
+  SL_TRY(SL_ALLOC(noisy, (size_t)cam->n_view * 3 * side * side, "noisy picture"));
   sl_status status = SL_OK;
   for (int j = 0; j < n_smooth && status == SL_OK; j++) {
     add_noise(cam->context, noisy, j, sigma);
@@ -192,14 +192,16 @@ static json_t *map_names(const sl_cam *cam) {
 static sl_status put_maps(sl_cam *cam) {
   sl_analysis_context *c = cam->context;
   const sl_model_shape *shape = sl_model_get_shape(c->model);
-  const int64_t L = cam->n_layer, A = cam->n_map, gh = shape->grid_height, gw = shape->grid_width;
-  /* A kept class token has a value too but no place on the grid: then the map stays a row of N. */
-  if (cam->n_image == cam->n_patch)
-    SL_TRY(sl_context_put(c, "cam.heat", SL_F32, 4, (int64_t[]){L, A, gh, gw}, cam->heat));
+  const int64_t L = cam->n_layer, A = cam->n_map, V = cam->n_view, gh = shape->grid_height, gw = shape->grid_width;
+  const int64_t rows = c->layout->grid_height, cols = c->layout->grid_width;
+  /* Positions without a place on one grid have values too: then the map stays a row of N. */
+  if (cam->n_image == rows * cols)
+    SL_TRY(sl_context_put(c, "cam.heat", SL_F32, 4, (int64_t[]){L, A, rows, cols}, cam->heat));
   else
     SL_TRY(sl_context_put(c, "cam.heat", SL_F32, 3, (int64_t[]){L, A, cam->n_image}, cam->heat));
   SL_TRY(sl_context_put(c, "cam.defined", SL_U8, 1, (int64_t[]){L}, cam->defined));
-  if (cam->vision) SL_TRY(sl_context_put(c, "cam.vision", SL_F32, 3, (int64_t[]){A, gh, gw}, cam->vision));
+  if (cam->vision && V == 1) SL_TRY(sl_context_put(c, "cam.vision", SL_F32, 3, (int64_t[]){A, gh, gw}, cam->vision));
+  if (cam->vision && V > 1) SL_TRY(sl_context_put(c, "cam.vision", SL_F32, 4, (int64_t[]){A, V, gh, gw}, cam->vision));
   if (cam->alpha) SL_TRY(sl_context_put(c, "cam.alpha", SL_F32, 3, (int64_t[]){L, A, cam->n_channel}, cam->alpha));
   return sl_context_say(c, "maps", map_names(cam));
 }
@@ -230,14 +232,15 @@ static sl_status say_undefined(sl_cam *cam) {
 /* Rank correlation of the first map with flow's attention row of the same layer. */
 static sl_status correlate(const sl_cam *cam, int layer, double *rho) {
   const sl_analysis_context *c = cam->context;
-  const int n = cam->n_patch, skip = cam->n_image - n;
-  const float *heat = cam->heat + (int64_t)layer * cam->n_map * cam->n_image + skip;
-  const float *row = c->shared->flow_row + (int64_t)layer * cam->n_image + skip;
+  const int n = c->layout->n_shown;
+  const float *heat = cam->heat + (int64_t)layer * cam->n_map * cam->n_image;
+  const float *row = c->shared->flow_row + (int64_t)layer * cam->n_image;
   double *pair = NULL;
   SL_TRY(SL_ALLOC(pair, 2 * (size_t)n, "rank correlation"));
-  for (int i = 0; i < n; i++) {
-    pair[i] = heat[i];
-    pair[n + i] = row[i];
+  for (int i = 0, at = 0; i < cam->n_image; i++) {
+    if (!sl_layout_shows(c->layout, i)) continue;
+    pair[at] = heat[i];
+    pair[n + at++] = row[i];
   }
   const sl_status status = sl_spearman(rho, pair, pair + n, n);
   free(pair);
@@ -246,11 +249,11 @@ static sl_status correlate(const sl_cam *cam, int layer, double *rho) {
 
 /* Statistics of the first map in every layer: stats [L, 4], mass [L], rho [L]; NaN where undefined (mass 0). */
 static sl_status measure(const sl_cam *cam, float *stats, float *mass, float *rho) {
-  const int skip = cam->n_image - cam->n_patch;
+  const sl_layout *layout = cam->context->layout;
   for (int64_t l = 0; l < cam->n_layer; l++) {
-    const float *map = cam->heat + l * cam->n_map * cam->n_image + skip;
+    const float *map = cam->heat + l * cam->n_map * cam->n_image;
     double sum = 0, correlation = NAN;
-    for (int i = 0; i < cam->n_patch; i++) sum += map[i];
+    for (int i = 0; i < cam->n_image; i++) sum += sl_layout_shows(layout, i) ? map[i] : 0;
     mass[l] = (float)sum;
     if (cam->defined[l] && cam->context->shared->flow_row) SL_TRY(correlate(cam, (int)l, &correlation));
     rho[l] = (float)correlation;
@@ -369,7 +372,7 @@ static sl_status cam_run(sl_analysis_context *c) {
   if (status == SL_OK) {
     const double share = sl_context_real(c, "threshold");
     threshold_maps(cam.heat, (int64_t)cam.n_layer * cam.n_map, cam.n_image, share);
-    if (cam.vision) threshold_maps(cam.vision, cam.n_map, cam.n_patch, share);
+    if (cam.vision) threshold_maps(cam.vision, cam.n_map, cam.n_view * cam.n_patch, share);
     status = put_maps(&cam);
   }
   if (status == SL_OK) status = say_target(&cam);

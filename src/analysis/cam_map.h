@@ -21,18 +21,19 @@ typedef struct sl_cam {
   sl_cam_options options;
   int n_layer, n_map; /* L, A */
   int n_image;        /* N */
-  int n_patch;        /* gh * gw */
+  int n_view, n_patch; /* V, and patches of the tower's view: gh * gw */
   int n_channel;      /* of the site */
   float *heat;        /* [L, A, N], ReLU'd */
   float *alpha;       /* [L, A, channels] or NULL */
-  float *vision;      /* [A, gh * gw], ReLU'd, or NULL */
+  float *vision;      /* [A, V * gh * gw], ReLU'd, or NULL */
   double *value;      /* [A] the targets */
   uint8_t *defined;   /* [L] */
   int n_added;
   /* Work of the running backward pass. */
   sl_buffer *device; /* [L, N] maps, [L, channels] weights, then the tower's */
+  sl_buffer *tower;  /* [2, V * gh * gw, Dv]: features and gradients of all views, which share their weights; or NULL */
   int map;
-  bool vision_seen;
+  int n_view_seen;
   float *logits, *gradient; /* [Q, V] */
 } sl_cam;
 

@@ -80,8 +80,7 @@ static const sl_option_info options[] = {
 
 /* Image tokens to keep, with everything that can be wrong about it. */
 static sl_status read_options(const sl_analysis_context *c, sl_sweep_options *o) {
-  int skip;
-  const int n_patch = sl_context_patches(c, &skip), n_layer = sl_model_get_shape(c->model)->decoder.n_layer;
+  const int n_patch = c->layout->n_shown, n_layer = sl_model_get_shape(c->model)->decoder.n_layer;
   const int keep = sl_context_int(c, "keep");
   const double share = sl_context_real(c, "keep-share");
   const char *rank = sl_context_text(c, "rank");
@@ -225,8 +224,7 @@ static sl_status say_target(const sl_sweep *s) {
 static sl_status say_keep(const sl_sweep *s) {
   sl_analysis_context *c = s->context;
   const sl_sweep_options *o = &s->options;
-  int skip;
-  SL_TRY(sl_context_say(c, "image_tokens", json_integer(sl_context_patches(c, &skip))));
+  SL_TRY(sl_context_say(c, "image_tokens", json_integer(c->layout->n_shown)));
   SL_TRY(sl_context_say(c, "keep", json_integer(o->n_keep)));
   SL_TRY(sl_context_say(c, "kept_rows", o->n_keep == 0 ? json_null()
                                                        : json_string(o->text_only ? "text-only" : "recompute")));

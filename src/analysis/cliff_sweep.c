@@ -54,8 +54,7 @@ static sl_status add_all_ranked(sl_sweep *s, const sl_rank_scores *scores) {
 /* Plans of the curves: plain, no image, then curve by curve. */
 static sl_status make_plans(sl_sweep *s) {
   const int n_point = s->n_layer + 1;
-  int skip;
-  const int n_patch = sl_context_patches(s->context, &skip);
+  const int n_patch = s->context->layout->n_shown;
   for (int i = 0; i < s->n_curve * n_point; i++) s->plan_of[i] = i % n_point == s->n_layer ? SL_SWEEP_PLAIN : -1;
   s->n_plan = SL_SWEEP_NO_IMAGE + 1;
   SL_TRY(sl_cliff_plan(&s->plans[SL_SWEEP_NO_IMAGE], s->context->layout, 0, NULL, false));

@@ -129,16 +129,19 @@ static sl_status put_shares(flow *f) {
 static sl_status put_spread(flow *f) {
   const int64_t L = f->n_layer, Q = f->n_query, N = f->layout->n_image;
   sl_analysis_context *c = f->context;
-  int skip;
-  const int n_patch = sl_context_patches(c, &skip);
-  float *entropy = NULL, *stats = NULL;
+  const int n_shown = f->layout->n_shown;
+  float *entropy = NULL, *stats = NULL, *shown = NULL;
   sl_status status = SL_ALLOC(entropy, (size_t)(L * Q), "entropies");
   if (status == SL_OK) status = SL_ALLOC(stats, (size_t)(L * 4), "map statistics");
+  if (status == SL_OK) status = SL_ALLOC(shown, (size_t)n_shown, "attention rows");
   if (status == SL_OK) status = SL_REALLOC(c->shared->flow_row, (size_t)(L * N), "attention rows");
   for (int64_t l = 0; l < L && status == SL_OK; l++) {
     const float *rows = f->image + l * Q * N;
-    for (int64_t q = 0; q < Q; q++) entropy[l * Q + q] = (float)sl_entropy(rows + q * N + skip, n_patch);
-    status = sl_map_stats(c, rows + skip, stats + l * 4);
+    for (int64_t q = 0; q < Q; q++) {
+      sl_layout_take_shown(f->layout, rows + q * N, shown);
+      entropy[l * Q + q] = (float)sl_entropy(shown, n_shown);
+    }
+    status = sl_map_stats(c, rows, stats + l * 4);
     memcpy(c->shared->flow_row + l * N, rows, (size_t)N * sizeof *rows);
   }
   if (status == SL_OK) status = sl_context_put(c, "flow.entropy", SL_F32, 2, (int64_t[]){L, Q}, entropy);
@@ -151,6 +154,7 @@ static sl_status put_spread(flow *f) {
   }
   free(entropy);
   free(stats);
+  free(shown);
   return status;
 }
 

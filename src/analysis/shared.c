@@ -30,21 +30,22 @@ sl_status sl_context_trunk(sl_analysis_context *c, bool keep_rows, const sl_trun
   return SL_OK;
 }
 
-sl_status sl_context_encode_file(sl_analysis_context *c, const char *path, sl_image **out) {
-  const int side = sl_model_get_shape(c->model)->image_px;
+sl_status sl_context_encode_file(sl_analysis_context *c, const char *path, const char *question, sl_pack *pack,
+                                 sl_image **out) {
   sl_rgb source = {0};
-  sl_pixel_map map;
-  float *pixels = NULL;
-  int width, height;
+  sl_views views = {0};
+  sl_pack own = {0};
   *out = NULL;
+  if (pack) *pack = (sl_pack){0};
   SL_TRY(sl_rgb_load(&source, path, true));
-  sl_status status =
-      sl_preprocess_apply(sl_model_get_preprocess(c->model), &source, &pixels, &width, &height, NULL, &map);
+  sl_status status = sl_views_make(&views, sl_model_get_preprocess(c->model), &source);
   sl_rgb_dispose(&source);
-  if (status == SL_OK && (width != side || height != side))
-    status = sl_fail(SL_ERROR_UNSUPPORTED, "%s: the model's processor makes it %d x %d px; its tower takes %d x %d px",
-                     path, width, height, side, side);
-  if (status == SL_OK) status = sl_image_encode(out, c->session, pixels, NULL, false);
-  free(pixels);
+  if (status == SL_OK) status = sl_pack_make(&own, c->model, &views, question);
+  if (status == SL_OK) status = sl_image_encode(out, c->session, views.pixels, &own, NULL, false);
+  sl_views_dispose(&views);
+  if (status == SL_OK && pack)
+    *pack = own;
+  else
+    sl_pack_dispose(&own);
   return status;
 }

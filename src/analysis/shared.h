@@ -31,7 +31,9 @@ static inline int sl_context_first_text(const sl_analysis_context *context) {
   return context->layout->first_image + context->layout->n_image;
 }
 
-/* A picture file made ready as the model's folder says, and its tower run: calibration pictures, baselines. */
-sl_status sl_context_encode_file(sl_analysis_context *context, const char *path, sl_image **out);
+/* A picture file made ready as the model's folder says, and its tower run: calibration pictures, baselines. `question` is
+ * for models whose image tokens depend on it. `pack` (dispose) may be NULL. */
+sl_status sl_context_encode_file(sl_analysis_context *context, const char *path, const char *question, sl_pack *pack,
+                                 sl_image **out);
 
 #endif

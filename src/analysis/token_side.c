@@ -64,21 +64,28 @@ sl_status sl_side_text(sl_side *s, const sl_analysis_context *c, sl_text_compone
   return SL_OK;
 }
 
+/* Positions of one block of a view share a component; a position without a place is one of its own. */
+static void group_by_block(sl_side *s, const sl_layout *layout, int block) {
+  s->n_group = 0;
+  for (int i = 0; i < s->n_position; i++) {
+    const sl_place *p = &layout->places[i];
+    int same = i;
+    for (int k = 0; k < i && same == i && p->view >= 0; k++) {
+      const sl_place *q = &layout->places[k];
+      if (q->view == p->view && q->row / block == p->row / block && q->col / block == p->col / block) same = k;
+    }
+    s->group[i] = same < i ? s->group[same] : s->n_group++;
+  }
+}
+
 sl_status sl_side_image(sl_side *s, const sl_analysis_context *c, int block) {
-  const sl_model_shape *shape = sl_model_get_shape(c->model);
-  int skip;
-  const int n_patch = sl_context_patches(c, &skip);
-  const int across = (shape->grid_width + block - 1) / block, down = (shape->grid_height + block - 1) / block;
   *s = side_start(c);
   s->image = true;
   s->block = block;
   s->first = s->first_image;
   s->n_position = s->n_image;
   SL_TRY(side_alloc(s, 1));
-  for (int i = 0; i < skip; i++) s->group[i] = i;
-  for (int i = 0; i < n_patch; i++)
-    s->group[skip + i] = skip + i / shape->grid_width / block * across + i % shape->grid_width / block;
-  s->n_group = skip + across * down;
+  group_by_block(s, c->layout, block);
   return SL_OK;
 }
 

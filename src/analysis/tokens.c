@@ -212,25 +212,26 @@ static sl_status spread_scores(const work *w, float *score, float *error) {
 }
 
 /* What helps the answer lies on the object to this share; `object_patches` is what an even spread would give. */
-static sl_status say_object(work *w, const float *score, int skip, int n_patch) {
+static sl_status say_object(work *w, const float *score) {
   const sl_analysis_context *c = w->of->context;
   float *helps = NULL;
   int n_object = 0;
   if (!c->object) return SL_OK;
-  SL_TRY(SL_ALLOC(helps, (size_t)n_patch, "scores"));
-  for (int i = 0; i < n_patch; i++) {
-    const float b = (float)w->sign * score[skip + i];
-    helps[i] = b > 0 ? b : 0;
+  const sl_layout *layout = c->layout;
+  SL_TRY(SL_ALLOC(helps, (size_t)layout->n_image, "scores"));
+  for (int i = 0; i < layout->n_image; i++) {
+    const float b = (float)w->sign * score[i];
+    helps[i] = b > 0 && sl_layout_shows(layout, i) ? b : 0;
     n_object += c->object[i];
   }
-  const double share = sl_chosen_share(helps, c->object, n_patch);
+  const double share = sl_chosen_share(helps, c->object, layout->n_image);
   free(helps);
   SL_TRY(say(w, "object_share", sl_json_number(share)));
-  return say(w, "object_patches", sl_json_number((double)n_object / n_patch));
+  return say(w, "object_patches", sl_json_number((double)n_object / layout->n_shown));
 }
 
 /* The smallest set of the ranking that suffices: its positions, and how much of it is object. */
-static sl_status say_sufficient(work *w, int skip) {
+static sl_status say_sufficient(work *w) {
   const sl_analysis_context *c = w->of->context;
   if (!w->has_curves) return SL_OK;
   const int n = sl_curve_smallest(&w->curves, w->curves.faithfulness, SL_CURVE_ENOUGH);
@@ -242,7 +243,7 @@ static sl_status say_sufficient(work *w, int skip) {
     for (int k = 0; k < n && !in; k++) in = w->orders[k] == w->side.group[i];
     if (!in) continue;
     json_array_append_new(positions, json_integer(i));
-    n_object += c->object && i >= skip && c->object[i - skip];
+    n_object += c->object && c->object[i];
     n_in++;
   }
   json_t *out = json_pack("{s:i, s:o}", "components", n, "image_positions", positions);
@@ -252,24 +253,23 @@ static sl_status say_sufficient(work *w, int skip) {
 
 static sl_status tell_image(work *w) {
   sl_analysis_context *c = w->of->context;
-  const sl_model_shape *shape = sl_model_get_shape(c->model);
-  int skip;
-  const int n_patch = sl_context_patches(c, &skip), n = w->side.n_position;
+  const int n = w->side.n_position;
   float *error = NULL;
   SL_TRY(say(w, "block", json_integer(w->side.block)));
   if (!w->attribution.fitted) return SL_OK;
   SL_TRY(SL_REALLOC(c->shared->token_row, (size_t)n, "scores"));
   SL_TRY(SL_ALLOC(error, (size_t)n, "standard errors"));
   float *score = c->shared->token_row;
-  /* A kept class token has a score but no place on the grid: then the map stays a row of N. */
-  const int64_t grid[] = {shape->grid_height, shape->grid_width}, row[] = {n};
+  /* Positions without a place on one grid have scores too: then the map stays a row of N. */
+  const bool is_grid = c->layout->grid_height * c->layout->grid_width == n;
+  const int64_t grid[] = {c->layout->grid_height, c->layout->grid_width}, row[] = {n};
   sl_status status = spread_scores(w, score, error);
-  if (status == SL_OK) status = sl_context_put(c, "tokens.image", SL_F32, skip ? 1 : 2, skip ? row : grid, score);
+  if (status == SL_OK) status = sl_context_put(c, "tokens.image", SL_F32, is_grid ? 2 : 1, is_grid ? grid : row, score);
   if (status == SL_OK)
-    status = sl_context_put(c, "tokens.image_stderr", SL_F32, skip ? 1 : 2, skip ? row : grid, error);
+    status = sl_context_put(c, "tokens.image_stderr", SL_F32, is_grid ? 2 : 1, is_grid ? grid : row, error);
   free(error);
-  if (status == SL_OK) status = say_object(w, score, skip, n_patch);
-  return status == SL_OK ? say_sufficient(w, skip) : status;
+  if (status == SL_OK) status = say_object(w, score);
+  return status == SL_OK ? say_sufficient(w) : status;
 }
 
 /* Only inside the top heads, if that was asked for; false when there are no scores to choose them by. */

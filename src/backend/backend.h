@@ -67,12 +67,16 @@ typedef enum sl_norm { SL_NORM_LAYER, SL_NORM_RMS } sl_norm;
 typedef enum sl_act { SL_ACT_QUICK_GELU, SL_ACT_GELU_ERF, SL_ACT_GELU_TANH, SL_ACT_SILU } sl_act;
 
 /* One attention: z = softmax(scale * q k^T + mask) v per head; query head h reads kv head h / (n_head / n_head_kv).
- * Query row i stands at key index first_query + i; with `causal` it sees keys 0 .. first_query + i, else all. */
+ * Query row i stands at key index p = first_query + i; with `causal` it sees keys 0 .. p, of which only the last `window`
+ * where that is not 0; else all. Lists first_key and last_key say it row by row instead: images that see themselves whole,
+ * windows of a picture. A row sees at least one key. */
 typedef struct sl_attend {
   int n_head, n_head_kv, d_head;
   float scale;
   bool causal;
   int first_query;
+  int window;
+  sl_ints first_key, last_key; /* [Tq] each, or count 0: row i sees keys first_key[i] .. last_key[i] */
   sl_mat q;   /* [Tq, H d], rotated */
   sl_mat k;   /* [Tk, Hkv d], rotated */
   sl_mat v;   /* [Tk, Hkv d] */
@@ -133,9 +137,9 @@ struct sl_ops {
   void (*embed)(sl_queue *queue, sl_mat y, const sl_weight *w, sl_ints ids);
 
   /* LayerNorm: (x - mean) / sqrt(var + eps) * w + b; RMS: x / sqrt(mean(x^2) + eps) * w. w, b [1, D]; b absent for RMS.
-   * */
+   * A row of x may hold several groups of D columns (the heads of queries): each is normed by itself. y may be x. */
   void (*norm)(sl_queue *queue, sl_norm kind, sl_mat y, sl_mat x, sl_mat w, sl_mat b, float eps);
-  /* dx (+)= dy through the norm at input x. */
+  /* dx (+)= dy through the norm at input x. Without `add` dx may be dy. */
   void (*norm_dx)(sl_queue *queue, sl_norm kind, sl_mat dx, sl_mat dy, sl_mat x, sl_mat w, float eps, bool add);
 
   /* y = act(x), elementwise; dx = dy act'(x). In place allowed. */
@@ -145,9 +149,13 @@ struct sl_ops {
   void (*gate)(sl_queue *queue, sl_act kind, sl_mat h, sl_mat gu);
   void (*gate_dx)(sl_queue *queue, sl_act kind, sl_mat dgu, sl_mat dh, sl_mat gu);
 
-  /* Half-split rotary embedding in place on x[T, n_head d]: pairs (i, i + d/2) turned by positions[t] * inv_freq[i]
-   * (inv_freq [1, d/2]; angles in f32 as transformers computes them). sign +1 forward, -1 backward (the transpose). */
+  /* Half-split rotary embedding in place on x[T, n_head d]: pairs (i, i + d/2) turned by the sum over A axes of
+   * positions[t * A + a] * inv_freq[a, i] (inv_freq [A, d/2]; angles in f32 as transformers computes them; one axis in
+   * text, two in a plane, three with time). sign +1 forward, -1 backward (the transpose). */
   void (*rope)(sl_queue *queue, sl_mat x, int d_head, sl_ints positions, sl_mat inv_freq, int sign);
+  /* Attention's temperature in long sequences, in place: x[t] *= max(1, log(p + 1) / log(n)), p = positions[t * A], where
+   * positions holds A = count / T numbers a row. Its own transpose. */
+  void (*log_n)(sl_queue *queue, sl_mat x, sl_ints positions, int n);
 
   void (*attend)(sl_queue *queue, const sl_attend *a);
   /* dq[Tq, H d], dk, dv[Tk, Hkv d] (overwritten) from dz[Tq, H d] and the forward's q, k, v, lse. */
@@ -156,6 +164,7 @@ struct sl_ops {
   void (*attend_shared)(sl_queue *queue, const sl_attend_shared *a);
 
   void (*add)(sl_queue *queue, sl_mat y, sl_mat a, sl_mat b); /* y = a + b; y may be a or b; b may have one row */
+  void (*multiply)(sl_queue *queue, sl_mat y, sl_mat a, sl_mat b); /* y = a * b, elementwise; as add */
   void (*scale)(sl_queue *queue, sl_mat y, sl_mat x, float factor); /* y = factor x */
   void (*zero)(sl_queue *queue, sl_mat y);
   void (*copy)(sl_queue *queue, sl_mat y, sl_mat x); /* converts between f32 and bf16 */

@@ -70,16 +70,49 @@ static inline int32_t *sl_ints_data(sl_ints v) {
   return (int32_t *)v.buffer->data + v.offset;
 }
 
-/* The number of keys query row i sees. */
-static inline int sl_attend_visible(const sl_attend *a, int row) {
-  int n = a->causal ? a->first_query + row + 1 : a->k.rows;
-  return n < a->k.rows ? n : a->k.rows;
+/* How often a norm's weights fit into a row: the groups that are normed by themselves. */
+static inline int sl_norm_groups(sl_mat x, sl_mat w) {
+  assert(w.cols > 0 && x.cols % w.cols == 0);
+  return x.cols / w.cols;
+}
+
+/* Keys first .. end - 1. */
+typedef struct sl_key_span {
+  int first, end;
+} sl_key_span;
+
+/* What query row i sees. */
+static inline sl_key_span sl_attend_sees(const sl_attend *a, int row) {
+  sl_key_span s = {0, a->k.rows};
+  if (a->first_key.count > 0) {
+    s = (sl_key_span){sl_ints_data(a->first_key)[row], sl_ints_data(a->last_key)[row] + 1};
+  } else if (a->causal) {
+    const int end = a->first_query + row + 1;
+    if (end < s.end) s.end = end;
+    if (a->window > 0 && end > a->window) s.first = end - a->window;
+  }
+  assert(s.first >= 0 && s.first < s.end && s.end <= a->k.rows);
+  return s;
+}
+
+/* What any of `rows` query rows from `row` on sees, from a multiple of `step` keys on. */
+static inline sl_key_span sl_attend_band_sees(const sl_attend *a, int row, int rows, int step) {
+  sl_key_span all = sl_attend_sees(a, row);
+  for (int i = 1; i < rows; i++) {
+    const sl_key_span s = sl_attend_sees(a, row + i);
+    if (s.first < all.first) all.first = s.first;
+    if (s.end > all.end) all.end = s.end;
+  }
+  all.first = all.first / step * step;
+  return all;
 }
 
 /* The shapes both kinds rely on. */
 static inline void sl_attend_check(const sl_attend *a) {
-  assert(a->n_head > 0 && a->n_head_kv > 0 && a->n_head % a->n_head_kv == 0 && a->d_head > 0 && a->first_query >= 0);
-  assert(a->q.cols == a->n_head * a->d_head);
+  assert(a->n_head > 0 && a->n_head_kv > 0 && a->n_head % a->n_head_kv == 0 && a->d_head > 0 &&
+         a->d_head <= 256 && a->first_query >= 0);
+  assert(a->q.cols == a->n_head * a->d_head && a->window >= 0 && a->first_key.count == a->last_key.count);
+  assert(a->first_key.count == 0 || a->first_key.count == a->q.rows);
   assert(!a->z.buffer || (a->z.rows == a->q.rows && a->z.cols == a->q.cols));
   assert(a->k.cols == a->n_head_kv * a->d_head && a->v.cols == a->k.cols && a->v.rows == a->k.rows && a->k.rows > 0);
   assert(!a->lse.buffer || (a->lse.rows == a->q.rows && a->lse.cols == a->n_head));

@@ -46,4 +46,24 @@ typedef struct sl_window {
 sl_status sl_sheet_resize(sl_rgb *out, const sl_sheet *sheet, int width_px, int height_px, sl_filter filter,
                           sl_window window);
 
+/* A view: the window of `resized` at (x, y), black where it reaches beyond. */
+typedef struct sl_cut {
+  int resized_width_px, resized_height_px; /* the sheet after resizing */
+  sl_window window;                        /* x, y may be negative */
+} sl_cut;
+
+/* Settings that make sense, with a picture of at least 1 x 1 px. */
+sl_status sl_preprocess_check(const sl_preprocess *preprocess, int width_px, int height_px);
+
+/* What is resized: the picture itself, or the square that it is padded to. */
+sl_sheet sl_sheet_of(const sl_preprocess *preprocess, const sl_rgb *image);
+
+/* The one view of a sheet without tiling. */
+sl_cut sl_cut_single(const sl_preprocess *preprocess, int sheet_width_px, int sheet_height_px);
+sl_status sl_cut_make(sl_rgb *out, const sl_sheet *sheet, const sl_cut *cut, sl_filter filter);
+sl_pixel_map sl_cut_map(const sl_sheet *sheet, const sl_cut *cut);
+
+/* [height, width, 3] bytes to [3, height, width] floats at `out`. */
+void sl_preprocess_values(float *out, const sl_preprocess *preprocess, const sl_rgb *seen);
+
 #endif

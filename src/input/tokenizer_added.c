@@ -7,7 +7,7 @@
 
 /* ---- the trie of contents ---- */
 
-static void trie_init(sl_tok_trie *trie) {
+void sl_tok_trie_init(sl_tok_trie *trie) {
   for (int b = 0; b < 256; b++) trie->root[b] = -1;
 }
 
@@ -24,10 +24,10 @@ static sl_status trie_new_node(sl_tok_trie *trie, uint8_t byte, int32_t *node) {
   return SL_OK;
 }
 
-static sl_status trie_add(sl_tok_trie *trie, const sl_text *key, int32_t added, const char *name) {
+sl_status sl_tok_trie_add(sl_tok_trie *trie, const char *key, size_t n_bytes, int32_t value, const char *name) {
   int32_t node = -1;
-  for (size_t i = 0; i < key->length; i++) {
-    uint8_t byte = (uint8_t)key->data[i];
+  for (size_t i = 0; i < n_bytes; i++) {
+    uint8_t byte = (uint8_t)key[i];
     int32_t next = node < 0 ? trie->root[byte] : *trie_find(trie, node, byte);
     if (next < 0) {
       SL_TRY(trie_new_node(trie, byte, &next));
@@ -39,18 +39,19 @@ static sl_status trie_add(sl_tok_trie *trie, const sl_text *key, int32_t added, 
   if (node < 0) SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: an added token is empty once normalised", name);
   if (trie->nodes[node].added >= 0)
     SL_FAIL(SL_ERROR_FORMAT, "%s: two added tokens both read \"%s\" once normalised", name,
-            sl_tok_quote(key->data, key->length).text);
-  trie->nodes[node].added = added;
+            sl_tok_quote(key, n_bytes).text);
+  trie->nodes[node].added = value;
   return SL_OK;
 }
 
-/* The longest added token starting at `at`, or -1. */
-static int32_t trie_longest(const sl_tok_trie *trie, const char *text, size_t n_bytes, size_t at, size_t *end) {
+int32_t sl_tok_trie_longest(const sl_tok_trie *trie, const char *text, size_t n_bytes, size_t at, const bool *allowed,
+                            size_t *end) {
   int32_t best = -1, node = trie->root[(uint8_t)text[at]];
   while (node >= 0) {
     at++;
-    if (trie->nodes[node].added >= 0) {
-      best = trie->nodes[node].added;
+    int32_t value = trie->nodes[node].added;
+    if (value >= 0 && (!allowed || allowed[value])) {
+      best = value;
       *end = at;
     }
     if (at == n_bytes) break;
@@ -74,14 +75,19 @@ void sl_tok_addeds_dispose(sl_tok_addeds *addeds) {
   sl_tok_pattern_dispose(&addeds->word);
 }
 
-static sl_status read_added(sl_tok_added *added, const sl_tok_source *source, json_t *item) {
+static sl_status read_added(const sl_tok_addeds *addeds, sl_tok_added *added, const sl_tok_source *source,
+                            json_t *item) {
   if (!json_is_object(item)) SL_FAIL(SL_ERROR_FORMAT, "%s: added_tokens: expected objects", source->name);
   SL_TRY(sl_tok_text_at(source, item, "content", &added->content));
   const char *token = added->content.data;
   json_t *id = json_object_get(item, "id");
-  if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > SL_TOK_MAX_ID)
+  int least = addeds->keep_ids ? -1 : 0; /* -1: not given */
+  if (!json_is_integer(id) || json_integer_value(id) < least || json_integer_value(id) > SL_TOK_MAX_ID)
     SL_FAIL(SL_ERROR_FORMAT, "%s: added token \"%s\": \"id\": expected an integer in 0..%d", source->name,
             sl_tok_quote(token, added->content.length).text, SL_TOK_MAX_ID);
+  added->id = (int32_t)json_integer_value(id);
+  SL_TRY(sl_json_get_bool(item, "named", &added->named, source->name));
+  SL_TRY(sl_json_get_bool(item, "extra", &added->extra, source->name));
   SL_TRY(sl_tok_bool_at(source, item, "special", &added->special));
   SL_TRY(sl_tok_bool_at(source, item, "normalized", &added->normalized));
   SL_TRY(sl_tok_bool_at(source, item, "lstrip", &added->lstrip));
@@ -90,11 +96,19 @@ static sl_status read_added(sl_tok_added *added, const sl_tok_source *source, js
 }
 
 /* Gives the token its id, as the reference does: the model's id when the model has it, else the next free number. The
- * id written in the file is not used there, so neither here. */
+ * id written in tokenizer.json is not used there, so neither here; that of the other files (keep_ids) is. */
 static sl_status enter_added(sl_tok_addeds *addeds, sl_tok_vocab *vocab, sl_tok_added *added, int32_t *next_id,
                              const char *name) {
   const sl_tok_entry *entry = sl_tok_vocab_find(vocab, added->content.data, added->content.length);
-  if (!entry) {
+  bool given = addeds->keep_ids && added->id >= 0;
+  if (given && entry && entry->id != added->id)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: added token \"%s\" has id %d, yet the vocabulary has it at %d", name,
+            sl_tok_quote(added->content.data, added->content.length).text, (int)added->id, (int)entry->id);
+  if (!entry && given) {
+    if (!sl_tok_vocab_at(vocab, added->id)) ++*next_id;
+    SL_TRY(sl_tok_vocab_add(vocab, added->content.data, added->content.length, added->id, false));
+    entry = sl_tok_vocab_find(vocab, added->content.data, added->content.length);
+  } else if (!entry) {
     if (*next_id > SL_TOK_MAX_ID) SL_FAIL(SL_ERROR_FORMAT, "%s: more than %d tokens", name, SL_TOK_MAX_ID);
     SL_TRY(sl_tok_vocab_add(vocab, added->content.data, added->content.length, (*next_id)++, false));
     entry = sl_tok_vocab_find(vocab, added->content.data, added->content.length);
@@ -128,8 +142,9 @@ static sl_status build_tries(sl_tok_addeds *addeds, const char *name) {
   bool single_word = false;
   for (size_t i = 0; i < addeds->n; i++) {
     const sl_tok_added *added = &addeds->items[i];
-    SL_TRY(added->normalized ? trie_add(&addeds->normal, &added->normal, (int32_t)i, name)
-                             : trie_add(&addeds->raw, &added->content, (int32_t)i, name));
+    const sl_text *key = added->normalized ? &added->normal : &added->content;
+    sl_tok_trie *trie = added->normalized ? &addeds->normal : &addeds->raw;
+    SL_TRY(sl_tok_trie_add(trie, key->data, key->length, (int32_t)i, name));
     single_word |= added->single_word;
   }
   if (!single_word) return SL_OK;
@@ -139,14 +154,14 @@ static sl_status build_tries(sl_tok_addeds *addeds, const char *name) {
 
 sl_status sl_tok_addeds_load(sl_tok_addeds *addeds, sl_tok_vocab *vocab, const sl_tok_normalizers *normalizers,
                              const sl_tok_source *source, json_t *list) {
-  trie_init(&addeds->raw);
-  trie_init(&addeds->normal);
+  sl_tok_trie_init(&addeds->raw);
+  sl_tok_trie_init(&addeds->normal);
   if (!list || json_is_null(list)) return SL_OK;
   if (!json_is_array(list)) SL_FAIL(SL_ERROR_FORMAT, "%s: \"added_tokens\": expected an array", source->name);
   int32_t next_id = (int32_t)vocab->n_entry; /* the number of tokens, whatever the largest id */
   for (size_t i = 0; i < json_array_size(list); i++) {
     sl_tok_added added = {0};
-    sl_status status = read_added(&added, source, json_array_get(list, i));
+    sl_status status = read_added(addeds, &added, source, json_array_get(list, i));
     bool skip = status == SL_OK && added.content.length == 0;
     if (status == SL_OK && !skip) status = normalize_added(&added, normalizers, source->name);
     if (status == SL_OK && !skip) status = enter_added(addeds, vocab, &added, &next_id, source->name);
@@ -198,32 +213,36 @@ static sl_status stands_alone(const sl_tok_addeds *addeds, const char *name, con
   return SL_OK;
 }
 
-static size_t spaces_before(const char *text, size_t at, size_t floor) {
+static bool is_blank(const sl_tok_addeds *addeds, uint32_t c) {
+  return addeds->python ? sl_tok_is_python_space(c) : sl_tok_is_space(c);
+}
+
+static size_t spaces_before(const sl_tok_addeds *addeds, const char *text, size_t at, size_t floor) {
   while (at > floor) {
     size_t begin = previous(text, at);
     uint32_t c;
     sl_utf8_decode(text + begin, at - begin, &c);
-    if (!sl_tok_is_space(c)) break;
+    if (!is_blank(addeds, c)) break;
     at = begin;
   }
   return at > floor ? at : floor;
 }
 
-static size_t spaces_after(const char *text, size_t at, size_t n_bytes) {
+static size_t spaces_after(const sl_tok_addeds *addeds, const char *text, size_t at, size_t n_bytes) {
   while (at < n_bytes) {
     uint32_t c;
     size_t n = sl_utf8_decode(text + at, n_bytes - at, &c);
-    if (!sl_tok_is_space(c)) break;
+    if (!is_blank(addeds, c)) break;
     at += n;
   }
   return at;
 }
 
-sl_status sl_tok_addeds_cut(const sl_tok_addeds *addeds, const sl_tok_trie *trie, const char *name, const char *text,
-                            size_t n_bytes, size_t n_first, sl_tok_pieces *pieces) {
+sl_status sl_tok_addeds_cut(const sl_tok_addeds *addeds, const sl_tok_trie *trie, const bool *allowed, const char *name,
+                            const char *text, size_t n_bytes, size_t n_first, sl_tok_pieces *pieces) {
   size_t done = 0; /* everything before is in pieces */
   for (size_t at = 0, end = 0; at < n_bytes; at = end) {
-    int32_t found = trie_longest(trie, text, n_bytes, at, &end);
+    int32_t found = sl_tok_trie_longest(trie, text, n_bytes, at, allowed, &end);
     if (found < 0) {
       end = at + 1;
       continue;
@@ -232,8 +251,8 @@ sl_status sl_tok_addeds_cut(const sl_tok_addeds *addeds, const sl_tok_trie *trie
     bool alone = true;
     if (added->single_word) SL_TRY(stands_alone(addeds, name, text, n_bytes, at, end, &alone));
     if (!alone) continue;
-    size_t begin = added->lstrip ? spaces_before(text, at, done) : at;
-    size_t stop = added->rstrip ? spaces_after(text, end, n_bytes) : end;
+    size_t begin = added->lstrip ? spaces_before(addeds, text, at, done) : at;
+    size_t stop = added->rstrip ? spaces_after(addeds, text, end, n_bytes) : end;
     if (begin > done)
       SL_TRY(sl_tok_pieces_add_text(pieces, text + done, begin - done, n_first > done ? n_first - done : 0));
     /* The search goes on right after the token, also inside spaces it swallowed. A token found there counts again,

@@ -15,7 +15,10 @@ void sl_tok_bpe_dispose(sl_tok_bpe *bpe) {
 
 void sl_tok_word_dispose(sl_tok_word *word) {
   free(word->symbols);
+  free(word->joins);
+  free(word->cuts);
   free(word->heap);
+  sl_text_dispose(&word->normal);
 }
 
 sl_status sl_tok_ids_add(sl_tok_ids *ids, int32_t id) {
@@ -124,11 +127,7 @@ static sl_status load_optional_text(const sl_tok_source *source, json_t *model, 
 
 sl_status sl_tok_bpe_load(sl_tok_bpe *bpe, sl_tok_vocab *vocab, const sl_tok_source *source, json_t *model) {
   if (!json_is_object(model)) SL_FAIL(SL_ERROR_FORMAT, "%s: \"model\": expected an object", source->name);
-  const char *type = "BPE", *name = source->name; /* older files leave the type out */
-  SL_TRY(sl_json_get_string(model, "type", &type, name));
-  if (strcmp(type, "BPE") != 0)
-    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: model of type \"%s\" is not supported, only BPE", name,
-            sl_tok_quote(type, strlen(type)).text);
+  const char *name = source->name;
   double dropout = 0;
   SL_TRY(sl_json_get_real(model, "dropout", &dropout, name));
   if (dropout != 0) SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: model: dropout %g: expected null or 0", name, dropout);
@@ -219,21 +218,15 @@ static bool before(const sl_tok_candidate *a, const sl_tok_candidate *b) {
   return a->rank != b->rank ? a->rank < b->rank : a->at < b->at;
 }
 
-/* Enters the pair that starts at symbol `at`, if it may merge. */
-static sl_status push_pair(const sl_tok_bpe *bpe, sl_tok_word *word, int32_t at) {
-  if (at < 0 || word->symbols[at].next < 0) return SL_OK;
-  uint64_t pair = (uint64_t)word->symbols[at].id << 32 | (uint32_t)word->symbols[word->symbols[at].next].id;
-  const sl_tok_merge *merge = merge_slot(bpe, pair);
-  if (merge->rank < 0) return SL_OK;
+sl_status sl_tok_heap_push(sl_tok_word *word, sl_tok_candidate candidate) {
   SL_TRY(sl_tok_grow((void **)&word->heap, word->n_heap, &word->heap_capacity, sizeof *word->heap, "merge candidates"));
-  sl_tok_candidate candidate = {merge->rank, at, merge->id};
   size_t i = word->n_heap++;
   for (size_t up; i > 0 && before(&candidate, &word->heap[up = (i - 1) / 2]); i = up) word->heap[i] = word->heap[up];
   word->heap[i] = candidate;
   return SL_OK;
 }
 
-static sl_tok_candidate pop(sl_tok_word *word) {
+sl_tok_candidate sl_tok_heap_pop(sl_tok_word *word) {
   sl_tok_candidate top = word->heap[0], last = word->heap[--word->n_heap];
   size_t i = 0, child;
   while ((child = 2 * i + 1) < word->n_heap) {
@@ -246,11 +239,20 @@ static sl_tok_candidate pop(sl_tok_word *word) {
   return top;
 }
 
+/* Enters the pair that starts at symbol `at`, if it may merge. */
+static sl_status push_pair(const sl_tok_bpe *bpe, sl_tok_word *word, int32_t at) {
+  if (at < 0 || word->symbols[at].next < 0) return SL_OK;
+  uint64_t pair = (uint64_t)word->symbols[at].id << 32 | (uint32_t)word->symbols[word->symbols[at].next].id;
+  const sl_tok_merge *merge = merge_slot(bpe, pair);
+  if (merge->rank < 0) return SL_OK;
+  return sl_tok_heap_push(word, (sl_tok_candidate){.rank = merge->rank, .at = at, .id = merge->id});
+}
+
 static sl_status merge_all(const sl_tok_bpe *bpe, sl_tok_word *word) {
   word->n_heap = 0;
   for (size_t i = 0; i < word->n; i++) SL_TRY(push_pair(bpe, word, (int32_t)i));
   while (word->n_heap > 0) {
-    sl_tok_candidate top = pop(word);
+    sl_tok_candidate top = sl_tok_heap_pop(word);
     word->n_step++;
     sl_tok_symbol *left = &word->symbols[top.at];
     if (left->id < 0 || left->next < 0) continue;
@@ -268,15 +270,17 @@ static sl_status merge_all(const sl_tok_bpe *bpe, sl_tok_word *word) {
   return SL_OK;
 }
 
-sl_status sl_tok_bpe_encode(const sl_tok_bpe *bpe, const sl_tok_vocab *vocab, const char *name, const char *text,
-                            size_t n_bytes, sl_tok_word *word, sl_tok_ids *ids) {
+sl_status sl_tok_bpe_encode(const sl_tokenizer *tokenizer, const char *text, size_t n_bytes, sl_tok_word *word,
+                            sl_tok_ids *ids) {
+  const sl_tok_bpe *bpe = &tokenizer->bpe;
+  const sl_tok_vocab *vocab = &tokenizer->vocab;
   if (n_bytes == 0) return SL_OK;
   if (bpe->ignore_merges) {
     int32_t whole = sl_tok_vocab_model_id(vocab, text, n_bytes);
     if (whole >= 0) return sl_tok_ids_add(ids, whole);
   }
   sl_text character = {0};
-  sl_status status = split_characters(bpe, vocab, name, text, n_bytes, word, &character);
+  sl_status status = split_characters(bpe, vocab, tokenizer->name, text, n_bytes, word, &character);
   sl_text_dispose(&character);
   SL_TRY(status);
   SL_TRY(merge_all(bpe, word));

@@ -4,11 +4,11 @@
 
 #include "input/tokenizer_internal.h"
 
-enum kind { REPLACE, BYTE_FALLBACK, FUSE, STRIP, METASPACE, BYTE_LEVEL, BPE };
+enum kind { REPLACE, BYTE_FALLBACK, FUSE, STRIP, METASPACE, BYTE_LEVEL, BPE, WORD_PIECE };
 
 static const sl_tok_kind kinds[] = {{"Replace", REPLACE}, {"ByteFallback", BYTE_FALLBACK}, {"Fuse", FUSE},
                                     {"Strip", STRIP}, {"Metaspace", METASPACE}, {"ByteLevel", BYTE_LEVEL},
-                                    {"BPEDecoder", BPE}, {NULL, 0}};
+                                    {"BPEDecoder", BPE}, {"WordPiece", WORD_PIECE}, {NULL, 0}};
 
 static const char replacement_char[] = "\xef\xbf\xbd";
 
@@ -45,6 +45,9 @@ static sl_status load_step(void *context, const sl_tok_source *source, json_t *p
     case BPE:
       SL_TRY(sl_tok_text_at(source, part, "suffix", &step->content));
       return sl_text_append(&step->pattern.source, step->content.data, step->content.length);
+    case WORD_PIECE:
+      SL_TRY(sl_tok_text_at(source, part, "prefix", &step->content));
+      return sl_tok_bool_at(source, part, "cleanup", &step->clean_up);
     case BYTE_FALLBACK: case FUSE: case BYTE_LEVEL: break;
   }
   return SL_OK;
@@ -104,6 +107,21 @@ static sl_status metaspace(const sl_tok_decoder *step, bool first, const char *t
   return SL_OK;
 }
 
+/* Tokens that carry the prefix go on with the word, the others start a new one. */
+static sl_status word_piece(const sl_tok_decoder *step, bool first, const char *text, size_t n_bytes, sl_text *out) {
+  const sl_text *prefix = &step->content;
+  sl_text word = {0};
+  bool goes_on = !first && n_bytes >= prefix->length && memcmp(text, prefix->data, prefix->length) == 0;
+  size_t skip = goes_on ? prefix->length : 0;
+  sl_status status = first || goes_on ? SL_OK : sl_text_append(&word, " ", 1);
+  if (status == SL_OK) status = sl_text_append(&word, text + skip, n_bytes - skip);
+  if (status == SL_OK)
+    status = step->clean_up ? sl_tok_clean_up(word.data, word.length, true, out)
+                            : sl_text_append(out, word.data, word.length);
+  sl_text_dispose(&word);
+  return status;
+}
+
 static sl_status map_token(const sl_tok_decoder *step, const char *name, size_t i, size_t n, const char *text,
                            size_t n_bytes, sl_tok_spans *spans, sl_text *out) {
   switch ((enum kind)step->kind) {
@@ -112,6 +130,7 @@ static sl_status map_token(const sl_tok_decoder *step, const char *name, size_t 
     case BPE: return replace_all(&step->pattern, " ", i + 1 == n ? 0 : 1, text, n_bytes, name, spans, out);
     case STRIP: return strip(step, text, n_bytes, out);
     case METASPACE: return metaspace(step, i == 0, text, n_bytes, out);
+    case WORD_PIECE: return word_piece(step, i == 0, text, n_bytes, out);
     case FUSE: case BYTE_FALLBACK: case BYTE_LEVEL: break;
   }
   return SL_OK;
@@ -247,7 +266,7 @@ static sl_status run_step(const sl_tok_decoder *step, const char *name, const sl
     case BYTE_FALLBACK: return byte_fallback(in, out);
     case FUSE: return sl_tok_pieces_add_text(out, in->text.data, in->text.length, 0); /* pieces lie side by side */
     case BYTE_LEVEL: return byte_level(in, out);
-    case REPLACE: case STRIP: case METASPACE: case BPE: break;
+    case REPLACE: case STRIP: case METASPACE: case BPE: case WORD_PIECE: break;
   }
   return map_tokens(step, name, in, out);
 }

@@ -1,6 +1,6 @@
-/* What the tokenizer's files share. A tokenizer is five lists executed in order: added tokens, normaliser steps,
- * pre-tokenizer steps, the BPE model, post-processor templates; and a list of decoder steps for the way back. Nested
- * "Sequence" components are flattened while loading. */
+/* What the tokenizer's files share. A tokenizer is five stages executed in order: added tokens, normaliser steps,
+ * pre-tokenizer steps, the model (BPE, ranks, SentencePiece or WordPiece), post-processor templates; and a list of
+ * decoder steps for the way back. Nested "Sequence" components are flattened while loading. */
 #ifndef SL_INPUT_TOKENIZER_INTERNAL_H
 #define SL_INPUT_TOKENIZER_INTERNAL_H
 
@@ -52,6 +52,9 @@ typedef sl_status sl_tok_part_fn(void *context, const sl_tok_source *source, jso
 sl_status sl_tok_walk(const sl_tok_source *source, json_t *part, const char *room, const char *list_key,
                       const sl_tok_kind *kinds, sl_tok_part_fn *visit, void *context);
 
+/* The error of a JSON value that could not be made. */
+sl_status sl_tok_no_memory(const char *name);
+
 /* Makes room for one more element in a growing array. */
 sl_status sl_tok_grow(void **items, size_t n, size_t *capacity, size_t size, const char *what);
 
@@ -92,6 +95,7 @@ bool sl_tok_regex_has_property(const char *property);
 bool sl_tok_is_space(uint32_t c); /* White_Space */
 bool sl_tok_is_numeric(uint32_t c);
 bool sl_tok_is_punctuation(uint32_t c);
+bool sl_tok_is_python_space(uint32_t c); /* str.isspace(): White_Space and U+001C..U+001F */
 size_t sl_tok_byte_char(uint8_t byte, char out[4]); /* GPT-2's printable stand-in for a byte */
 int sl_tok_char_byte(uint32_t c);                   /* its inverse; -1 when c stands for no byte */
 
@@ -207,13 +211,24 @@ typedef struct sl_tok_symbol {
   int32_t id, prev, next; /* -1 ends the list; id -1 = merged away */
 } sl_tok_symbol;
 
+typedef struct sl_tok_join { /* a symbol that is a range of the text */
+  int32_t begin, end, id;    /* id -1: not a token; begin == end: merged away */
+  int32_t prev, next;
+  bool frozen; /* never merges */
+} sl_tok_join;
+
 typedef struct sl_tok_candidate {
   int32_t rank, at, id;
+  int32_t end; /* where the joined text ends (tokenizer_join.c) */
 } sl_tok_candidate;
 
 typedef struct sl_tok_word { /* scratch of one encode call */
   sl_tok_symbol *symbols;
   size_t n, capacity;
+  sl_tok_join *joins;
+  size_t n_join, join_capacity;
+  int32_t *cuts;  /* by id of an unused piece: length of the left half it was joined from last */
+  sl_text normal; /* what SentencePiece's normaliser made of the piece */
   sl_tok_candidate *heap;
   size_t n_heap, heap_capacity;
   uint64_t n_step; /* candidates taken so far: what a test counts instead of seconds */
@@ -226,10 +241,44 @@ typedef struct sl_tok_ids {
 
 sl_status sl_tok_bpe_load(sl_tok_bpe *bpe, sl_tok_vocab *vocab, const sl_tok_source *source, json_t *model);
 void sl_tok_bpe_dispose(sl_tok_bpe *bpe);
-sl_status sl_tok_bpe_encode(const sl_tok_bpe *bpe, const sl_tok_vocab *vocab, const char *name, const char *text,
-                            size_t n_bytes, sl_tok_word *word, sl_tok_ids *ids);
+/* What a model does with one piece of text: appends its ids. */
+typedef sl_status sl_tok_model_fn(const sl_tokenizer *tokenizer, const char *text, size_t n_bytes, sl_tok_word *word,
+                                  sl_tok_ids *ids);
+sl_tok_model_fn sl_tok_bpe_encode;
 void sl_tok_word_dispose(sl_tok_word *word);
 sl_status sl_tok_ids_add(sl_tok_ids *ids, int32_t id);
+/* The heap of merge candidates: lowest rank first, leftmost among equals. */
+sl_status sl_tok_heap_push(sl_tok_word *word, sl_tok_candidate candidate);
+sl_tok_candidate sl_tok_heap_pop(sl_tok_word *word);
+
+/* ---- merging what is a token when joined (tokenizer_join.c) ---- */
+
+typedef struct sl_tok_ranks {
+  int32_t *by_id; /* order of merging, lowest first; -1: nothing merges to this token */
+  size_t n;
+  size_t longest; /* bytes of the longest token */
+} sl_tok_ranks;
+
+sl_status sl_tok_join_add(sl_tok_word *word, size_t begin, size_t end, int32_t id, bool frozen);
+/* Merges word->joins, which cover `text`. */
+sl_status sl_tok_join_all(const sl_tok_vocab *vocab, const sl_tok_ranks *ranks, const char *text, sl_tok_word *word);
+/* tiktoken's model: a piece that is a token, or its characters merged by rank. */
+sl_tok_model_fn sl_tok_ranks_encode;
+
+/* ---- WordPiece (tokenizer_wordpiece.c) ---- */
+
+typedef struct sl_tok_wordpiece {
+  sl_text unk, prefix;
+  int64_t max_chars;
+  size_t longest; /* bytes of the longest token */
+} sl_tok_wordpiece;
+
+sl_status sl_tok_wordpiece_load(sl_tok_wordpiece *model, sl_tok_vocab *vocab, const sl_tok_source *source,
+                                json_t *part);
+void sl_tok_wordpiece_dispose(sl_tok_wordpiece *model);
+sl_tok_model_fn sl_tok_wordpiece_encode;
+/* Draws together what tokenising pulled apart (" ." to "."), appending to out; `contract` also writes "don't". */
+sl_status sl_tok_clean_up(const char *text, size_t n_bytes, bool contract, sl_text *out);
 
 /* ---- added tokens (tokenizer_added.c) ---- */
 
@@ -237,6 +286,7 @@ typedef struct sl_tok_added {
   sl_text content, normal; /* as written; as the normaliser leaves it (empty unless normalized) */
   int32_t id;
   bool special, normalized, lstrip, rstrip, single_word;
+  bool named, extra; /* by tokenizer_config.json: as bos_token...; in additional_special_tokens */
 } sl_tok_added;
 
 typedef struct sl_tok_node {
@@ -254,15 +304,24 @@ typedef struct sl_tok_addeds {
   sl_tok_added *items;
   size_t n, capacity;
   sl_tok_trie raw, normal; /* matched before and after normalising */
+  bool keep_ids;           /* the list's ids count (else the reference's numbering does) */
+  bool python;             /* as in transformers' Python tokenizers: str.isspace() */
   sl_tok_pattern word;     /* one word character, for single_word */
 } sl_tok_addeds;
+
+void sl_tok_trie_init(sl_tok_trie *trie);
+/* Enters a key that is not empty; one that is there already is an error. */
+sl_status sl_tok_trie_add(sl_tok_trie *trie, const char *key, size_t n_bytes, int32_t value, const char *name);
+/* The value of the longest key starting at `at`, or -1. Of `allowed` (NULL = all) only those values count. */
+int32_t sl_tok_trie_longest(const sl_tok_trie *trie, const char *text, size_t n_bytes, size_t at, const bool *allowed,
+                            size_t *end);
 
 sl_status sl_tok_addeds_load(sl_tok_addeds *addeds, sl_tok_vocab *vocab, const sl_tok_normalizers *normalizers,
                              const sl_tok_source *source, json_t *list);
 void sl_tok_addeds_dispose(sl_tok_addeds *addeds);
-/* Cuts the text at added tokens, leftmost longest, into text and id pieces. */
-sl_status sl_tok_addeds_cut(const sl_tok_addeds *addeds, const sl_tok_trie *trie, const char *name, const char *text,
-                            size_t n_bytes, size_t n_first, sl_tok_pieces *pieces);
+/* Cuts the text at added tokens, leftmost longest, into text and id pieces; `allowed` by index, NULL = all. */
+sl_status sl_tok_addeds_cut(const sl_tok_addeds *addeds, const sl_tok_trie *trie, const bool *allowed, const char *name,
+                            const char *text, size_t n_bytes, size_t n_first, sl_tok_pieces *pieces);
 /* The text a token decodes from: its normalised form for normalized added tokens. */
 void sl_tok_addeds_piece(const sl_tok_addeds *addeds, const sl_tok_vocab *vocab, const sl_tok_entry *entry,
                          const char **bytes, size_t *n_bytes);
@@ -287,9 +346,10 @@ sl_status sl_tok_templates_apply(const sl_tok_templates *steps, const char *name
 typedef struct sl_tok_decoder {
   int kind;
   sl_tok_pattern pattern; /* Replace */
-  sl_text content;        /* Replace, Strip, Metaspace's character, BPEDecoder's suffix */
+  sl_text content;        /* Replace, Strip, Metaspace's character, BPEDecoder's suffix, WordPiece's prefix */
   int64_t start, stop;    /* Strip */
   bool prepended;         /* Metaspace: a scheme other than never */
+  bool clean_up;          /* WordPiece */
 } sl_tok_decoder;
 
 typedef struct sl_tok_decoders {
@@ -308,16 +368,97 @@ sl_status sl_tok_decode(const sl_tok_decoders *steps, const char *name, sl_tok_p
 enum { SL_TOK_SCHEME_ALWAYS, SL_TOK_SCHEME_FIRST, SL_TOK_SCHEME_NEVER };
 sl_status sl_tok_scheme_load(int *scheme, const sl_tok_source *source, json_t *part);
 
+/* ---- SentencePiece (tokenizer_piece_file.c, tokenizer_piece.c) ---- */
+
+enum { SL_TOK_PIECE_NORMAL = 1, SL_TOK_PIECE_UNKNOWN, SL_TOK_PIECE_CONTROL, SL_TOK_PIECE_USER, SL_TOK_PIECE_UNUSED,
+       SL_TOK_PIECE_BYTE };
+
+typedef struct sl_tok_spm {
+  sl_tok_ranks ranks;
+  uint8_t *type;          /* by id */
+  size_t n_piece;
+  sl_tok_trie user;       /* user-defined pieces */
+  int32_t byte_id[256], unk_id;
+  bool byte_fallback, any_unused;
+  bool add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces;
+  uint32_t *units;        /* the double array of the character map */
+  size_t n_unit;
+  sl_text mapped;         /* its results, each ended by NUL */
+  sl_text unk_surface, bos; /* bos: the piece that stands for it */
+} sl_tok_spm;
+
+/* Reads a tokenizer.model, trusting nothing; the pieces go into the vocabulary. */
+sl_status sl_tok_spm_parse(sl_tok_spm *spm, sl_tok_vocab *vocab, const char *bytes, size_t n_bytes, const char *name);
+void sl_tok_spm_dispose(sl_tok_spm *spm);
+sl_status sl_tok_spm_normalize(const sl_tok_spm *spm, const char *text, size_t n_bytes, const char *name,
+                               sl_text *out);
+sl_status sl_tok_spm_encode(const sl_tok_spm *spm, const sl_tok_vocab *vocab, const char *name, const char *text,
+                            size_t n_bytes, sl_tok_word *word, sl_tok_ids *ids);
+/* Appends what SentencePiece decodes a list of tokens to. */
+sl_status sl_tok_spm_decode(const sl_tok_spm *spm, const sl_tok_vocab *vocab, const sl_tok_pieces *tokens, size_t from,
+                            size_t to, sl_text *out);
+
+/* ---- how transformers' Python tokenizers wrap SentencePiece (tokenizer_slow.c) ---- */
+
+typedef struct sl_tok_slow {
+  bool legacy;           /* every stretch of text gets a dummy prefix; else only the text's beginning */
+  bool internlm2;        /* InternLM2Tokenizer instead of LlamaTokenizer */
+  bool old;              /* transformers 4.28 and before */
+  bool add_prefix_space;
+  sl_text unk;           /* unk_token, and how many tokens its text is */
+  size_t n_unk;
+} sl_tok_slow;
+
+sl_tok_model_fn sl_tok_slow_encode;
+/* What is done to the whole text first, and to its ids last. */
+sl_status sl_tok_slow_prepare(const sl_tokenizer *tokenizer, const char *text, size_t n_bytes, sl_text *out);
+void sl_tok_slow_finish(const sl_tokenizer *tokenizer, sl_tok_ids *ids);
+sl_status sl_tok_slow_decode(const sl_tokenizer *tokenizer, const int32_t *ids, int n_id, bool skip_special,
+                             sl_text *out);
+
+/* ---- folders (tokenizer_folder.c, tokenizer_settings.c) ---- */
+
+typedef struct sl_tok_settings {
+  json_t *config; /* tokenizer_config.json with special_tokens_map.json laid over it; may be an empty object */
+  json_t *added;  /* the added tokens of all files, in the form of tokenizer.json, "id" -1 where none is given */
+  char *name;     /* for messages: the folder's tokenizer_config.json */
+} sl_tok_settings;
+
+/* Reads tokenizer_config.json, special_tokens_map.json and added_tokens.json, each if it is there. `defaults` are the
+ * class's own bos_token and so on. */
+sl_status sl_tok_settings_read(sl_tok_settings *settings, const char *dir, const char *const (*defaults)[2], bool old);
+void sl_tok_settings_dispose(sl_tok_settings *settings);
+/* Says of all added tokens whether they are looked for in normalised text. */
+sl_status sl_tok_settings_normalized(const sl_tok_settings *settings, bool normalized);
+/* Content of bos_token and the like, borrowed; NULL when there is none. */
+const char *sl_tok_settings_token(const sl_tok_settings *settings, const char *key);
+
+/* Load an empty tokenizer from a file's bytes. `old`: as transformers 4.28 did. */
+sl_status sl_tok_open_llama(sl_tokenizer *tokenizer, const char *dir, const char *bytes, size_t n_bytes, bool old);
+sl_status sl_tok_open_tiktoken(sl_tokenizer *tokenizer, const char *bytes, size_t n_bytes);
+/* Qwen's normaliser, pre-tokenizer and decoder, in the form of tokenizer.json. */
+sl_status sl_tok_qwen_components(json_t **root, const char *name);
+
 struct sl_tokenizer {
   char *name;
   sl_tok_vocab vocab;
   sl_tok_normalizers normalizers;
   sl_tok_addeds addeds;
   sl_tok_splitters splitters;
-  sl_tok_bpe bpe;
+  sl_tok_model_fn *encode_piece;
+  sl_tok_bpe bpe; /* the models: one of these is used */
+  sl_tok_ranks ranks;
+  sl_tok_wordpiece wordpiece;
+  sl_tok_spm spm;
+  sl_tok_slow slow; /* around spm */
   sl_tok_templates templates;
   sl_tok_decoders decoders;
 };
+
+/* An empty tokenizer. */
+sl_status sl_tok_new(sl_tokenizer **out, const char *name);
+/* Loads all components from tokenizer.json's root; components that are missing stay away. */
+sl_status sl_tok_load(sl_tokenizer *tokenizer, const sl_tok_source *source, json_t *root);
 
 /* sl_tokenizer_encode, telling how many merge candidates were taken (NULL allowed). */
 sl_status sl_tok_encode_counted(const sl_tokenizer *tokenizer, const char *text, size_t n_bytes, bool add_special,

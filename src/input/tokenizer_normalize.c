@@ -13,6 +13,8 @@ bool sl_tok_is_space(uint32_t c) {
          c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
+bool sl_tok_is_python_space(uint32_t c) { return sl_tok_is_space(c) || (c >= 0x1c && c <= 0x1f); }
+
 bool sl_tok_is_numeric(uint32_t c) {
   utf8proc_category_t category = utf8proc_category((int32_t)c);
   return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL || category == UTF8PROC_CATEGORY_NO;

@@ -145,6 +145,10 @@ sl_status sl_tok_walk(const sl_tok_source *source, json_t *part, const char *roo
   return walk_part(&w, part, 0);
 }
 
+sl_status sl_tok_no_memory(const char *name) {
+  return sl_fail(SL_ERROR_MEMORY, "%s: no memory for its components", name);
+}
+
 sl_status sl_tok_grow(void **items, size_t n, size_t *capacity, size_t size, const char *what) {
   if (n < *capacity) return SL_OK;
   size_t wanted;

@@ -208,7 +208,7 @@ static void set_segments(const batch *t, int layer, sl_attend_shared *a) {
   const sl_block_shape *shape = &t->session->model->decoder.shape;
   const sl_prefix *p = t->trunk->prefix;
   *a = (sl_attend_shared){.n_head = shape->n_head, .n_head_kv = shape->n_head_kv, .d_head = shape->d_head,
-                          .scale = 1.0f / __builtin_sqrtf((float)shape->d_head), .compute = shape->compute,
+                          .scale = sl_block_score_scale(shape), .compute = shape->compute,
                           .n_local = t->n_local};
   add_segment(a, p->kv[layer], 0, p->first_image);
   add_segment(a, p->kv[layer], p->first_image, p->n_image);
@@ -225,7 +225,7 @@ static void set_segments(const batch *t, int layer, sl_attend_shared *a) {
  * own pass) also keeps every layer's residual, keys and values there. */
 static sl_status run_layers(batch *t, sl_trunk *whole) {
   sl_session *s = t->session;
-  const sl_decoder *decoder = &s->model->decoder;
+  const sl_decoder own = sl_model_decoder(s->model, t->trunk->prefix->rope_level), *decoder = &own;
   sl_taps taps = sl_tap_list_taps(&t->edits);
   sl_context c = sl_session_context(s, t->probe);
   c.taps = &taps; /* even without edits: see add_sublayer in block.c */

@@ -54,7 +54,7 @@ static void see_capture(void *user, sl_queue *queue, sl_part part, sl_site site,
 
 /* Prefix rows: the edit's layers once more, from the residuals that the prefix kept. */
 static sl_status capture_prefix(sl_session *s, const sl_prefix *p, const sl_probe *probe, const capture *c) {
-  const sl_decoder *decoder = &s->model->decoder;
+  const sl_decoder own = sl_model_decoder(s->model, p->rope_level), *decoder = &own;
   if (!p->resid)
     SL_FAIL(SL_ERROR_ARGUMENT,
             "an edit takes values of another run before the end of its picture; that run's prefix was made without its "

@@ -8,6 +8,7 @@
 struct sl_prefix {
   const sl_model *model;
   int n_row, first_image, n_image;
+  int rope_level;    /* of the prompt it was made for */
   int32_t *ids;      /* [n_row] */
   sl_buffer *buffer;
   sl_kv *kv;         /* [L], each [n_row, Hkv d], keys rotated */
@@ -25,7 +26,7 @@ struct sl_trunk {
 
 struct sl_baseline {
   const sl_model *model;
-  int first_image, n_image;
+  int first_image, n_image, rope_level;
   int32_t *ids; /* [first_image + n_image] the tokens of the prefixes it was made from */
   sl_buffer *buffer;
   sl_kv *kv; /* [L], each [n_image, Hkv d], keys rotated */

@@ -2,7 +2,7 @@
  *
  * A column is a place where a key can be read: the trunk's own (text before the image, image, suffix), a baseline's at
  * an image position, or a row that the branch has computed itself (a local slot). Each position shows in exactly one of
- * them, or nowhere when it is hidden or comes later than the query. Rows with the same rules share what they see of the
+ * them, or nowhere when it is hidden, comes later than the query or lies before its window. Rows with the same rules share what they see of the
  * prefix, so that part is made once for each set of rules ("base"). */
 #include <stdlib.h>
 #include <string.h>
@@ -107,15 +107,16 @@ static sl_status add_view(sl_view_plan *v, const sl_branch *b, const layer_rules
     v->cap_view = cap;
   }
   int32_t *words = v->masks + (size_t)v->n_view * (size_t)v->n_word;
-  const int first = v->trunk->first;
-  if (position >= first) {
+  const int first = v->trunk->first, window = v->trunk->prefix->model->decoder.shape.window;
+  const int lowest = window > 0 && position >= window ? position - window + 1 : 0; /* of the keys in the window */
+  if (position >= first && lowest == 0) {
     const int32_t *base;
     SL_TRY(base_of(v, b, rules, signature, layer, &base));
     memcpy(words, base, (size_t)v->n_word * sizeof *words);
     show_positions(v, b, rules, signature, layer, first, position + 1, words);
   } else {
     memset(words, 0, (size_t)v->n_word * sizeof *words);
-    show_positions(v, b, rules, signature, layer, 0, position + 1, words);
+    show_positions(v, b, rules, signature, layer, lowest, position + 1, words);
   }
   v->n_view++;
   return SL_OK;

@@ -27,26 +27,42 @@ sl_status sl_config_load(json_t **out, const char *dir, char **path) {
   return status;
 }
 
-static sl_status fill_int(void *slot, json_t *json, const sl_config_field *f, const char *name) {
+typedef sl_status fill_fn(void *slot, json_t *json, const char *path, const sl_config_field *field, const char *name);
+
+static sl_status fill_int(void *slot, json_t *json, const char *path, const sl_config_field *f, const char *name) {
   int64_t value = isnan(f->number) ? *(int *)slot : (int64_t)f->number;
-  SL_TRY(sl_json_get_int(json, f->path, f->min, f->max, &value, name));
+  SL_TRY(sl_json_get_int(json, path, f->min, f->max, &value, name));
   *(int *)slot = (int)value;
   return SL_OK;
 }
 
-static sl_status fill_real(void *slot, json_t *json, const sl_config_field *f, const char *name) {
+static sl_status fill_side(void *slot, json_t *json, const char *path, const sl_config_field *f, const char *name) {
+  const json_t *value = sl_json_at(json, path);
+  if (!json_is_array(value)) return fill_int(slot, json, path, f, name);
+  const json_t *height = json_array_get(value, 0), *width = json_array_get(value, 1);
+  if (json_array_size(value) != 2 || !json_is_integer(height) || !json_equal(height, width))
+    SL_FAIL(SL_ERROR_FORMAT, "%s: %s: expected an integer or a list of two equal ones", name, path);
+  const json_int_t side = json_integer_value(height);
+  if (side < f->min || side > f->max)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: %s: expected integers in [%lld, %lld], found %lld", name, path, (long long)f->min,
+            (long long)f->max, (long long)side);
+  *(int *)slot = (int)side;
+  return SL_OK;
+}
+
+static sl_status fill_real(void *slot, json_t *json, const char *path, const sl_config_field *f, const char *name) {
   if (!isnan(f->number)) *(double *)slot = f->number;
-  return sl_json_get_real(json, f->path, slot, name);
+  return sl_json_get_real(json, path, slot, name);
 }
 
-static sl_status fill_bool(void *slot, json_t *json, const sl_config_field *f, const char *name) {
+static sl_status fill_bool(void *slot, json_t *json, const char *path, const sl_config_field *f, const char *name) {
   if (!isnan(f->number)) *(bool *)slot = f->number != 0;
-  return sl_json_get_bool(json, f->path, slot, name);
+  return sl_json_get_bool(json, path, slot, name);
 }
 
-static sl_status fill_string(void *slot, json_t *json, const sl_config_field *f, const char *name) {
+static sl_status fill_string(void *slot, json_t *json, const char *path, const sl_config_field *f, const char *name) {
   if (f->text) *(const char **)slot = f->text;
-  return sl_json_get_string(json, f->path, slot, name);
+  return sl_json_get_string(json, path, slot, name);
 }
 
 /* A section ("text_config" of "text_config.hidden_size") that is there must be an object: else its fields would
@@ -62,16 +78,18 @@ static sl_status check_sections(json_t *json, const char *path, const char *name
   return SL_OK;
 }
 
-sl_status sl_config_fill(sl_config *config, json_t *json, const sl_config_field *fields, int n_field,
-                         const char *name) {
-  static sl_status (*const fill[])(void *, json_t *, const sl_config_field *, const char *) = {
-      [SL_FIELD_INT] = fill_int,
-      [SL_FIELD_REAL] = fill_real,
-      [SL_FIELD_BOOL] = fill_bool,
-      [SL_FIELD_STRING] = fill_string};
+sl_status sl_config_fill(sl_config *config, json_t *json, const char *section, const sl_config_field *fields,
+                         int n_field, const char *name) {
+  static fill_fn *const fill[] = {[SL_FIELD_INT] = fill_int,
+                                  [SL_FIELD_SIDE] = fill_side,
+                                  [SL_FIELD_REAL] = fill_real,
+                                  [SL_FIELD_BOOL] = fill_bool,
+                                  [SL_FIELD_STRING] = fill_string};
+  char path[160];
   for (int i = 0; i < n_field; i++) {
-    SL_TRY(check_sections(json, fields[i].path, name));
-    SL_TRY(fill[fields[i].kind]((char *)config + fields[i].offset, json, &fields[i], name));
+    snprintf(path, sizeof path, "%s%s%s", section, section[0] ? "." : "", fields[i].path);
+    SL_TRY(check_sections(json, path, name));
+    SL_TRY(fill[fields[i].kind]((char *)config + fields[i].offset, json, path, &fields[i], name));
   }
   return SL_OK;
 }

@@ -1,4 +1,4 @@
-/* config.json as numbers: one struct for every family, filled from a family's table of fields with the defaults that
+/* config.json as numbers: one struct for every family, filled from tables of fields with the defaults that
  * transformers' classes have (Hugging Face writes only what differs from them). */
 #ifndef SL_MODEL_CONFIG_H
 #define SL_MODEL_CONFIG_H
@@ -11,28 +11,49 @@ typedef struct sl_config {
     int n_layer, n_head, d_model, d_mlp, image_px, patch_px;
     double eps;
     const char *act, *model_type;
+    const char *norm;          /* "layer_norm" or "rms_norm", in the blocks */
+    int n_class;               /* class tokens before the patches: 0 or 1 */
+    int position_grid;         /* side of the stored grid of positions; 0: the picture's own */
+    double qk_eps;             /* of the norms of queries and keys */
+    bool qkv_bias, qk_norm, norm_bias;
   } vision;
   struct {
     int n_layer, n_head, n_head_kv, d_model, d_head, d_mlp, n_vocab, max_position;
     double eps, rope_theta;
-    bool attention_bias, mlp_bias;
+    bool attention_bias;       /* LLaMA's: q, k, v and o */
+    bool qkv_bias, mlp_bias;   /* qkv_bias: q, k and v alone */
+    int sliding_window;        /* 0: none */
+    int trained_length;        /* Qwen, first generation: positions from which the next two take effect */
+    bool dynamic_ntk;          /* rotary frequencies stretch for prompts beyond it */
+    bool log_n;                /* queries beyond it grow with the logarithm of their position */
     const char *act, *model_type, *rope_type;
   } text;
   struct {
     const char *act;
     bool bias;
+    double eps;                /* of its norms, where it has some */
+    int merge;                 /* side of the block of patches that becomes one token: 1, or 2 (pixel shuffle) */
+    bool transposed;           /* tokens run down the columns (InternVL's first pixel shuffle) */
+    int n_query, d_model, d_mlp, n_layer, n_head, n_vocab, max_position, cross_every; /* resampler and Q-Former */
+    bool widens;               /* a resampler is not as wide as the tower: its keys go through a matrix first */
   } projector;
-  int image_token_id;
+  int image_token_id;           /* -1: the tokenizer's id of the family's image token */
   int feature_layer;            /* as in the file: negative counts from the end, 0 is the tower's input */
   const char *feature_strategy; /* "default" drops the class token, "full" keeps it */
   int layer_period;             /* 0, or: decoder layer i uses the tensors of layer i modulo this (bench/) */
   json_t *json;                 /* owns the strings above */
 } sl_config;
 
-typedef enum sl_field_kind { SL_FIELD_INT, SL_FIELD_REAL, SL_FIELD_BOOL, SL_FIELD_STRING } sl_field_kind;
+typedef enum sl_field_kind {
+  SL_FIELD_INT,
+  SL_FIELD_SIDE, /* an integer, or a list of two equal ones: [height, width] */
+  SL_FIELD_REAL,
+  SL_FIELD_BOOL,
+  SL_FIELD_STRING
+} sl_field_kind;
 
-/* One field: where it stands in config.json, where it goes, and what it is when absent or null. Later rows win, so an
- * older spelling is a row before the newer one. */
+/* One field: where it stands in its section of config.json, where it goes, and what it is when absent or null. Later
+ * rows win, so an older spelling is a row before the newer one. */
 typedef struct sl_config_field {
   const char *path;
   sl_field_kind kind;
@@ -42,11 +63,22 @@ typedef struct sl_config_field {
   int64_t min, max; /* range of an int */
 } sl_config_field;
 
+/* Rows of such tables. */
+#define SL_INT(path, member, value, low, high) \
+  {path, SL_FIELD_INT, offsetof(sl_config, member), value, NULL, low, high}
+#define SL_SIDE(path, member, value, low, high) \
+  {path, SL_FIELD_SIDE, offsetof(sl_config, member), value, NULL, low, high}
+#define SL_REAL(path, member, value) {path, SL_FIELD_REAL, offsetof(sl_config, member), value, NULL, 0, 0}
+#define SL_BOOL(path, member, value) {path, SL_FIELD_BOOL, offsetof(sl_config, member), value, NULL, 0, 0}
+#define SL_STRING(path, member, value) {path, SL_FIELD_STRING, offsetof(sl_config, member), NAN, value, 0, 0}
+
 /* Loads DIR/config.json (at most 4 MiB). */
 sl_status sl_config_load(json_t **out, const char *dir, char **path);
 
-/* Fills `config` from the table; `name` (the file's path) appears in messages. */
-sl_status sl_config_fill(sl_config *config, json_t *json, const sl_config_field *fields, int n_field, const char *name);
+/* Fills `config` from the table, whose paths stand in `section` ("text_config"; "" is the top); `name` (the file's path)
+ * appears in messages. */
+sl_status sl_config_fill(sl_config *config, json_t *json, const char *section, const sl_config_field *fields,
+                         int n_field, const char *name);
 
 /* Hugging Face's name of an activation. */
 sl_status sl_config_act(const char *hf_name, const char *key, const char *name, sl_act *out);

@@ -43,7 +43,7 @@ sl_status sl_model_to_json(const sl_model *m, json_t **out) {
                           "hash", hash,
                           "n_layer", t->n_layer, "n_head", t->n_head, "n_head_kv", t->n_head_kv, "d_model", t->d_model,
                           "d_head", t->d_head, "d_mlp", t->d_mlp, "n_vocab", m->shape.n_vocab, "n_image_token",
-                          m->shape.n_image_token, "vision", vision),
+                          m->shape.n_view_token, "vision", vision),
                 out);
 }
 
@@ -72,7 +72,9 @@ static json_t *sites_json(const sl_model *m) {
       char name[96], module[96];
       snprintf(name, sizeof name, "%s%s", prefixes[part], row->name);
       const bool has_module = sl_site_module(module, (sl_part)part, (sl_site)site);
-      const int n_layer = part == SL_PART_VISION ? m->shape.vision.n_layer : m->shape.decoder.n_layer;
+      const int layers[] = {m->shape.vision.n_layer, m->shape.projector.n_layer, m->shape.decoder.n_layer};
+      const int n_layer = layers[part];
+      if (row->per_layer && n_layer == 0) continue;
       json_array_append_new(list, json_pack("{s:s, s:s, s:s?, s:i, s:b, s:b}", "name", name, "shape", shapes[row->shape],
                                             "module", has_module ? module : NULL, "layers",
                                             row->per_layer ? n_layer : 0, "gradient", (int)row->differentiable, "writable",
@@ -121,7 +123,7 @@ static json_t *estimate_json(const sl_model *m, int n_token) {
 
 static sl_status add_layout(const sl_model *m, const char *question, json_t *root) {
   sl_layout layout = {0};
-  SL_TRY(sl_layout_build(&layout, m, question, false));
+  SL_TRY(sl_layout_build(&layout, m, NULL, question, false));
   json_object_set_new(root, "prompt", json_pack("{s:s, s:s, s:o}", "question", question, "text", layout.text, "tokens",
                                                 tokens_json(m, &layout)));
   json_object_set_new(root, "estimate", estimate_json(m, layout.n_token));
@@ -134,7 +136,7 @@ sl_status sl_model_describe(const sl_model *m, const char *question, char **json
   SL_TRY(sl_model_to_json(m, &root));
   sl_status status = sl_model_compute_to_json(m, &compute);
   json_object_set_new(root, "compute", compute);
-  json_object_set_new(root, "template", json_string(m->family->prompt));
+  json_object_set_new(root, "template", json_string(m->frame));
   json_object_set_new(root, "grid",
                       json_pack("{s:i, s:i}", "height", m->shape.grid_height, "width", m->shape.grid_width));
   json_object_set_new(root, "decoder", part_json(&m->shape.decoder));

@@ -5,19 +5,39 @@
 
 #include "base/text.h"
 
-extern const sl_family sl_family_llava;
+extern const sl_family sl_family_llava_first, sl_family_llava_original, sl_family_llava, sl_family_llava_next_vicuna,
+    sl_family_llava_next_mistral, sl_family_llava_next, sl_family_internvl, sl_family_internvl_remote,
+    sl_family_shikra, sl_family_qwen_vl, sl_family_instructblip;
 
-static const sl_family *const families[] = {&sl_family_llava};
+/* Of several with the same model_type the first that claims the folder. */
+static const sl_family *const families[] = {
+    &sl_family_llava_next_vicuna, &sl_family_llava_next_mistral, &sl_family_llava_first, &sl_family_llava_original,
+    &sl_family_llava, &sl_family_llava_next, &sl_family_internvl, &sl_family_internvl_remote, &sl_family_shikra,
+    &sl_family_qwen_vl, &sl_family_instructblip};
+
+/* Whether a family before the i-th has this model_type too. */
+static bool claims_before(size_t i, const char *model_type) {
+  for (size_t k = 0; k < i; k++)
+    for (const char *const *type = families[k]->model_types; *type; type++)
+      if (strcmp(*type, model_type) == 0) return true;
+  return false;
+}
 
 static sl_status unknown_family(const char *model_type, const char *name) {
   sl_text known = {0};
   for (size_t i = 0; i < sizeof families / sizeof *families; i++)
     for (const char *const *type = families[i]->model_types; *type; type++)
-      (void)sl_text_format(&known, "%s\"%s\"", known.length ? ", " : "", *type);
+      if (!claims_before(i, *type)) (void)sl_text_format(&known, "%s\"%s\"", known.length ? ", " : "", *type);
   const sl_status status = sl_fail(SL_ERROR_UNSUPPORTED, "%s: model_type is \"%s\"; sightline opens %s", name,
                                    model_type, known.data ? known.data : "nothing");
   sl_text_dispose(&known);
   return status;
+}
+
+static bool claims(const sl_family *family, const char *model_type, const json_t *config) {
+  for (const char *const *type = family->model_types; *type; type++)
+    if (strcmp(*type, model_type) == 0) return !family->claims || family->claims(config);
+  return false;
 }
 
 sl_status sl_family_find(const sl_family **out, json_t *config, const char *name) {
@@ -25,34 +45,76 @@ sl_status sl_family_find(const sl_family **out, json_t *config, const char *name
   SL_TRY(sl_json_get_string(config, "model_type", &model_type, name));
   if (!model_type) SL_FAIL(SL_ERROR_FORMAT, "%s: no model_type: not a transformers config", name);
   const json_t *quantization = sl_json_at(config, "quantization_config");
-  if (quantization && !json_is_null(quantization))
+  if (quantization && !json_is_null(quantization)) {
+    const char *method = json_string_value(json_object_get(quantization, "quant_method"));
     SL_FAIL(SL_ERROR_UNSUPPORTED,
-            "%s: quantization_config: quantised weights are not supported, only f32, f16 and bf16", name);
+            "%s: quantization_config%s%s: quantised weights are not supported, only f32, f16 and bf16", name,
+            method ? " of method " : "", method ? method : "");
+  }
   for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
-    for (const char *const *type = families[i]->model_types; *type; type++) {
-      if (strcmp(*type, model_type) != 0) continue;
-      *out = families[i];
-      return SL_OK;
-    }
+    if (!claims(families[i], model_type, config)) continue;
+    *out = families[i];
+    return SL_OK;
   }
   return unknown_family(model_type, name);
 }
 
-int sl_dim_size(const sl_config *c, sl_dim dim) {
-  const int grid = c->vision.image_px / c->vision.patch_px;
-  switch (dim) {
-    case SL_DIM_NONE: return 1;
-    case SL_DIM_D: return c->text.d_model;
-    case SL_DIM_VOCAB: return c->text.n_vocab;
-    case SL_DIM_Q: return c->text.n_head * c->text.d_head;
-    case SL_DIM_KV: return c->text.n_head_kv * c->text.d_head;
-    case SL_DIM_MLP: return c->text.d_mlp;
-    case SL_DIM_VD: return c->vision.d_model;
-    case SL_DIM_VMLP: return c->vision.d_mlp;
-    case SL_DIM_VROWS: return grid * grid + 1;
-    case SL_DIM_PATCH: return c->vision.patch_px;
-    case SL_DIM_RGB: return 3;
-    case SL_DIM_COUNT: break;
+sl_status sl_family_kind(const sl_kind **out, const sl_family *family, const sl_part_row *part, json_t *config,
+                         const char *name) {
+  const char *type = NULL;
+  char path[160];
+  snprintf(path, sizeof path, "%s%s%s", part->section, part->section[0] ? "." : "",
+           part->type_key ? part->type_key : "model_type");
+  if (!part->type_key || part->type_key[0]) SL_TRY(sl_json_get_string(config, path, &type, name));
+  sl_text known = {0};
+  for (const sl_kind *const *kind = part->kinds; *kind; kind++) {
+    if (!type || strcmp((*kind)->model_type, type) == 0) {
+      *out = *kind;
+      sl_text_dispose(&known);
+      return SL_OK;
+    }
+    (void)sl_text_format(&known, "%s\"%s\"", known.length ? ", " : "", (*kind)->model_type);
   }
-  return 0;
+  const sl_status status = sl_fail(SL_ERROR_UNSUPPORTED, "%s: %s is \"%s\"; %s has %s", name, path, type, family->title,
+                                   known.data ? known.data : "nothing");
+  sl_text_dispose(&known);
+  return status;
+}
+
+sl_status sl_family_prompt(const sl_prompt **out, const sl_family *family, const sl_kind *decoder, json_t *config,
+                           const char *name) {
+  const char *wanted = decoder->model_type;
+  if (family->prompt_key) SL_TRY(sl_json_get_string(config, family->prompt_key, &wanted, name));
+  *out = family->prompts;
+  while ((*out)->when && strcmp((*out)->when, wanted) != 0) ++*out;
+  return SL_OK;
+}
+
+int sl_dim_size(const sl_config *c, sl_dim dim) {
+  const int grid = c->vision.position_grid ? c->vision.position_grid : c->vision.image_px / c->vision.patch_px;
+  const int q = c->text.n_head * c->text.d_head, kv = c->text.n_head_kv * c->text.d_head;
+  const int sizes[SL_DIM_COUNT] = {
+      [SL_DIM_NONE] = 1,
+      [SL_DIM_ONE] = 1,
+      [SL_DIM_D] = c->text.d_model,
+      [SL_DIM_VOCAB] = c->text.n_vocab,
+      [SL_DIM_Q] = q,
+      [SL_DIM_KV] = kv,
+      [SL_DIM_QKV] = q + 2 * kv,
+      [SL_DIM_MLP] = c->text.d_mlp,
+      [SL_DIM_VD] = c->vision.d_model,
+      [SL_DIM_V3D] = 3 * c->vision.d_model,
+      [SL_DIM_VMLP] = c->vision.d_mlp,
+      [SL_DIM_VROWS] = grid * grid + c->vision.n_class,
+      [SL_DIM_PATCH] = c->vision.patch_px,
+      [SL_DIM_RGB] = 3,
+      [SL_DIM_MERGED] = c->vision.d_model * c->projector.merge * c->projector.merge,
+      [SL_DIM_QUERY] = c->projector.n_query,
+      [SL_DIM_PD] = c->projector.d_model,
+      [SL_DIM_P3D] = 3 * c->projector.d_model,
+      [SL_DIM_PMLP] = c->projector.d_mlp,
+      [SL_DIM_PVOCAB] = c->projector.n_vocab,
+      [SL_DIM_PROWS] = c->projector.max_position,
+  };
+  return sizes[dim];
 }

@@ -7,27 +7,61 @@
 #include "model/weights.h"
 #include "nn/decoder.h"
 #include "nn/projector.h"
+#include "nn/qformer.h"
+#include "nn/resampler.h"
 #include "nn/tower.h"
 
+/* The projector's input rows from one view's tower rows: n_list lists of n_row row numbers, side by side. */
+typedef struct sl_select {
+  int n_list, n_row;
+  int32_t *rows; /* [n_list, n_row] */
+  bool suffix;   /* one list, the view's last n_row rows in order: nothing needs to be gathered for a single view */
+} sl_select;
+
 struct sl_model {
-  char *dir;
+  char *dir, *vision_dir; /* vision_dir: the tower's own folder, or NULL */
   const sl_family *family;
+  sl_kinds kinds;
+  const sl_prompt *prompt;
+  char *frame;            /* its text, the system text in its place */
   sl_config config;
   sl_model_shape shape;
   sl_preprocess preprocess;
   sl_tokenizer *tokenizer;
+  sl_tokenizer *question_tokenizer; /* of a Q-Former; NULL without one */
   sl_backend *backend;
   sl_compute compute;
   int n_thread;
   sl_tower tower;
-  sl_projector projector;
-  sl_decoder decoder;
+  sl_projector projector; /* by kinds.projector->connector: this one, */
+  sl_resampler resampler; /* or this, */
+  sl_qformer qformer;     /* or this; the others are zeroed */
+  sl_decoder decoder;     /* as it is up to the trained length: see sl_model_decoder */
+  sl_mat inv_freq;        /* [levels of stretching, d/2] rotary frequencies */
+  sl_buffer *numbers;     /* 0, 1, 2, ...: rows whose attention queries of a projector show */
+  sl_mat newline;        /* [1, D] image row that ends a line of tokens; absent without one */
+  sl_select select;      /* which tower rows the projector takes */
   sl_buffer **vectors; /* norms, biases, tables: one small buffer each */
   int n_vector, cap_vector;
   char **unused; /* names of unused tensors, the first n_unused_named of n_unused */
   int n_unused, n_unused_named, n_found;
   uint64_t weight_bytes, packed_bytes, hash;
 };
+
+/* Dynamic NTK (Qwen, first generation): how often the trained length must be doubled to hold the prompt. Rotary
+ * frequencies belong to the prompt: tokens that are generated behind it keep them. 0 for other models. */
+static inline int sl_rope_level(const sl_config *config, int n_prompt) {
+  int level = 0;
+  while (config->text.dynamic_ntk && (int64_t)config->text.trained_length << level < n_prompt) level++;
+  return level;
+}
+
+/* The decoder with the frequencies of a level. */
+static inline sl_decoder sl_model_decoder(const sl_model *model, int level) {
+  sl_decoder decoder = model->decoder;
+  decoder.shape.inv_freq = sl_mat_rows(model->inv_freq, level, 1);
+  return decoder;
+}
 
 /* Family, config and shapes from config.json's content, everything checked. `name` is its path, for messages; `json`
  * must live as long as the model. */

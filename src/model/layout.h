@@ -3,7 +3,7 @@
 #ifndef SL_MODEL_LAYOUT_H
 #define SL_MODEL_LAYOUT_H
 
-#include "model/model.h"
+#include "model/pack.h"
 
 /* The order is that of the last axis of flow.share. */
 typedef enum sl_token_class {
@@ -20,6 +20,11 @@ typedef enum sl_token_role { SL_ROLE_NONE, SL_ROLE_ROLE, SL_ROLE_FINAL } sl_toke
 const char *sl_class_name(sl_token_class token_class); /* "system", "image", "structure", "user", "generated" */
 const char *sl_role_name(sl_token_role role);          /* "", "role", "final" */
 
+/* What an image position shows: a cell of a view's grid of tokens; view -1 = no place. */
+typedef struct sl_place {
+  int16_t view, row, col;
+} sl_place;
+
 /* Zero-initialise; release with sl_layout_dispose. */
 typedef struct sl_layout {
   int n_token;      /* prompt and answer so far */
@@ -27,24 +32,24 @@ typedef struct sl_layout {
   int32_t *ids;     /* [n_token] */
   uint8_t *classes; /* [n_token] sl_token_class */
   uint8_t *roles;   /* [n_token] sl_token_role; FINAL is row n_prompt - 1 */
-  int first_image;  /* first image-embedding position (class token included); -1 when the prompt holds no picture */
-  int n_image;      /* image-embedding positions, contiguous */
+  int first_image;  /* first image position (class token and newlines included); -1 when the prompt holds no picture */
+  int n_image;      /* N image positions, contiguous */
+  int n_shown;      /* those of class image; the others serve them (structure) */
+  int grid_height, grid_width; /* the shown ones are one grid in row-major order; 0 x 0 when they are not */
+  sl_place *places; /* [n_image] */
   char *text;       /* the prompt as text, template applied, <image> not expanded */
 } sl_layout;
 
-/* Builds the layout of `question` in the family's template. With `raw` the text is taken as it is and must hold the
- * placeholder exactly once. A question that is empty, not UTF-8, over 1 MiB, or that contains the placeholder or
+/* Builds the layout of `question` in the family's template around the picture of `pack` (NULL: a square one). With `raw`
+ * the text is taken as it is and must hold the placeholder <image> exactly once. A question that is empty, not UTF-8, over 1 MiB, or that contains the placeholder or
  * another special token's text is an error (or, with raw, only the count of placeholders is checked). */
-sl_status sl_layout_build(sl_layout *out, const sl_model *model, const char *question, bool raw);
+sl_status sl_layout_build(sl_layout *out, const sl_model *model, const sl_pack *pack, const char *question, bool raw);
 
 /* Appends answer tokens (class generated), given as ids or as text (tokenized as the continuation of the prompt). */
 sl_status sl_layout_append(sl_layout *layout, const sl_model *model, const int32_t *ids, int n_id);
 sl_status sl_layout_append_text(sl_layout *layout, const sl_model *model, const char *answer);
 
+sl_status sl_layout_copy(sl_layout *out, const sl_layout *layout);
 void sl_layout_dispose(sl_layout *layout);
-
-/* Pixel boxes of the image tokens in the shown picture: box[N][4] = x0, y0, x1, y1 in px of the source picture, view[N]
- * the tile index (0); a kept class token gets an empty box and view -1. */
-void sl_layout_boxes(const sl_model *model, const sl_pixel_map *map, float (*box)[4], int32_t *view);
 
 #endif

@@ -5,50 +5,57 @@
 #include <string.h>
 
 #include "model/internal.h"
+#include "model/tower_folder.h"
 
 #define MAX_HEAD_WIDTH 256 /* of the backends' attention */
 
-/* Fills derived sizes and refuses numbers that contradict each other. */
-static sl_status check_text(sl_config *c, const char *name) {
+/* Fills derived sizes and refuses numbers that contradict each other. `section` is where messages look. */
+static sl_status check_text(sl_config *c, const char *section, const char *name) {
+  const char *dot = section[0] ? "." : "";
   if (c->text.d_head == 0) {
     if (c->text.d_model % c->text.n_head != 0)
-      SL_FAIL(SL_ERROR_FORMAT, "%s: text_config.hidden_size %d is not a multiple of num_attention_heads %d", name,
+      SL_FAIL(SL_ERROR_FORMAT, "%s: %s%shidden_size %d is not a multiple of num_attention_heads %d", name, section, dot,
               c->text.d_model, c->text.n_head);
     c->text.d_head = c->text.d_model / c->text.n_head;
   }
   if (c->text.n_head_kv == 0) c->text.n_head_kv = c->text.n_head;
   if (c->text.n_head % c->text.n_head_kv != 0)
-    SL_FAIL(SL_ERROR_FORMAT, "%s: text_config.num_attention_heads %d is not a multiple of num_key_value_heads %d", name,
-            c->text.n_head, c->text.n_head_kv);
+    SL_FAIL(SL_ERROR_FORMAT, "%s: %s%snum_attention_heads %d is not a multiple of num_key_value_heads %d", name, section,
+            dot, c->text.n_head, c->text.n_head_kv);
   if (c->text.d_head % 2 != 0)
     SL_FAIL(SL_ERROR_FORMAT, "%s: head width %d is odd; rotary embedding needs pairs", name, c->text.d_head);
   if (c->text.d_head > MAX_HEAD_WIDTH)
     SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: head width %d; sightline's limit is %d", name, c->text.d_head, MAX_HEAD_WIDTH);
   if (!(c->text.eps >= 0) || !isfinite(c->text.eps))
-    SL_FAIL(SL_ERROR_FORMAT, "%s: text_config.rms_norm_eps is %g; expected a number >= 0", name, c->text.eps);
+    SL_FAIL(SL_ERROR_FORMAT, "%s: %s%srms_norm_eps is %g; expected a number >= 0", name, section, dot, c->text.eps);
   if (!(c->text.rope_theta > 0) || !isfinite(c->text.rope_theta))
-    SL_FAIL(SL_ERROR_FORMAT, "%s: text_config.rope_theta is %g; expected a number > 0", name, c->text.rope_theta);
+    SL_FAIL(SL_ERROR_FORMAT, "%s: %s%srope_theta is %g; expected a number > 0", name, section, dot, c->text.rope_theta);
+  /* Dynamic NTK stretches frequencies only beyond the trained length, where no prompt is taken. */
+  if (strcmp(c->text.rope_type, "default") != 0 && strcmp(c->text.rope_type, "dynamic") != 0)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: rope type is \"%s\"; sightline has \"default\" and \"dynamic\"", name,
+            c->text.rope_type);
   return SL_OK;
 }
 
-static sl_status check_vision(const sl_config *c, const char *name) {
+static sl_status check_vision(const sl_config *c, const char *section, const char *name) {
   if (c->vision.d_model % c->vision.n_head != 0)
-    SL_FAIL(SL_ERROR_FORMAT, "%s: vision_config.hidden_size %d is not a multiple of num_attention_heads %d", name,
+    SL_FAIL(SL_ERROR_FORMAT, "%s: %s.hidden_size %d is not a multiple of num_attention_heads %d", name, section,
             c->vision.d_model, c->vision.n_head);
   if (c->vision.d_model / c->vision.n_head > MAX_HEAD_WIDTH)
     SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the tower's head width %d; sightline's limit is %d", name,
             c->vision.d_model / c->vision.n_head, MAX_HEAD_WIDTH);
   if (c->vision.image_px < c->vision.patch_px)
-    SL_FAIL(SL_ERROR_FORMAT, "%s: vision_config.image_size %d is smaller than patch_size %d", name, c->vision.image_px,
+    SL_FAIL(SL_ERROR_FORMAT, "%s: %s.image_size %d is smaller than patch_size %d", name, section, c->vision.image_px,
             c->vision.patch_px);
+  if (c->vision.image_px / c->vision.patch_px % c->projector.merge != 0)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: the tower's %d patches a side do not divide into cells of %d", name,
+            c->vision.image_px / c->vision.patch_px, c->projector.merge);
   if (!(c->vision.eps >= 0) || !isfinite(c->vision.eps))
-    SL_FAIL(SL_ERROR_FORMAT, "%s: vision_config.layer_norm_eps is %g; expected a number >= 0", name, c->vision.eps);
+    SL_FAIL(SL_ERROR_FORMAT, "%s: %s.layer_norm_eps is %g; expected a number >= 0", name, section, c->vision.eps);
   const int layer = c->feature_layer;
   if (layer > c->vision.n_layer || layer < -c->vision.n_layer - 1)
     SL_FAIL(SL_ERROR_FORMAT, "%s: vision_feature_layer %d is outside the tower's %d layers", name, layer,
             c->vision.n_layer);
-  if (c->image_token_id < 0)
-    SL_FAIL(SL_ERROR_FORMAT, "%s: image_token_index %d is negative", name, c->image_token_id);
   return SL_OK;
 }
 
@@ -67,11 +74,15 @@ static sl_status check_total(const sl_config *c, const char *name) {
 static void fill_shapes(sl_model *m) {
   const sl_config *c = &m->config;
   const int run = c->feature_layer >= 0 ? c->feature_layer : c->vision.n_layer + 1 + c->feature_layer;
-  const int grid = c->vision.image_px / c->vision.patch_px;
-  const bool keeps_cls = strcmp(c->feature_strategy, "full") == 0;
+  const int grid = c->vision.image_px / c->vision.patch_px, cells = grid / c->projector.merge;
+  const bool queries = m->kinds.projector->connector != SL_CONNECT_MLP;
+  const bool keeps_cls = !queries && c->vision.n_class > 0 && strcmp(c->feature_strategy, "full") == 0;
   m->shape = (sl_model_shape){
       .vision = {run, c->vision.n_layer, c->vision.n_head, c->vision.n_head, c->vision.d_model,
                  c->vision.d_model / c->vision.n_head, c->vision.d_mlp},
+      .projector = {c->projector.n_layer, c->projector.n_layer, c->projector.n_head, c->projector.n_head,
+                    c->projector.d_model, c->projector.n_head ? c->projector.d_model / c->projector.n_head : 0,
+                    c->projector.d_mlp},
       .decoder = {c->text.n_layer, c->layer_period ? c->layer_period : c->text.n_layer, c->text.n_head,
                   c->text.n_head_kv, c->text.d_model, c->text.d_head, c->text.d_mlp},
       .n_vocab = c->text.n_vocab,
@@ -79,7 +90,9 @@ static void fill_shapes(sl_model *m) {
       .patch_px = c->vision.patch_px,
       .grid_height = grid,
       .grid_width = grid,
-      .n_image_token = grid * grid + (keeps_cls ? 1 : 0),
+      .cell_rows = queries ? 0 : cells,
+      .cell_cols = queries ? 0 : cells,
+      .n_view_token = queries ? c->projector.n_query : cells * cells + (keeps_cls ? 1 : 0),
       .keeps_cls = keeps_cls,
       .image_token_id = c->image_token_id,
       .bos_id = -1,
@@ -91,39 +104,127 @@ static void fill_shapes(sl_model *m) {
 static sl_status fill_nn(sl_model *m, const char *name) {
   const sl_config *c = &m->config;
   sl_act vision_act, text_act;
-  SL_TRY(sl_config_act(c->vision.act, "vision_config.hidden_act", name, &vision_act));
-  SL_TRY(sl_config_act(c->text.act, "text_config.hidden_act", name, &text_act));
-  SL_TRY(sl_config_act(c->projector.act, "projector_hidden_act", name, &m->projector.act));
+  SL_TRY(sl_config_act(c->vision.act, "hidden_act of the tower", name, &vision_act));
+  SL_TRY(sl_config_act(c->text.act, "hidden_act of the decoder", name, &text_act));
+  if (c->projector.act) SL_TRY(sl_config_act(c->projector.act, "projector_hidden_act", name, &m->projector.act));
+  m->projector.norm_eps = (float)c->projector.eps;
   const sl_part_shape *v = &m->shape.vision, *t = &m->shape.decoder;
   m->tower.shape = (sl_block_shape){.part = SL_PART_VISION, .d_model = v->d_model, .n_head = v->n_head,
                                     .n_head_kv = v->n_head, .d_head = v->d_head, .d_mlp = v->d_mlp,
-                                    .norm = SL_NORM_LAYER, .eps = (float)c->vision.eps, .act = vision_act};
+                                    .norm = strcmp(c->vision.norm, "rms_norm") == 0 ? SL_NORM_RMS : SL_NORM_LAYER,
+                                    .eps = (float)c->vision.eps, .act = vision_act,
+                                    .qk_norm = c->vision.qk_norm ? SL_QK_NORM_WIDTH : SL_QK_NORM_NONE,
+                                    .qk_eps = (float)c->vision.qk_eps};
   m->tower.n_layer = v->n_layer;
+  m->tower.n_class = c->vision.n_class;
   m->tower.n_patch = m->shape.grid_height * m->shape.grid_width;
   m->decoder.shape = (sl_block_shape){.part = SL_PART_DECODER, .d_model = t->d_model, .n_head = t->n_head,
                                       .n_head_kv = t->n_head_kv, .d_head = t->d_head, .d_mlp = t->d_mlp,
                                       .norm = SL_NORM_RMS, .eps = (float)c->text.eps, .act = text_act, .gated = true,
-                                      .causal = true};
+                                      .causal = true, .window = c->text.sliding_window, .log_n_length = c->text.log_n ? c->text.trained_length : 0};
   m->decoder.n_layer = t->n_layer;
   m->decoder.n_vocab = c->text.n_vocab;
   return SL_OK;
 }
 
+/* Patches of a view in rows of m x m blocks: list b holds place b of every block. */
+static sl_status fill_select(sl_model *m) {
+  const sl_model_shape *shape = &m->shape;
+  const int merge = m->config.projector.merge, cols = shape->cell_cols, grid = shape->grid_width;
+  if (shape->cell_rows == 0) return SL_OK; /* queries read all rows */
+  sl_select *s = &m->select;
+  *s = (sl_select){.n_list = merge * merge, .n_row = shape->n_view_token, .suffix = merge == 1};
+  SL_TRY(SL_ALLOC(s->rows, (size_t)s->n_list * (size_t)s->n_row, "projector rows"));
+  const int first = m->tower.n_class - (shape->keeps_cls ? 1 : 0); /* of the tower's rows that are taken */
+  for (int b = 0; b < s->n_list; b++)
+    for (int i = 0; i < s->n_row; i++) {
+      const int row = m->config.projector.transposed ? i % cols : i / cols;
+      const int col = m->config.projector.transposed ? i / cols : i % cols;
+      s->rows[b * s->n_row + i] =
+          first + (merge == 1 ? i : (row * merge + b / merge) * grid + col * merge + b % merge);
+    }
+  return SL_OK;
+}
+
+/* The prompt's text with its system text: the config's own, or the template's. */
+static sl_status fill_frame(sl_model *m, json_t *json, const char *name) {
+  const char *system = m->prompt->system ? m->prompt->system : "", *text = m->prompt->text;
+  if (m->family->system_key) SL_TRY(sl_json_get_string(json, m->family->system_key, &system, name));
+  const char *slot = strstr(text, "{system}");
+  if (!slot) return sl_strdup(&m->frame, text);
+  sl_text frame = {0};
+  const sl_status status = sl_text_format(&frame, "%.*s%s%s", (int)(slot - text), text, system, slot + strlen("{system}"));
+  if (status == SL_OK)
+    m->frame = frame.data;
+  else
+    sl_text_dispose(&frame);
+  return status;
+}
+
+/* A part's kind, and its fields from its section. */
+static sl_status read_part(sl_model *m, const sl_part_row *part, const sl_kind **kind, json_t *json, const char *name) {
+  SL_TRY(sl_family_kind(kind, m->family, part, json, name));
+  return sl_config_fill(&m->config, json, part->section, (*kind)->fields, (*kind)->n_field, name);
+}
+
+static sl_status settle_part(sl_model *m, const sl_part_row *part, const sl_kind *kind, json_t *json,
+                             const char *name) {
+  const json_t *section = part->section[0] ? sl_json_at(json, part->section) : json;
+  return kind->settle ? kind->settle(&m->config, section, name) : SL_OK;
+}
+
+/* The tower's, which another file may have told. */
+static sl_status read_vision(sl_model *m, json_t *json, const char *name) {
+  char *path = NULL;
+  if (m->vision_dir) SL_TRY(sl_path_join(&path, m->vision_dir, "config.json"));
+  const sl_status status = read_part(m, &m->family->vision, &m->kinds.vision, json, path ? path : name);
+  free(path);
+  return status;
+}
+
 sl_status sl_model_read_config(sl_model *m, json_t *json, const char *name) {
   SL_TRY(sl_family_find(&m->family, json, name));
-  SL_TRY(sl_config_fill(&m->config, json, m->family->fields, m->family->n_field, name));
-  SL_TRY(check_text(&m->config, name));
-  SL_TRY(check_vision(&m->config, name));
+  const sl_family *f = m->family;
+  m->config.projector.merge = 1;
+  SL_TRY(read_vision(m, json, name));
+  SL_TRY(read_part(m, &f->text, &m->kinds.text, json, name));
+  SL_TRY(read_part(m, &f->projector, &m->kinds.projector, json, name));
+  SL_TRY(sl_config_fill(&m->config, json, "", f->fields, f->n_field, name));
+  SL_TRY(settle_part(m, &f->vision, m->kinds.vision, json, name));
+  SL_TRY(settle_part(m, &f->text, m->kinds.text, json, name));
+  SL_TRY(settle_part(m, &f->projector, m->kinds.projector, json, name));
+  SL_TRY(check_text(&m->config, f->text.section, name));
+  SL_TRY(check_vision(&m->config, f->vision.section, name));
   SL_TRY(check_total(&m->config, name));
-  SL_TRY(m->family->check(&m->config, name));
+  if (f->settle) SL_TRY(f->settle(&m->config, name));
+  SL_TRY(sl_family_prompt(&m->prompt, f, m->kinds.text, json, name));
+  SL_TRY(fill_frame(m, json, name));
   fill_shapes(m);
   return fill_nn(m, name);
 }
 
-static sl_status open_config(sl_model *m) {
+/* The tower's own folder, and its config as a section of the model's. A folder given by the caller goes before all. */
+static sl_status open_tower(sl_model *m, const char *given, const char *name) {
+  json_t *json = m->config.json;
+  SL_TRY(sl_family_find(&m->family, json, name));
+  if (!m->family->tower_apart) {
+    if (!given) return SL_OK;
+    SL_FAIL(SL_ERROR_ARGUMENT, "%s: %s holds its vision tower itself; %s as --vision-model has no use", name,
+            m->family->title, given);
+  }
+  if (given)
+    SL_TRY(sl_strdup(&m->vision_dir, given));
+  else
+    SL_TRY(sl_tower_folder_find(&m->vision_dir, m->dir, json_string_value(json_object_get(json, "mm_vision_tower"))));
+  if (!given && json_is_object(json_object_get(json, m->family->vision.section))) return SL_OK;
+  return sl_tower_folder_config(json, m->dir, m->vision_dir);
+}
+
+static sl_status open_config(sl_model *m, const char *vision_model) {
   char *name = NULL;
   SL_TRY(sl_config_load(&m->config.json, m->dir, &name));
-  const sl_status status = sl_model_read_config(m, m->config.json, name);
+  sl_status status = open_tower(m, vision_model, name);
+  if (status == SL_OK) status = sl_model_read_config(m, m->config.json, name);
   free(name);
   return status;
 }
@@ -154,6 +255,10 @@ static sl_status find_eos(sl_model *m) {
   json_decref(generation);
   static const char *const keys[] = {"eos_token_id", "text_config.eos_token_id"};
   for (int k = 0; k < 2 && m->shape.n_eos == 0; k++) add_all_eos(&m->shape, sl_json_at(m->config.json, keys[k]));
+  for (const char *const *stop = m->family->stops; stop && *stop; stop++) {
+    const int id = sl_tokenizer_find(m->tokenizer, *stop);
+    if (id >= 0 && m->shape.n_eos < 8 && !sl_shape_is_eos(&m->shape, id)) m->shape.eos_ids[m->shape.n_eos++] = id;
+  }
   const int end = sl_tokenizer_find(m->tokenizer, "</s>");
   if (m->shape.n_eos == 0 && end >= 0) m->shape.eos_ids[m->shape.n_eos++] = end;
   m->shape.eos_id = m->shape.n_eos > 0 ? m->shape.eos_ids[0] : -1;
@@ -161,19 +266,51 @@ static sl_status find_eos(sl_model *m) {
   return SL_OK;
 }
 
-static sl_status open_text(sl_model *m) {
+/* The id that a picture's positions hold: the config's, which must be the tokenizer's, or the tokenizer's alone. Where
+ * the picture stands before the text, nothing needs to be found in it: the id may then be -1, no token. */
+static sl_status find_image_token(sl_model *m) {
+  const char *token = m->family->image_token, *path = m->dir;
+  if (m->family->image_cuts_text) return SL_OK;
+  const int id = sl_tokenizer_find(m->tokenizer, token);
+  if (m->shape.image_token_id < 0) m->shape.image_token_id = id;
+  if (id < 0 && m->family->image_before_bos) return SL_OK;
+  if (id < 0) SL_FAIL(SL_ERROR_FORMAT, "%s: its tokenizer has no token \"%s\", which a picture's positions hold", path, token);
+  if (id != m->shape.image_token_id)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: its tokenizer's \"%s\" has id %d; config.json's image_token_index is %d", path, token, id,
+            m->shape.image_token_id);
+  return SL_OK;
+}
+
+static sl_status open_question_tokenizer(sl_model *m) {
   char *path = NULL;
-  SL_TRY(sl_path_join(&path, m->dir, "tokenizer.json"));
-  sl_status status = sl_tokenizer_open(&m->tokenizer, path);
-  if (status == SL_OK) {
-    const int id = sl_tokenizer_find(m->tokenizer, m->family->placeholder);
-    if (id != m->shape.image_token_id)
-      status = sl_fail(SL_ERROR_FORMAT, "%s: \"%s\" has id %d; config.json's image_token_index is %d", path,
-                       m->family->placeholder, id, m->shape.image_token_id);
-  }
+  SL_TRY(sl_path_join(&path, m->dir, m->family->question_tokenizer));
+  const sl_status status = sl_tokenizer_open_folder(&m->question_tokenizer, path, 0);
   free(path);
-  SL_TRY(status);
+  return status;
+}
+
+static sl_status open_text(sl_model *m) {
+  SL_TRY(sl_tokenizer_open_folder(&m->tokenizer, m->dir, m->family->tokenizer));
+  SL_TRY(find_image_token(m));
+  if (m->family->question_tokenizer) SL_TRY(open_question_tokenizer(m));
   return find_eos(m);
+}
+
+static sl_status open_pictures(sl_model *m) {
+  char *path = NULL;
+  SL_TRY(sl_path_join(&path, m->dir, "config.json"));
+  sl_status status = SL_OK;
+  if (m->family->preprocess)
+    status = m->family->preprocess(&m->preprocess, &m->config, path);
+  else if (m->vision_dir || !m->family->tower_apart)
+    status = sl_preprocess_read(&m->preprocess, m->vision_dir ? m->vision_dir : m->dir);
+  else
+    m->preprocess = sl_preprocess_crop(m->config.vision.image_px, SL_NORM_CLIP);
+  /* The tower's processor, and what the model says of aspect ratios. */
+  if (status == SL_OK && !m->family->preprocess && m->family->tower_apart)
+    status = sl_preprocess_add_config(&m->preprocess, m->config.json, path);
+  free(path);
+  return status;
 }
 
 static sl_status choose_compute(sl_model *m, const char *wanted) {
@@ -197,9 +334,8 @@ static sl_status choose_backend(sl_model *m, const sl_model_options *options) {
 }
 
 static sl_status check_preprocess(const sl_model *m) {
-  const sl_preprocess *p = &m->preprocess;
-  const int height = p->do_center_crop ? p->crop_height_px : p->resize_height_px;
-  const int width = p->do_center_crop ? p->crop_width_px : p->resize_width_px;
+  int width = 0, height = 0;
+  sl_preprocess_view_size(&m->preprocess, &width, &height);
   if (height == m->shape.image_px && width == m->shape.image_px) return SL_OK;
   SL_FAIL(SL_ERROR_FORMAT, "%s: the image processor makes pictures of %d x %d px; the tower's image_size is %d", m->dir,
           width, height, m->shape.image_px);
@@ -207,8 +343,9 @@ static sl_status check_preprocess(const sl_model *m) {
 
 static sl_status open_all(sl_model *m, const char *path, const sl_model_options *options) {
   SL_TRY(sl_strdup(&m->dir, path));
-  SL_TRY(open_config(m));
-  SL_TRY(sl_preprocess_read(&m->preprocess, path));
+  SL_TRY(open_config(m, options->vision_model));
+  SL_TRY(fill_select(m));
+  SL_TRY(open_pictures(m));
   SL_TRY(check_preprocess(m));
   SL_TRY(open_text(m));
   sl_model_compare_template(m, options);
@@ -249,6 +386,10 @@ void sl_model_close(sl_model *m) {
   sl_model_unload(m);
   sl_backend_close(m->backend);
   sl_tokenizer_close(m->tokenizer);
+  sl_tokenizer_close(m->question_tokenizer);
+  free(m->select.rows);
+  free(m->vision_dir);
+  free(m->frame);
   json_decref(m->config.json);
   free(m->dir);
   free(m);
@@ -259,4 +400,5 @@ const sl_tokenizer *sl_model_get_tokenizer(const sl_model *m) { return m->tokeni
 const sl_preprocess *sl_model_get_preprocess(const sl_model *m) { return &m->preprocess; }
 sl_compute sl_model_get_compute(const sl_model *m) { return m->compute; }
 const sl_backend *sl_model_get_backend(const sl_model *m) { return m->backend; }
-const char *sl_model_get_template(const sl_model *m) { return m->family->prompt; }
+const char *sl_model_get_template(const sl_model *m) { return m->frame; }
+bool sl_model_reads_question(const sl_model *m) { return m->question_tokenizer != NULL; }

@@ -10,18 +10,19 @@
 #include "sightline/model.h"
 
 /* Sizes of the opened model, by part. Counts of the vision part: n_layer is the number of blocks that are run (the
- * kept feature layer), n_layer_stored what the checkpoint holds. */
+ * kept feature layer), n_layer_stored what the checkpoint holds. Of the projector: 0 layers where it has no blocks. */
 typedef struct sl_part_shape {
   int n_layer, n_layer_stored, n_head, n_head_kv, d_model, d_head, d_mlp;
 } sl_part_shape;
 
 typedef struct sl_model_shape {
-  sl_part_shape vision, decoder;
+  sl_part_shape vision, projector, decoder;
   int n_vocab;
-  int image_px, patch_px;      /* square input of the tower */
-  int grid_height, grid_width; /* patches */
-  int n_image_token;           /* tokens one picture becomes (grid, plus 1 when the class token is kept) */
-  bool keeps_cls;              /* image token 0 is the class token: it has no box */
+  int image_px, patch_px;      /* square input of the tower: one view of a picture */
+  int grid_height, grid_width; /* patches of a view */
+  int cell_rows, cell_cols;    /* tokens of a view as a grid; 0 x 0 where tokens have no places (learned queries) */
+  int n_view_token;            /* tokens that the projector makes of a view; a kept class token first */
+  bool keeps_cls;              /* that class token is kept: it has no box */
   int image_token_id;
   int bos_id, eos_id;          /* -1 when absent; eos_id is the first of eos_ids */
   int eos_ids[8], n_eos;       /* tokens that end an answer */
@@ -40,6 +41,9 @@ const sl_preprocess *sl_model_get_preprocess(const sl_model *model);
 sl_compute sl_model_get_compute(const sl_model *model);
 const sl_backend *sl_model_get_backend(const sl_model *model);
 const char *sl_model_get_template(const sl_model *model); /* "USER: <image>\n{question} ASSISTANT:" */
+
+/* The image tokens depend on the question too (a Q-Former reads it). */
+bool sl_model_reads_question(const sl_model *model);
 
 /* The "model" and "compute" objects of run.json (new references). */
 sl_status sl_model_to_json(const sl_model *model, json_t **out);

@@ -41,7 +41,7 @@ static sl_status allocate_rows(const sl_model *m, int n_row, int n_resid, const 
 
 static sl_status run_prefix(sl_prefix *p, sl_session *s, const sl_layout *layout, const sl_image *image,
                             const sl_probe *probe) {
-  const sl_decoder *decoder = &s->model->decoder;
+  const sl_decoder own = sl_model_decoder(s->model, p->rope_level), *decoder = &own;
   SL_TRY(sl_session_check_length(s, p->n_row));
   s->n_kept = 0; /* the rows of a kept forward are overwritten */
   SL_TRY(sl_session_reserve_rows(s, p->n_row));
@@ -68,7 +68,7 @@ sl_status sl_prefix_new(sl_prefix **out, sl_session *s, const sl_layout *layout,
   if (layout->n_image < 1 || !image) SL_FAIL(SL_ERROR_ARGUMENT, "interventions need a prompt with a picture");
   SL_TRY(SL_ALLOC(p, 1, "prefix"));
   *p = (sl_prefix){.model = m, .n_row = layout->first_image + layout->n_image, .first_image = layout->first_image,
-                   .n_image = layout->n_image};
+                   .n_image = layout->n_image, .rope_level = sl_rope_level(&m->config, layout->n_prompt)};
   sl_status status = SL_ALLOC(p->ids, (size_t)p->n_row, "prefix");
   if (status == SL_OK) {
     memcpy(p->ids, layout->ids, (size_t)p->n_row * sizeof *p->ids);
@@ -95,22 +95,13 @@ void sl_prefix_free(sl_prefix *p) {
 int sl_prefix_rows(const sl_prefix *p) { return p->n_row; }
 bool sl_prefix_keeps_rows(const sl_prefix *p) { return p->resid != NULL; }
 
-/* ---- trunk: its rows are filled in branch.c ---- */
-
-static sl_status copy_layout(sl_layout *out, const sl_layout *layout) {
-  const size_t n = (size_t)layout->n_token;
-  *out = *layout;
-  out->ids = NULL;
-  out->classes = out->roles = NULL;
-  out->text = NULL;
-  SL_TRY(SL_ALLOC(out->ids, n, "layout"));
-  SL_TRY(SL_ALLOC(out->classes, n, "layout"));
-  SL_TRY(SL_ALLOC(out->roles, n, "layout"));
-  memcpy(out->ids, layout->ids, n * sizeof *out->ids);
-  memcpy(out->classes, layout->classes, n);
-  memcpy(out->roles, layout->roles, n);
-  return layout->text ? sl_strdup(&out->text, layout->text) : SL_OK;
+bool sl_prefix_serves(const sl_prefix *p, const sl_layout *layout) {
+  return layout->first_image == p->first_image && layout->n_image == p->n_image &&
+         memcmp(layout->ids, p->ids, (size_t)p->n_row * sizeof *p->ids) == 0 &&
+         sl_rope_level(&p->model->config, layout->n_prompt) == p->rope_level;
 }
+
+/* ---- trunk: its rows are filled in branch.c ---- */
 
 static sl_status check_prefix(const sl_prefix *p, const sl_layout *layout) {
   if (layout->first_image != p->first_image || layout->n_image != p->n_image)
@@ -119,6 +110,9 @@ static sl_status check_prefix(const sl_prefix *p, const sl_layout *layout) {
   for (int t = 0; t < p->n_row; t++)
     if (layout->ids[t] != p->ids[t])
       SL_FAIL(SL_ERROR_ARGUMENT, "token %d of the prompt is %d; the prefix has %d there", t, layout->ids[t], p->ids[t]);
+  if (!sl_prefix_serves(p, layout))
+    SL_FAIL(SL_ERROR_ARGUMENT, "a prompt of %d tokens stretches the rotary frequencies (dynamic NTK) to another level than "
+            "the prompt of its prefix", layout->n_prompt);
   if (layout->n_token == p->n_row) SL_FAIL(SL_ERROR_ARGUMENT, "the prompt ends with the picture: there is no text to branch");
   return SL_OK;
 }
@@ -129,7 +123,7 @@ sl_status sl_trunk_allocate(sl_trunk **out, const sl_prefix *prefix, const sl_la
   SL_TRY(check_prefix(prefix, layout));
   SL_TRY(SL_ALLOC(t, 1, "trunk"));
   *t = (sl_trunk){.prefix = prefix, .first = prefix->n_row, .n_row = layout->n_token - prefix->n_row};
-  sl_status status = copy_layout(&t->layout, layout);
+  sl_status status = sl_layout_copy(&t->layout, layout);
   if (status == SL_OK)
     status = allocate_rows(prefix->model, t->n_row, prefix->model->decoder.n_layer + 1, "trunk", &t->buffer, &t->kv,
                            &t->resid);
@@ -168,7 +162,8 @@ static sl_status baseline_new(sl_baseline **out, const sl_prefix *p) {
   sl_baseline *b = NULL;
   *out = NULL;
   SL_TRY(SL_ALLOC(b, 1, "baseline"));
-  *b = (sl_baseline){.model = p->model, .first_image = p->first_image, .n_image = p->n_image};
+  *b = (sl_baseline){.model = p->model, .first_image = p->first_image, .n_image = p->n_image,
+                      .rope_level = p->rope_level};
   sl_status status = SL_ALLOC(b->ids, (size_t)p->n_row, "baseline");
   if (status == SL_OK) {
     memcpy(b->ids, p->ids, (size_t)p->n_row * sizeof *b->ids);
@@ -199,6 +194,9 @@ sl_status sl_baseline_check(const sl_baseline *b, const sl_prefix *p, const char
     if (b->ids[t] != p->ids[t])
       SL_FAIL(SL_ERROR_ARGUMENT, "%s was made behind other text: token %d is %d there, and %d in the prompt", what, t,
               b->ids[t], p->ids[t]);
+  if (b->rope_level != p->rope_level)
+    SL_FAIL(SL_ERROR_ARGUMENT, "%s was made for a prompt of another length: its keys are rotated by other frequencies "
+            "(dynamic NTK)", what);
   return SL_OK;
 }
 
@@ -266,8 +264,8 @@ static void spread_mean(sl_session *s, sl_mat m) {
 }
 
 static sl_status mean_over_positions(sl_session *s, sl_baseline *b) {
-  const sl_block_shape *shape = &b->model->decoder.shape;
-  const sl_ops *op = sl_queue_ops(s->queue);
+  const sl_decoder decoder = sl_model_decoder(b->model, b->rope_level);
+  const sl_context c = sl_session_context(s, NULL);
   int32_t *host = NULL;
   s->n_kept = 0;
   SL_TRY(sl_session_reserve_rows(s, b->n_image));
@@ -278,9 +276,9 @@ static sl_status mean_over_positions(sl_session *s, sl_baseline *b) {
                   (size_t)b->n_image * sizeof *host);
   free(host);
   for (int il = 0; il < b->model->decoder.n_layer; il++) {
-    if (shape->inv_freq.buffer) op->rope(s->queue, b->kv[il].k, shape->d_head, positions, shape->inv_freq, -1);
+    sl_block_rotate(&c, &decoder.shape, b->kv[il].k, positions, -1);
     spread_mean(s, b->kv[il].k);
-    if (shape->inv_freq.buffer) op->rope(s->queue, b->kv[il].k, shape->d_head, positions, shape->inv_freq, 1);
+    sl_block_rotate(&c, &decoder.shape, b->kv[il].k, positions, 1);
     spread_mean(s, b->kv[il].v);
   }
   return SL_OK;

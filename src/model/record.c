@@ -22,6 +22,9 @@ typedef struct slot {
 
 struct sl_record {
   const sl_model *model;
+  int n_token;             /* rows of the decoder */
+  int n_view, n_view_row;  /* views, and rows of the tower for one */
+  int n_text;              /* rows of the question in a Q-Former */
   slot *slots;
   int n_slot, n_seen;
   sl_buffer *pattern_rows[SL_PART_COUNT]; /* i32: rows of the attention sites */
@@ -77,12 +80,36 @@ static sl_status parse_list(const char *text, const char *what, int count, int *
 }
 
 static const sl_part_shape *shape_of(const sl_model *m, sl_part part) {
-  return part == SL_PART_VISION ? &m->shape.vision : &m->shape.decoder;
+  static const size_t places[] = {[SL_PART_VISION] = offsetof(sl_model_shape, vision),
+                                  [SL_PART_PROJECTOR] = offsetof(sl_model_shape, projector),
+                                  [SL_PART_DECODER] = offsetof(sl_model_shape, decoder)};
+  return (const sl_part_shape *)((const char *)&m->shape + places[part]);
 }
 
-static int rows_of(const sl_model *m, const sl_layout *layout, sl_part part) {
-  if (part == SL_PART_DECODER) return layout->n_token;
-  return part == SL_PART_VISION ? sl_tower_rows(&m->tower) : m->shape.n_image_token;
+static bool has_queries(const sl_model *m) { return m->kinds.projector->connector != SL_CONNECT_MLP; }
+
+/* Rows of a site: query rows of attention. */
+static int rows_of(const sl_record *r, sl_part part, sl_site site) {
+  const int n_tower = r->n_view * r->n_view_row, n_out = r->n_view * r->model->shape.n_view_token;
+  if (part == SL_PART_DECODER) return r->n_token;
+  if (part == SL_PART_VISION) return n_tower;
+  switch (site) {
+    case SL_SITE_PROJECTOR_IN: return has_queries(r->model) ? n_tower : n_out;
+    case SL_SITE_PROJECTOR_LN:
+    case SL_SITE_PROJECTOR_PRE:
+    case SL_SITE_PROJECTOR_POST:
+    case SL_SITE_PROJECTOR_OUT:
+    case SL_SITE_RESAMPLER_PATTERN:
+    case SL_SITE_CROSS_PATTERN: return n_out;
+    default: return n_out + r->n_text; /* a Q-Former's blocks */
+  }
+}
+
+/* Rows of the tower attend within their view; queries of a projector to all of the tower's. */
+static int keys_of(const sl_record *r, sl_part part, sl_site site) {
+  if (part == SL_PART_VISION) return r->n_view_row;
+  if (site == SL_SITE_RESAMPLER_PATTERN || site == SL_SITE_CROSS_PATTERN) return r->n_view * r->n_view_row;
+  return rows_of(r, part, site);
 }
 
 /* Width of one row of a site without heads. */
@@ -93,12 +120,17 @@ static int width_of(const sl_model *m, sl_part part, sl_site site) {
     case SL_SITE_MLP_PRE_LINEAR:
     case SL_SITE_MLP_POST: return s->d_mlp;
     case SL_SITE_LOGITS: return m->shape.n_vocab;
-    case SL_SITE_PROJECTOR_IN: return m->shape.vision.d_model;
+    case SL_SITE_PROJECTOR_IN:
+    case SL_SITE_PROJECTOR_LN: return m->shape.vision.d_model * (has_queries(m) ? 1 : m->select.n_list);
+    case SL_SITE_PROJECTOR_PRE:
+    case SL_SITE_PROJECTOR_POST:
+    case SL_SITE_PROJECTOR_OUT: return m->shape.decoder.d_model;
     default: return s->d_model;
   }
 }
 
-static sl_status shape_slot(slot *s, const sl_model *m, int n_row_all) {
+static sl_status shape_slot(slot *s, const sl_record *r) {
+  const sl_model *m = r->model;
   const sl_part_shape *shape = shape_of(m, s->part);
   sl_tensor *t = &s->tensor;
   *t = (sl_tensor){.dtype = SL_F32};
@@ -120,7 +152,7 @@ static sl_status shape_slot(slot *s, const sl_model *m, int n_row_all) {
       t->n_dim = 3;
       t->shape[0] = s->n_head;
       t->shape[1] = s->n_row;
-      t->shape[2] = n_row_all;
+      t->shape[2] = keys_of(r, s->part, s->site);
       break;
   }
   SL_TRY(SL_ALLOC(s->data, (size_t)sl_tensor_count(t), "recorded site"));
@@ -148,8 +180,7 @@ static slot *get_slot(const sl_record *r, sl_part part, sl_site site, int layer)
 }
 
 /* Adds rows and heads of a place, which may have been named before. */
-static sl_status add_slot(sl_record *r, const sl_layout *layout, sl_part part, sl_site site, int layer,
-                          const char *rows, const char *heads) {
+static sl_status add_slot(sl_record *r, sl_part part, sl_site site, int layer, const char *rows, const char *heads) {
   slot *s = get_slot(r, part, site, layer);
   if (!s) {
     SL_TRY(SL_REALLOC(r->slots, (size_t)r->n_slot + 1, "record"));
@@ -157,15 +188,14 @@ static sl_status add_slot(sl_record *r, const sl_layout *layout, sl_part part, s
     *s = (slot){.part = part, .site = site, .layer = layer, .order = -1};
     sl_site_name(s->name, part, site, layer);
   }
-  const int n_all = rows_of(r->model, layout, part), n_head = heads_of(r->model, part, site);
+  const int n_all = rows_of(r, part, site), n_head = heads_of(r->model, part, site);
   SL_TRY(parse_list(rows, "positions", n_all, &s->rows, &s->n_row));
   if (heads && n_head == 0) SL_FAIL(SL_ERROR_ARGUMENT, "record: %s has no heads to choose from", s->name);
   return n_head > 0 ? parse_list(heads, "heads", n_head, &s->heads, &s->n_head) : SL_OK;
 }
 
 /* Adds every place that `pattern` names. */
-static sl_status add_matches(sl_record *r, const sl_layout *layout, const char *pattern, const char *rows,
-                             const char *heads) {
+static sl_status add_matches(sl_record *r, const char *pattern, const char *rows, const char *heads) {
   int n_match = 0;
   for (int part = 0; part < SL_PART_COUNT; part++) {
     for (int site = 0; site < SL_SITE_COUNT; site++) {
@@ -173,7 +203,7 @@ static sl_status add_matches(sl_record *r, const sl_layout *layout, const char *
       for (int il = 0; il < n_layer; il++) {
         if (!sl_site_match(pattern, (sl_part)part, (sl_site)site, il)) continue;
         n_match++;
-        SL_TRY(add_slot(r, layout, (sl_part)part, (sl_site)site, il, rows, heads));
+        SL_TRY(add_slot(r, (sl_part)part, (sl_site)site, il, rows, heads));
       }
     }
   }
@@ -184,25 +214,31 @@ static sl_status add_matches(sl_record *r, const sl_layout *layout, const char *
 }
 
 /* One "PATTERN[@POSITIONS][#HEADS]"; the item's text is cut apart in place. */
-static sl_status add_item(sl_record *r, const sl_layout *layout, char *item) {
+static sl_status add_item(sl_record *r, char *item) {
   char *heads = strchr(item, '#');
   if (heads) *heads++ = '\0';
   char *rows = strchr(item, '@');
   if (rows) *rows++ = '\0';
-  return add_matches(r, layout, item, rows, heads);
+  return add_matches(r, item, rows, heads);
+}
+
+/* Attention rows that a part's probe has to ask for: a stack gives those of its own view, the projector always all. */
+static int pattern_space(const sl_record *r, sl_part part) {
+  return part == SL_PART_DECODER ? r->n_token : part == SL_PART_VISION ? r->n_view_row : 0;
 }
 
 /* The union of the rows that attention sites of a part ask for. */
-static sl_status collect_pattern_rows(sl_record *r, const sl_layout *layout) {
+static sl_status collect_pattern_rows(sl_record *r) {
   for (int part = 0; part < SL_PART_COUNT; part++) {
-    const int n_all = rows_of(r->model, layout, (sl_part)part);
+    const int n_all = pattern_space(r, (sl_part)part);
+    if (n_all == 0) continue;
     bool *chosen = NULL;
     SL_TRY(SL_ALLOC(chosen, (size_t)n_all, "record"));
     const sl_status status = SL_ALLOC(r->pattern_row_of[part], (size_t)n_all, "record");
     for (int i = 0; status == SL_OK && i < r->n_slot; i++) {
       const slot *s = &r->slots[i];
       if ((int)s->part != part || sl_site_get(s->site)->shape != SL_SHAPE_PATTERN) continue;
-      for (int k = 0; k < s->n_row; k++) chosen[s->rows[k]] = true;
+      for (int k = 0; k < s->n_row; k++) chosen[s->rows[k] % n_all] = true;
     }
     for (int t = 0; status == SL_OK && t < n_all; t++)
       if (chosen[t]) r->pattern_row_of[part][r->n_pattern[part]++] = t;
@@ -212,28 +248,33 @@ static sl_status collect_pattern_rows(sl_record *r, const sl_layout *layout) {
   return SL_OK;
 }
 
-static sl_status fill(sl_record *r, const sl_layout *layout, const char *spec) {
+static sl_status fill(sl_record *r, const char *spec) {
   char *copy = NULL, *rest = NULL;
   SL_TRY(sl_strdup(&copy, spec));
   sl_status status = SL_OK;
   for (char *item = strtok_r(copy, ",", &rest); status == SL_OK && item; item = strtok_r(NULL, ",", &rest))
-    status = add_item(r, layout, item);
+    status = add_item(r, item);
   free(copy);
   SL_TRY(status);
   if (r->n_slot == 0) SL_FAIL(SL_ERROR_ARGUMENT, "record: no site given");
   for (int i = 0; i < r->n_slot; i++) {
-    SL_TRY(shape_slot(&r->slots[i], r->model, rows_of(r->model, layout, r->slots[i].part)));
+    SL_TRY(shape_slot(&r->slots[i], r));
     r->slots[i].tensor.name = r->slots[i].name; /* the list of slots no longer moves */
   }
-  return collect_pattern_rows(r, layout);
+  return collect_pattern_rows(r);
 }
 
-sl_status sl_record_new(sl_record **out, const sl_model *model, const sl_layout *layout, const char *spec) {
+sl_status sl_record_new(sl_record **out, const sl_model *model, const sl_pack *pack, const sl_layout *layout,
+                        const char *spec) {
   *out = NULL;
   sl_record *r = NULL;
   SL_TRY(SL_ALLOC(r, 1, "record"));
   r->model = model;
-  const sl_status status = fill(r, layout, spec);
+  r->n_token = layout->n_token;
+  r->n_view = pack ? pack->n_view : 1;
+  r->n_text = pack ? pack->n_text : 0;
+  r->n_view_row = sl_tower_rows(&model->tower);
+  const sl_status status = fill(r, spec);
   if (status != SL_OK) {
     sl_record_free(r);
     return status;
@@ -268,13 +309,20 @@ static void read_row(sl_queue *queue, float *out, sl_mat value, int row, int fir
                  (size_t)n_col * sizeof(float));
 }
 
-/* value [H * n_pattern, Tk] to [heads, rows, Tk]. */
-static void copy_pattern(const sl_record *r, const slot *s, sl_queue *queue, sl_mat value) {
-  const int n_pattern = r->n_pattern[s->part];
+/* value [H * n_pattern, Tk] of the view whose rows start at first_row, to [heads, rows, Tk]. */
+static void copy_pattern(const sl_record *r, const slot *s, sl_queue *queue, int first_row, sl_mat value) {
+  const int n_head_all = heads_of(r->model, s->part, s->site);
+  const int n_all = pattern_space(r, s->part), n_pattern = n_all ? r->n_pattern[s->part] : value.rows / n_head_all;
   for (int h = 0; h < s->n_head; h++) {
     int at = 0; /* both lists ascend */
     for (int k = 0; k < s->n_row; k++) {
-      while (r->pattern_row_of[s->part][at] != s->rows[k]) at++;
+      const int row = s->rows[k] - (s->part == SL_PART_VISION ? first_row : 0);
+      if (n_all == 0) {
+        at = row;
+      } else {
+        if (row < 0 || row >= n_all) continue; /* of another view */
+        while (r->pattern_row_of[s->part][at] != row) at++;
+      }
       read_row(queue, s->data + ((size_t)h * (size_t)s->n_row + (size_t)k) * (size_t)value.cols, value,
                s->heads[h] * n_pattern + at, 0, value.cols);
     }
@@ -300,7 +348,7 @@ static void see(void *user, sl_queue *queue, sl_part part, sl_site site, int lay
   slot *s = get_slot(r, part, site, layer);
   if (s->order < 0) s->order = r->n_seen++;
   if (sl_site_get(site)->shape == SL_SHAPE_PATTERN)
-    copy_pattern(r, s, queue, value);
+    copy_pattern(r, s, queue, first_row, value);
   else
     copy_rows(s, queue, first_row, value);
 }

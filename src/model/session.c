@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/session_internal.h"
+#include "model/connect.h"
 
 #define HEAD_ROWS 32 /* logits are computed this many rows at a time */
 
@@ -53,8 +53,7 @@ size_t sl_session_keep_bytes(const sl_session *s, int n_token) {
                        sl_keep_choose(&decoder->shape, decoder->n_layer, n_token, s->keep_limit_bytes));
 }
 
-/* Scratch of at least `need` elements; only between passes, when nothing is in use. */
-static sl_status reserve_scratch(sl_session *s, int64_t need) {
+sl_status sl_session_reserve_scratch(sl_session *s, int64_t need) {
   if (need <= s->scratch.capacity) return SL_OK;
   sl_buffer_free(s->scratch.buffer);
   s->scratch = (sl_scratch){0};
@@ -65,13 +64,13 @@ static sl_status reserve_scratch(sl_session *s, int64_t need) {
 
 static int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* Declares the products over n_row rows and the head's to the queue. */
-static sl_status reserve_queue(sl_session *s, int n_row, int n_key) {
+sl_status sl_session_reserve_queue(sl_session *s, int n_row, int n_key) {
   const sl_model *m = s->model;
   int64_t width = 0;
   const int64_t widths[] = {sl_block_qkv_width(&m->decoder.shape), sl_block_up_width(&m->decoder.shape),
                             m->decoder.shape.d_model, sl_block_qkv_width(&m->tower.shape), m->tower.shape.d_mlp,
-                            m->tower.shape.d_model, (int64_t)3 * m->shape.patch_px * m->shape.patch_px};
+                            m->tower.shape.d_model, (int64_t)3 * m->shape.patch_px * m->shape.patch_px,
+                            sl_connect_of(m)->width(m)};
   for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) width = max_of(width, widths[i]);
   SL_TRY(sl_queue_reserve(s->queue, n_row, (int)width, n_key));
   return sl_queue_reserve(s->queue, HEAD_ROWS, (int)max_of(width, m->decoder.n_vocab), n_key);
@@ -151,101 +150,6 @@ sl_status sl_session_check_length(const sl_session *s, int n_token) {
   return SL_OK;
 }
 
-/* ---- the picture ---- */
-
-/* [n_patch, 3 p p]: the patch kernels' order is channel, row, column. */
-static sl_status cut_patches(const sl_model *m, const float *pixels, float **out) {
-  const int p = m->shape.patch_px, px = m->shape.image_px, grid_w = m->shape.grid_width;
-  const int n_patch = m->tower.n_patch, width = 3 * p * p;
-  SL_TRY(SL_ALLOC(*out, (size_t)n_patch * (size_t)width, "patches"));
-  for (int i = 0; i < n_patch; i++)
-    for (int channel = 0; channel < 3; channel++)
-      for (int y = 0; y < p; y++) {
-        const size_t row = (size_t)channel * (size_t)px + (size_t)(i / grid_w * p + y);
-        const float *source = pixels + row * (size_t)px + (size_t)(i % grid_w * p);
-        float *to = *out + (size_t)i * (size_t)width + (size_t)((channel * p + y) * p);
-        memcpy(to, source, (size_t)p * sizeof *to);
-      }
-  return SL_OK;
-}
-
-static sl_mat selected(const sl_model *m, sl_mat features) {
-  return m->shape.keeps_cls ? features : sl_mat_rows(features, 1, features.rows - 1);
-}
-
-static sl_mat mat_at(sl_buffer *buffer, int64_t *at, int rows, int cols) {
-  const sl_mat m = {buffer, *at, sl_scratch_stride(cols), rows, cols, SL_F32};
-  *at += sl_scratch_need(rows, cols);
-  return m;
-}
-
-static sl_status allocate_image(sl_image *image, sl_session *s, bool keep) {
-  const sl_model *m = s->model;
-  const int n_row = sl_tower_rows(&m->tower), n = m->shape.n_image_token, width = m->decoder.shape.d_model;
-  const int64_t need = sl_scratch_need(n, width) * (keep ? 2 : 1) + sl_scratch_need(n_row, m->tower.shape.d_model);
-  SL_TRY(sl_buffer_new(&image->buffer, m->backend, (size_t)need * sizeof(float), "image rows"));
-  int64_t at = 0;
-  image->rows = mat_at(image->buffer, &at, n, width);
-  image->features = mat_at(image->buffer, &at, n_row, m->tower.shape.d_model);
-  if (keep) image->pre = mat_at(image->buffer, &at, n, width);
-  image->kept = keep;
-  if (keep)
-    SL_TRY(sl_keep_reserve(&image->keep, m->backend, &m->tower.shape, m->tower.n_layer, n_row,
-                           (sl_keep_counts){m->tower.n_layer, 0}));
-  return SL_OK;
-}
-
-static sl_status reserve_tower(sl_session *s, const sl_probe *probe) {
-  const sl_model *m = s->model;
-  const int n_row = sl_tower_rows(&m->tower), n_pattern = probe ? probe->pattern_rows.count : 0;
-  const int64_t tower = max_of(sl_block_forward_scratch(&m->tower.shape, n_row, n_row, n_pattern),
-                               sl_block_backward_scratch(&m->tower.shape, n_row, false));
-  const int64_t own = sl_scratch_need(n_row, 3 * m->shape.patch_px * m->shape.patch_px) +
-                      sl_scratch_need(n_row, m->tower.shape.d_model);
-  SL_TRY(reserve_scratch(s, own + max_of(tower, sl_projector_scratch(&m->projector, m->shape.n_image_token))));
-  return reserve_queue(s, n_row, n_row);
-}
-
-static sl_status encode(sl_image *image, sl_session *s, const float *pixels, const sl_probe *probe, bool keep) {
-  const sl_model *m = s->model;
-  SL_TRY(allocate_image(image, s, keep));
-  SL_TRY(reserve_tower(s, probe));
-  float *host = NULL;
-  SL_TRY(cut_patches(m, pixels, &host));
-  const sl_context c = sl_session_context(s, probe);
-  const int64_t mark = s->scratch.used;
-  sl_mat patches = sl_scratch_mat(&s->scratch, m->tower.n_patch, 3 * m->shape.patch_px * m->shape.patch_px);
-  for (int i = 0; i < patches.rows; i++)
-    sl_buffer_write(s->queue, patches.buffer, (size_t)(patches.offset + i * patches.stride) * sizeof(float),
-                    host + (size_t)i * (size_t)patches.cols, (size_t)patches.cols * sizeof(float));
-  free(host);
-  const sl_status status =
-      sl_tower_forward(&c, &m->tower, image->features, patches, keep ? image->keep.acts : NULL, s->cancel);
-  if (status == SL_OK) sl_projector_forward(&c, &m->projector, image->rows, selected(m, image->features), image->pre);
-  s->scratch.used = mark;
-  return status;
-}
-
-sl_status sl_image_encode(sl_image **out, sl_session *session, const float *pixels, const sl_probe *probe, bool keep) {
-  *out = NULL;
-  sl_image *image = NULL;
-  SL_TRY(SL_ALLOC(image, 1, "image"));
-  const sl_status status = encode(image, session, pixels, probe, keep);
-  if (status != SL_OK) {
-    sl_image_free(image);
-    return status;
-  }
-  *out = image;
-  return SL_OK;
-}
-
-void sl_image_free(sl_image *image) {
-  if (!image) return;
-  sl_keep_dispose(&image->keep);
-  sl_buffer_free(image->buffer);
-  free(image);
-}
-
 /* ---- forward ---- */
 
 sl_status sl_session_reserve_decoder(sl_session *s, int n_row, int n_key, const sl_probe *probe, bool keep,
@@ -256,8 +160,8 @@ sl_status sl_session_reserve_decoder(sl_session *s, int n_row, int n_key, const 
   const bool recompute = s->counts.n_whole + s->counts.n_part < decoder->n_layer;
   if (keep) need = max_of(need, sl_block_backward_scratch(&decoder->shape, n_row, recompute));
   const int64_t head = sl_decoder_head_scratch(decoder, HEAD_ROWS) + sl_scratch_need(HEAD_ROWS, decoder->n_vocab);
-  SL_TRY(reserve_scratch(s, own + max_of(need, head)));
-  return reserve_queue(s, n_row, n_key);
+  SL_TRY(sl_session_reserve_scratch(s, own + max_of(need, head)));
+  return sl_session_reserve_queue(s, n_row, n_key);
 }
 
 sl_status sl_session_upload(sl_session *s, const sl_layout *layout, int n) {
@@ -329,12 +233,14 @@ static void head_for_probe(sl_session *s, const sl_context *c, int n_token) {
 
 sl_status sl_session_forward(sl_session *s, const sl_layout *layout, const sl_image *image, const int *rows, int n_row,
                              float *logits, const sl_probe *probe, bool keep) {
-  const sl_decoder *decoder = &s->model->decoder;
+  const int rope_level = sl_rope_level(&s->model->config, layout->n_prompt);
+  const sl_decoder own = sl_model_decoder(s->model, rope_level), *decoder = &own;
   const int n = layout->n_token;
   if (layout->n_image > 0 && !image) SL_FAIL(SL_ERROR_ARGUMENT, "the prompt has a picture, but none was given");
   SL_TRY(check_rows(rows, n_row, n));
   SL_TRY(sl_session_check_length(s, n));
   s->n_cached = s->n_kept = 0;
+  s->rope_level = rope_level;
   SL_TRY(sl_session_reserve_rows(s, n));
   s->counts = sl_keep_choose(&decoder->shape, decoder->n_layer, n, s->keep_limit_bytes);
   SL_TRY(sl_session_reserve_decoder(s, n, n, probe, keep, 0));
@@ -357,7 +263,7 @@ sl_status sl_session_forward(sl_session *s, const sl_layout *layout, const sl_im
 }
 
 sl_status sl_session_step(sl_session *s, const int32_t *ids, int n_id, float *logits, const sl_probe *probe) {
-  const sl_decoder *decoder = &s->model->decoder;
+  const sl_decoder own = sl_model_decoder(s->model, s->rope_level), *decoder = &own;
   if (s->n_cached == 0) SL_FAIL(SL_ERROR_ARGUMENT, "a step needs a forward without keep before it");
   if (n_id < 1) SL_FAIL(SL_ERROR_ARGUMENT, "a step of %d tokens; expected at least 1", n_id);
   for (int i = 0; i < n_id; i++)
@@ -449,24 +355,9 @@ static void head_backward(sl_session *s, const sl_context *c, const int *rows, i
   }
 }
 
-static sl_status tower_backward(sl_session *s, const sl_probe *probe) {
-  const sl_model *m = s->model;
-  const sl_image *image = s->image;
-  SL_TRY(reserve_tower(s, probe));
-  const sl_context c = sl_session_context(s, probe);
-  const int64_t mark = s->scratch.used;
-  const sl_mat d = sl_scratch_mat(&s->scratch, image->features.rows, image->features.cols);
-  c.ops->zero(c.queue, d);
-  sl_projector_backward(&c, &m->projector, selected(m, d), sl_mat_rows(s->d, s->first_image, image->rows.rows),
-                        selected(m, image->features), image->rows, image->pre);
-  const sl_status status = sl_tower_backward(&c, &m->tower, d, image->keep.acts, s->cancel);
-  s->scratch.used = mark;
-  return status;
-}
-
 sl_status sl_session_backward(sl_session *s, const int *rows, int n_row, const float *d_logits, const sl_probe *probe,
                               bool into_tower) {
-  const sl_decoder *decoder = &s->model->decoder;
+  const sl_decoder own = sl_model_decoder(s->model, s->rope_level), *decoder = &own;
   if (s->n_kept == 0) SL_FAIL(SL_ERROR_ARGUMENT, "a backward pass needs a forward with keep before it");
   if (into_tower && !(s->image && s->image->kept))
     SL_FAIL(SL_ERROR_ARGUMENT, "a backward pass into the tower needs an image encoded with keep");
@@ -479,5 +370,6 @@ sl_status sl_session_backward(sl_session *s, const int *rows, int n_row, const f
   head_backward(s, &c, rows, n_row, d_logits);
   SL_TRY(sl_decoder_backward(&c, decoder, sl_mat_rows(s->d, 0, s->n_kept), rows[0], sl_session_numbers(s, 1, s->n_kept),
                              s->keep.acts, into_tower, s->cancel));
-  return into_tower ? tower_backward(s, probe) : SL_OK;
+  return into_tower ? sl_image_backward(s, s->image, sl_mat_rows(s->d, s->first_image, s->image->rows.rows), probe)
+                    : SL_OK;
 }

@@ -6,11 +6,24 @@
 #include "model/internal.h"
 #include "model/keep.h"
 
+/* V views of R tower rows each; K columns of a Linear projector's input. Without `kept` only `rows` is of use
+ * afterwards. */
 struct sl_image {
-  sl_buffer *buffer;
-  sl_mat rows;     /* [N, D] projected */
-  sl_mat features; /* [n_patch + 1, Dv] tower output, class token included; present when kept */
-  sl_mat pre;      /* [N, D] projector before its activation; likewise */
+  sl_buffer *buffer, *lists;
+  sl_mat rows;      /* [N, D] what stands at the image positions */
+  sl_mat features;  /* [V R, Dv] tower output, class tokens included */
+  sl_mat last;      /* [V R, Dv] before the tower's last norm; absent without one */
+  /* What the connector keeps, by its kind. */
+  sl_mat input;     /* [V n_view_token, K] what a Linear projector takes */
+  sl_mat pre;       /* [V n_view_token, ...] before its activation; absent where it has none */
+  sl_resampler_acts resampler;
+  sl_qformer_acts *qformer; /* [layers]; NULL unless kept */
+  sl_mat projected; /* [V n_view_token + 1, D], the newline last; `rows` itself where the pack moves nothing */
+  sl_ints select;   /* rows of features that make input */
+  sl_ints gather;   /* [N] rows of projected that make rows */
+  sl_ints positions, sources; /* the same without newlines, for the way back: rows[positions] = projected[sources] */
+  sl_ints text;     /* [n_text] ids of the question in a Q-Former */
+  int n_view, n_text;
   sl_keep keep;
   bool kept;
 };
@@ -36,10 +49,19 @@ struct sl_session {
   sl_mat d;
   const sl_image *image; /* of that forward */
   int first_image;
+  int rope_level;        /* of the last forward's prompt: steps and the backward pass go on with it */
   size_t branch_limit_bytes;
 };
 
 sl_context sl_session_context(sl_session *session, const sl_probe *probe);
+
+/* Scratch of at least `need` elements, and the products over n_row rows and the head's declared to the queue; only
+ * between passes, when nothing is in use. */
+sl_status sl_session_reserve_scratch(sl_session *session, int64_t need);
+sl_status sl_session_reserve_queue(sl_session *session, int n_row, int n_key);
+
+/* From the gradient of the image rows through projector and tower; the image was encoded with keep. */
+sl_status sl_image_backward(sl_session *session, const sl_image *image, sl_mat d_rows, const sl_probe *probe);
 
 /* An error when the model was made for fewer positions. */
 sl_status sl_session_check_length(const sl_session *session, int n_token);

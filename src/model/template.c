@@ -39,11 +39,11 @@ void sl_model_compare_template(const sl_model *m, const sl_model_options *option
   for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
     char *text = read_template(m->dir, places[i].file, places[i].key);
     if (!text) continue;
-    if (!strstr(text, m->family->assistant)) {
+    if (!strstr(text, m->prompt->assistant)) {
       char message[320];
       snprintf(message, sizeof message,
                "%s: this chat template is not the one used here, which ends in \"%s\"; give the whole prompt as a raw "
-               "prompt if the model needs its own", places[i].file, m->family->assistant);
+               "prompt if the model needs its own", places[i].file, m->prompt->assistant);
       options->log(options->user, message);
     }
     free(text);

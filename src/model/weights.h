@@ -9,9 +9,10 @@
 
 typedef struct sl_weights sl_weights;
 
-/* Opens the folder's safetensors and canonicalises the names. Two names that mean the same tensor are an error. `dir`,
- * `family` and `config` must outlive the handle. */
-sl_status sl_weights_open(sl_weights **out, const char *dir, const sl_family *family, const sl_config *config);
+/* Opens the folder's tensors, and where it has no tower those of the tower's own folder (NULL: there is none), and
+ * canonicalises the names. Two names that mean the same tensor are an error. What is pointed to must outlive the handle. */
+sl_status sl_weights_open(sl_weights **out, const char *dir, const char *vision_dir, const sl_family *family,
+                          const sl_kinds *kinds, const sl_config *config);
 void sl_weights_close(sl_weights *weights);
 
 /* The tensor of a role, checked; *out is NULL when the config says there is none (a bias, a tied head). `layer` is
@@ -22,6 +23,9 @@ sl_status sl_weights_get(sl_weights *weights, sl_role role, int layer, const sl_
 /* To be called when a tensor was packed: its pages are dropped, and it counts into the hash. Reports a NaN or infinity
  * found in it: *bad_index is the first one's element index, or -1. */
 void sl_weights_done(sl_weights *weights, const sl_tensor *tensor, int64_t *bad_index);
+
+/* True when some kind of this model has such a tensor at all. */
+bool sl_weights_has_role(const sl_weights *weights, sl_role role);
 
 /* After loading. Names of tensors that nothing asked for, except those the family knows to be unneeded. */
 int sl_weights_unused(const sl_weights *weights, const char **names, int max);

@@ -16,7 +16,9 @@ static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 int64_t sl_block_backward_scratch(const sl_block_shape *s, int n_row, bool recompute) {
   const int64_t qkv = sl_scratch_need(n_row, sl_block_qkv_width(s)), z = sl_scratch_need(n_row, s->n_head * s->d_head);
   const int64_t up = sl_scratch_need(n_row, sl_block_up_width(s)), x = sl_scratch_need(n_row, s->d_model);
-  const int64_t attention = 2 * qkv + z + x + larger(z, x), mlp = x + up + larger(sl_scratch_need(n_row, s->d_mlp), x);
+  const int64_t normed = s->qk_norm == SL_QK_NORM_NONE ? 0 : qkv; /* q and k before their norm, and after */
+  const int64_t attention = 2 * qkv + normed + z + x + larger(z, x);
+  const int64_t mlp = x + up + larger(sl_scratch_need(n_row, s->d_mlp), x);
   if (!recompute) return x + larger(attention, mlp); /* one half at a time, and its residual in f32 */
   /* x in f32, and qkv, lse and mid, which are made first and stay. */
   const int64_t again = larger(mlp, sl_block_forward_scratch(s, n_row, n_row, 0));
@@ -48,23 +50,71 @@ static void split_qkv(const sl_block_shape *s, sl_mat qkv, sl_mat *q, sl_mat *k,
   *v = sl_mat_cols(qkv, nq + nkv, nkv);
 }
 
-static sl_attend attention(const sl_block_shape *s, sl_mat q, sl_mat k, sl_mat v, sl_mat z, sl_mat lse, int first) {
-  return (sl_attend){.n_head = s->n_head, .n_head_kv = s->n_head_kv, .d_head = s->d_head,
-                     .scale = 1.0f / __builtin_sqrtf((float)s->d_head), .causal = s->causal, .first_query = first,
+static sl_ints ints_from(sl_ints ints, int first) {
+  return ints.count > 0 ? (sl_ints){ints.buffer, ints.offset + first, ints.count - first} : ints;
+}
+
+/* Query rows first .. of the sequence, rows first_row .. of the pass. */
+static sl_attend attention(const sl_context *c, const sl_block_shape *s, sl_mat q, sl_mat k, sl_mat v, sl_mat z, sl_mat lse,
+                           int first, int first_row) {
+  return (sl_attend){.window = s->window, .first_key = ints_from(c->first_key, first_row),
+                     .last_key = ints_from(c->last_key, first_row),
+                     .n_head = s->n_head, .n_head_kv = s->n_head_kv, .d_head = s->d_head,
+                     .scale = sl_block_score_scale(s), .causal = s->causal, .first_query = first,
                      .q = q, .k = k, .v = v, .z = z, .lse = lse, .compute = s->compute};
 }
 
-/* y += x W^T + b; when somebody wants or changes the sublayer's own output it is computed apart, which rounds once more.
- * With taps that holds for every row and layer: a row's bits must not depend on the edits of its neighbours. */
+/* What queries and keys go through between their projection and attention. */
+static void prepare_qk(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer, int first,
+                       sl_mat q, sl_mat k, sl_ints positions) {
+  const sl_ops *op = c->ops;
+  if (s->qk_norm != SL_QK_NORM_NONE) {
+    op->norm(c->queue, SL_NORM_RMS, q, q, w->q_norm_w, (sl_mat){0}, s->qk_eps);
+    op->norm(c->queue, SL_NORM_RMS, k, k, w->k_norm_w, (sl_mat){0}, s->qk_eps);
+  }
+  if (s->inv_freq.buffer) {
+    op->rope(c->queue, q, s->d_head, positions, s->inv_freq, 1);
+    op->rope(c->queue, k, s->d_head, positions, s->inv_freq, 1);
+  }
+  if (s->log_n_length > 0) op->log_n(c->queue, q, positions, s->log_n_length);
+  if (s->inv_freq.buffer) {
+    sl_see(c, s->part, SL_SITE_ROT_Q, layer, first, q);
+    sl_see(c, s->part, SL_SITE_ROT_K, layer, first, k);
+  }
+}
+
+/* Gradients of q and k as attention uses them become those of the projection's output. q, k: before their norm, if any. */
+static void prepare_qk_backward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, sl_mat dq,
+                                sl_mat dk, sl_mat q, sl_mat k, sl_ints positions) {
+  const sl_ops *op = c->ops;
+  if (s->log_n_length > 0) op->log_n(c->queue, dq, positions, s->log_n_length);
+  if (s->inv_freq.buffer) {
+    op->rope(c->queue, dq, s->d_head, positions, s->inv_freq, -1);
+    op->rope(c->queue, dk, s->d_head, positions, s->inv_freq, -1);
+  }
+  if (s->qk_norm != SL_QK_NORM_NONE) {
+    op->norm_dx(c->queue, SL_NORM_RMS, dq, dq, q, w->q_norm_w, s->qk_eps, false);
+    op->norm_dx(c->queue, SL_NORM_RMS, dk, dk, k, w->k_norm_w, s->qk_eps, false);
+  }
+}
+
+void sl_block_rotate(const sl_context *c, const sl_block_shape *s, sl_mat k, sl_ints positions, int sign) {
+  if (s->inv_freq.buffer) c->ops->rope(c->queue, k, s->d_head, positions, s->inv_freq, sign);
+}
+
+/* y += scale (x W^T + b); when somebody wants or changes the sublayer's own output, or it is scaled, it is computed apart,
+ * which rounds once more. With taps that holds for every row and layer: a row's bits must not depend on the edits of its
+ * neighbours. */
 static void add_sublayer(const sl_context *c, const sl_block_shape *s, sl_site site, int layer, int first, sl_mat y,
-                         sl_mat x, const sl_weight *w, sl_mat bias) {
-  if (!sl_wants(c, s->part, site, layer, false) && !c->taps) {
+                         sl_mat x, const sl_weight *w, sl_mat bias, sl_mat scale) {
+  if (!sl_wants(c, s->part, site, layer, false) && !c->taps && !scale.buffer) {
     c->ops->linear(c->queue, y, x, w, bias, true);
     return;
   }
   const int64_t mark = c->scratch->used;
   const sl_mat out = sl_scratch_mat(c->scratch, y.rows, y.cols);
   c->ops->linear(c->queue, out, x, w, bias, false);
+  if (scale.buffer) c->ops->multiply(c->queue, out, out, scale);
   sl_see(c, s->part, site, layer, first, out);
   c->ops->add(c->queue, y, y, out);
   c->scratch->used = mark;
@@ -105,12 +155,8 @@ static void attention_forward(const sl_context *c, const sl_block_shape *s, cons
   sl_see(c, s->part, SL_SITE_Q, layer, first, q);
   sl_see(c, s->part, SL_SITE_K, layer, first, k);
   sl_see(c, s->part, SL_SITE_V, layer, first, v);
-  if (s->inv_freq.buffer) {
-    op->rope(c->queue, q, s->d_head, positions, s->inv_freq, 1);
-    op->rope(c->queue, k, s->d_head, positions, s->inv_freq, 1);
-    sl_see(c, s->part, SL_SITE_ROT_Q, layer, first, q);
-    sl_see(c, s->part, SL_SITE_ROT_K, layer, first, k);
-  }
+  if (keep && keep->qkv.buffer && s->qk_norm != SL_QK_NORM_NONE) op->copy(c->queue, keep->qkv, qkv);
+  prepare_qk(c, s, w, layer, first, q, k, positions);
   sl_mat keys = k, values = v;
   if (kv) {
     op->copy(c->queue, sl_mat_rows(kv->k, first, n_row), k);
@@ -118,17 +164,17 @@ static void attention_forward(const sl_context *c, const sl_block_shape *s, cons
     keys = sl_mat_rows(kv->k, 0, first + n_row);
     values = sl_mat_rows(kv->v, 0, first + n_row);
   }
-  sl_attend a = attention(s, q, keys, values, z, lse, first);
+  sl_attend a = attention(c, s, q, keys, values, z, lse, first, 0);
   if (branches)
     attend_branches(c, branches, q, k, v, z);
   else
     show_pattern(c, s, layer, &a, first);
   sl_see(c, s->part, SL_SITE_Z, layer, first, z);
   if (keep && keep->qkv.buffer) {
-    op->copy(c->queue, keep->qkv, qkv);
+    if (s->qk_norm == SL_QK_NORM_NONE) op->copy(c->queue, keep->qkv, qkv);
     op->copy(c->queue, keep->lse, lse);
   }
-  add_sublayer(c, s, SL_SITE_ATTN_OUT, layer, first, x, z, w->o, w->o_b);
+  add_sublayer(c, s, SL_SITE_ATTN_OUT, layer, first, x, z, w->o, w->o_b, w->scale1);
   c->scratch->used = mark;
 }
 
@@ -152,7 +198,7 @@ static void mlp_forward(const sl_context *c, const sl_block_shape *s, const sl_b
   }
   sl_see(c, s->part, SL_SITE_MLP_POST, layer, first, hidden);
   if (keep && keep->up.buffer) op->copy(c->queue, keep->up, up);
-  add_sublayer(c, s, SL_SITE_MLP_OUT, layer, first, x, hidden, w->down, w->down_b);
+  add_sublayer(c, s, SL_SITE_MLP_OUT, layer, first, x, hidden, w->down, w->down_b, w->scale2);
   c->scratch->used = mark;
 }
 
@@ -214,6 +260,13 @@ static sl_mat up_rows(const sl_context *c, const sl_block_shape *s, const sl_blo
   return up;
 }
 
+/* The sublayer's share of a gradient: d itself, or d times the layer scale, put into `out`. */
+static sl_mat scaled(const sl_context *c, sl_mat out, sl_mat d, sl_mat scale) {
+  if (!scale.buffer) return d;
+  c->ops->multiply(c->queue, out, d, scale);
+  return out;
+}
+
 /* d (rows first_row ..): through the MLP branch, added to the residual's own gradient. */
 static void mlp_backward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer, sl_mat d,
                          int first_row, const sl_block_acts *acts) {
@@ -226,7 +279,7 @@ static void mlp_backward(const sl_context *c, const sl_block_shape *s, const sl_
   const sl_mat up = up_rows(c, s, w, acts, first_row);
   const sl_mat d_hidden = sl_scratch_mat(c->scratch, n_row, s->d_mlp);
 
-  op->linear_dx(c->queue, d_hidden, d_rows, w->down, false);
+  op->linear_dx(c->queue, d_hidden, scaled(c, d_normed, d_rows, w->scale2), w->down, false);
   if (s->gated) {
     /* In place where it is no kept copy itself: that must survive for the next target. */
     const bool kept = acts->up.buffer && acts->up.dtype == SL_F32;
@@ -259,13 +312,27 @@ static void show_z(const sl_context *c, const sl_block_shape *s, int layer, cons
   c->scratch->used = mark;
 }
 
+/* Queries and keys as attention used them, from what was kept; silently. */
+static sl_mat attended_qkv(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer,
+                           sl_mat kept, sl_ints positions) {
+  if (s->qk_norm == SL_QK_NORM_NONE) return kept;
+  const sl_mat qkv = sl_scratch_mat(c->scratch, kept.rows, kept.cols);
+  sl_mat q, k, v;
+  sl_context silent = *c;
+  silent.probe = NULL;
+  c->ops->copy(c->queue, qkv, kept);
+  split_qkv(s, qkv, &q, &k, &v);
+  prepare_qk(&silent, s, w, layer, 0, q, k, positions);
+  return qkv;
+}
+
 /* d (rows first_row ..): through the attention branch; afterwards every row of d is filled. */
 static void attention_backward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer,
                                sl_mat d, int first_row, sl_ints positions, const sl_block_acts *acts) {
   const sl_ops *op = c->ops;
   const int n_all = d.rows, n_row = n_all - first_row;
   const int64_t mark = c->scratch->used;
-  const sl_mat qkv = as_f32(c, acts->qkv, 0);
+  const sl_mat kept = as_f32(c, acts->qkv, 0), qkv = attended_qkv(c, s, w, layer, kept, positions);
   const sl_mat d_z = sl_scratch_mat(c->scratch, n_row, s->n_head * s->d_head);
   const sl_mat d_qkv = sl_scratch_mat(c->scratch, n_all, sl_block_qkv_width(s));
   const sl_mat d_normed = sl_scratch_mat(c->scratch, n_all, s->d_model);
@@ -273,16 +340,16 @@ static void attention_backward(const sl_context *c, const sl_block_shape *s, con
   split_qkv(s, qkv, &q, &k, &v);
   split_qkv(s, d_qkv, &dq, &dk, &dv);
 
-  op->linear_dx(c->queue, d_z, sl_mat_rows(d, first_row, n_row), w->o, false);
-  const sl_attend a = attention(s, sl_mat_rows(q, first_row, n_row), k, v, (sl_mat){0},
-                                sl_mat_rows(acts->lse, first_row, n_row), first_row);
+  /* d_normed is free until the projection's gradient is known. */
+  op->linear_dx(c->queue, d_z, scaled(c, sl_mat_rows(d_normed, 0, n_row), sl_mat_rows(d, first_row, n_row), w->scale1),
+                w->o, false);
+  const sl_attend a = attention(c, s, sl_mat_rows(q, first_row, n_row), k, v, (sl_mat){0},
+                                sl_mat_rows(acts->lse, first_row, n_row), first_row, first_row);
   show_z(c, s, layer, &a, d_z);
   if (first_row > 0) op->zero(c->queue, sl_mat_rows(dq, 0, first_row));
   op->attend_dx(c->queue, &a, d_z, sl_mat_rows(dq, first_row, n_row), dk, dv);
-  if (s->inv_freq.buffer) {
-    op->rope(c->queue, dq, s->d_head, positions, s->inv_freq, -1);
-    op->rope(c->queue, dk, s->d_head, positions, s->inv_freq, -1);
-  }
+  split_qkv(s, kept, &q, &k, &v);
+  prepare_qk_backward(c, s, w, dq, dk, q, k, positions);
   sl_see_grad(c, s->part, SL_SITE_V, layer, 0, v, dv);
   op->linear_dx(c->queue, d_normed, d_qkv, w->qkv, false);
   if (sl_wants(c, s->part, SL_SITE_LN1, layer, true)) {

@@ -1,12 +1,18 @@
-/* The pre-norm transformer block that CLIP towers and LLaMA-like decoders share: forward and backward side by side.
+/* The pre-norm transformer block that vision towers and LLaMA-like decoders share: forward and backward side by side.
  *
- *   a = norm1(x);  q, k, v = a Wqkv + b;  rotate q, k;  z = attend(q, k, v);  m = x + z Wo + b
- *   n = norm2(m);  y = m + (act(n Wg) * n Wu) Wd + b        (or act(n W1 + b) W2 + b without a gate)
+ *   a = norm1(x);  q, k, v = a Wqkv + b;  norm q, k;  rotate q, k;  z = attend(q, k, v);  m = x + s1 (z Wo + b)
+ *   n = norm2(m);  y = m + s2 ((act(n Wg) * n Wu) Wd + b)        (or act(n W1 + b) W2 + b without a gate)
+ *
+ * Norm of q and k, rotation and the layer scales s1, s2 are there as the family has them.
  */
 #ifndef SL_NN_BLOCK_H
 #define SL_NN_BLOCK_H
 
 #include "nn/context.h"
+
+/* RMS norm of queries and keys before rotation: none; over the whole width before heads are split (InternViT-6B); each
+ * head by itself (Gemma 3, Qwen3). */
+typedef enum sl_qk_norm { SL_QK_NORM_NONE, SL_QK_NORM_WIDTH, SL_QK_NORM_HEAD } sl_qk_norm;
 
 /* Constants of a stack of blocks. */
 typedef struct sl_block_shape {
@@ -16,8 +22,13 @@ typedef struct sl_block_shape {
   float eps;
   sl_act act;
   bool gated, causal;
+  int window; /* causal blocks see the last `window` keys only; 0 = all */
   sl_compute compute; /* of the weights: attention's own products follow it */
-  sl_mat inv_freq; /* [1, d/2]; absent = no rotary embedding */
+  sl_mat inv_freq; /* [A, d/2], positions then hold A numbers a row; absent = no rotary embedding */
+  sl_qk_norm qk_norm;
+  float qk_eps;
+  float score_scale; /* of q k; 0 = 1 / sqrt(d) */
+  int log_n_length; /* n > 1: rotated queries at 0-based position p >= n times log(p + 1) / log(n) (Qwen); 0 = never */
 } sl_block_shape;
 
 /* One block's weights; absent biases are zeroed mats. up is [gate; up] stacked when gated. */
@@ -25,13 +36,15 @@ typedef struct sl_block_weights {
   sl_mat norm1_w, norm1_b, norm2_w, norm2_b;
   sl_weight *qkv, *o, *up, *down;
   sl_mat qkv_b, o_b, up_b, down_b;
+  sl_mat q_norm_w, k_norm_w; /* [1, H d] and [1, Hkv d] over the width, [1, d] by heads */
+  sl_mat scale1, scale2;     /* [1, D] layer scale; absent = 1 */
 } sl_block_weights;
 
 /* What the backward pass needs of one block's forward. `x` is always there; qkv, lse and mid together, or they are
  * computed again from x; `up` only beside them, or it is computed again from mid, for the rows that have a gradient. */
 typedef struct sl_block_acts {
   sl_mat x;    /* [T, D] residual before the block; f32 or bf16, as all but lse */
-  sl_mat qkv;  /* [T, (H + 2 Hkv) d], q and k rotated */
+  sl_mat qkv;  /* [T, (H + 2 Hkv) d]: q and k as attention uses them, or before their norm where there is one */
   sl_mat lse;  /* [T, H] f32 */
   sl_mat mid;  /* [T, D] residual after attention */
   sl_mat up;   /* [T, F] or [T, 2F] before the activation */
@@ -50,12 +63,26 @@ typedef struct sl_branch_keys {
   int first_row;           /* what a probe is told for row 0 */
 } sl_branch_keys;
 
+/* Rows first_row .. of what is kept: one view's part. */
+static inline sl_block_acts sl_block_acts_rows(const sl_block_acts *acts, int first_row, int n_row) {
+  return (sl_block_acts){sl_mat_rows(acts->x, first_row, n_row), sl_mat_rows(acts->qkv, first_row, n_row),
+                         sl_mat_rows(acts->lse, first_row, n_row), sl_mat_rows(acts->mid, first_row, n_row),
+                         sl_mat_rows(acts->up, first_row, n_row)};
+}
+
 static inline int sl_block_qkv_width(const sl_block_shape *s) { return (s->n_head + 2 * s->n_head_kv) * s->d_head; }
 static inline int sl_block_up_width(const sl_block_shape *s) { return s->gated ? 2 * s->d_mlp : s->d_mlp; }
+
+static inline float sl_block_score_scale(const sl_block_shape *s) {
+  return s->score_scale > 0 ? s->score_scale : 1.0f / __builtin_sqrtf((float)s->d_head);
+}
 
 /* Elements of scratch for T rows against T_key keys, with n_row pattern rows emitted. */
 int64_t sl_block_forward_scratch(const sl_block_shape *shape, int n_row, int n_key, int n_pattern);
 int64_t sl_block_backward_scratch(const sl_block_shape *shape, int n_row, bool recompute);
+
+/* Keys in place, as a cache holds them: turned to their positions (sign +1), or back (-1). */
+void sl_block_rotate(const sl_context *c, const sl_block_shape *shape, sl_mat k, sl_ints positions, int sign);
 
 /* One block in place on x [T, D], rows first .. first + T - 1 of the sequence. With `kv`, keys and values are appended
  * there and all first + T rows are attended to; without, the rows attend among themselves (first is 0). With `keep` the

@@ -28,6 +28,9 @@ typedef struct sl_context {
   sl_scratch *scratch;
   const sl_probe *probe; /* may be NULL */
   const sl_taps *taps;   /* may be NULL */
+  sl_ints first_key, last_key; /* the keys that each row of the pass sees, where its blocks' shape does not say it all
+                                * (images that see themselves whole, windows of a picture); count 0 = as it does */
+  int row_offset;        /* added to the rows that a probe is told: one of several views run one after another */
 } sl_context;
 
 /* Between layers: SL_ERROR_CANCELLED once the flag (may be NULL) is set. */
@@ -62,14 +65,14 @@ static inline bool sl_touches(const sl_context *c, sl_part part, sl_site site, i
 static inline void sl_see(const sl_context *c, sl_part part, sl_site site, int layer, int first_row, sl_mat value) {
   if (sl_touches(c, part, site, layer)) c->taps->apply(c->taps->user, c->queue, part, site, layer, value);
   if (sl_wants(c, part, site, layer, false))
-    c->probe->see(c->probe->user, c->queue, part, site, layer, first_row, value, (sl_mat){0});
+    c->probe->see(c->probe->user, c->queue, part, site, layer, c->row_offset + first_row, value, (sl_mat){0});
 }
 
 /* Shows a value with its gradient in the backward pass if it is wanted. */
 static inline void sl_see_grad(const sl_context *c, sl_part part, sl_site site, int layer, int first_row, sl_mat value,
                                sl_mat grad) {
   if (sl_wants(c, part, site, layer, true))
-    c->probe->see(c->probe->user, c->queue, part, site, layer, first_row, value, grad);
+    c->probe->see(c->probe->user, c->queue, part, site, layer, c->row_offset + first_row, value, grad);
 }
 
 #endif

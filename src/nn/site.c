@@ -10,6 +10,7 @@
 #define IN_PROJECTOR {[SL_PART_PROJECTOR] = true}
 #define IN_DECODER {[SL_PART_DECODER] = true}
 #define IN_STACKS {[SL_PART_VISION] = true, [SL_PART_DECODER] = true}
+#define IN_ALL {[SL_PART_VISION] = true, [SL_PART_PROJECTOR] = true, [SL_PART_DECODER] = true}
 
 /* Hugging Face module paths; LLaMA's layers and CLIP's. */
 #define LAYER "layers.{i}"
@@ -22,7 +23,7 @@
 
 static const sl_site_row sites[SL_SITE_COUNT] = {
     /* name, HF modules, shape, parts, per layer, differentiable, writable */
-    [SL_SITE_EMBED] = {"hook_embed", HF_VISION("embeddings"), SL_SHAPE_ROWS, IN_STACKS, false, false},
+    [SL_SITE_EMBED] = {"hook_embed", HF_VISION("embeddings"), SL_SHAPE_ROWS, IN_ALL, false, false},
     [SL_SITE_LN_PRE] = {"ln_pre.hook_normalized", HF_VISION("pre_layrnorm"), SL_SHAPE_ROWS, IN_VISION, false, false},
     [SL_SITE_RESID_PRE] = {"blocks.{i}.hook_resid_pre", HF_NONE, SL_SHAPE_ROWS, IN_STACKS, true, true, true},
     [SL_SITE_LN1] = {"blocks.{i}.ln1.hook_normalized", HF_STACKS(CLIP_LAYER ".layer_norm1", LAYER ".input_layernorm"),
@@ -36,13 +37,15 @@ static const sl_site_row sites[SL_SITE_COUNT] = {
     [SL_SITE_ROT_Q] = {"blocks.{i}.attn.hook_rot_q", HF_NONE, SL_SHAPE_HEADS, IN_DECODER, true, false, true},
     [SL_SITE_ROT_K] = {"blocks.{i}.attn.hook_rot_k", HF_NONE, SL_SHAPE_KV, IN_DECODER, true, false, true},
     [SL_SITE_ATTN_SCORES] = {"blocks.{i}.attn.hook_attn_scores", HF_NONE, SL_SHAPE_PATTERN, IN_STACKS, true, false},
-    [SL_SITE_PATTERN] = {"blocks.{i}.attn.hook_pattern", HF_NONE, SL_SHAPE_PATTERN, IN_STACKS, true, false},
+    [SL_SITE_PATTERN] = {"blocks.{i}.attn.hook_pattern", HF_NONE, SL_SHAPE_PATTERN, IN_ALL, true, false},
+    [SL_SITE_CROSS_PATTERN] = {"blocks.{i}.cross.hook_pattern", HF_NONE, SL_SHAPE_PATTERN, IN_PROJECTOR, true, false},
+    [SL_SITE_RESAMPLER_PATTERN] = {"cross.hook_pattern", HF_NONE, SL_SHAPE_PATTERN, IN_PROJECTOR, false, false},
     [SL_SITE_Z] = {"blocks.{i}.attn.hook_z", HF_NONE, SL_SHAPE_HEADS, IN_STACKS, true, true, true},
     [SL_SITE_ATTN_OUT] = {"blocks.{i}.hook_attn_out",
                           HF_STACKS(CLIP_LAYER ".self_attn|" CLIP_LAYER ".self_attn.out_proj",
                                     LAYER ".self_attn|" LAYER ".self_attn.o_proj"),
                           SL_SHAPE_ROWS, IN_STACKS, true, false, true},
-    [SL_SITE_RESID_MID] = {"blocks.{i}.hook_resid_mid", HF_NONE, SL_SHAPE_ROWS, IN_STACKS, true, true, true},
+    [SL_SITE_RESID_MID] = {"blocks.{i}.hook_resid_mid", HF_NONE, SL_SHAPE_ROWS, IN_ALL, true, true, true},
     [SL_SITE_LN2] = {"blocks.{i}.ln2.hook_normalized",
                      HF_STACKS(CLIP_LAYER ".layer_norm2", LAYER ".post_attention_layernorm"),
                      SL_SHAPE_ROWS, IN_STACKS, true, true, true},
@@ -56,10 +59,12 @@ static const sl_site_row sites[SL_SITE_COUNT] = {
                          HF_STACKS(CLIP_LAYER ".mlp|" CLIP_LAYER ".mlp.fc2", LAYER ".mlp|" LAYER ".mlp.down_proj"),
                          SL_SHAPE_ROWS, IN_STACKS, true, false, true},
     [SL_SITE_RESID_POST] = {"blocks.{i}.hook_resid_post", HF_STACKS(CLIP_LAYER, LAYER),
-                            SL_SHAPE_ROWS, IN_STACKS, true, false, true},
+                            SL_SHAPE_ROWS, IN_ALL, true, false, true},
+    [SL_SITE_LN_POST] = {"ln_post.hook_normalized", HF_VISION("post_layernorm"), SL_SHAPE_ROWS, IN_VISION, false, false},
     [SL_SITE_LN_FINAL] = {"ln_final.hook_normalized", HF_DECODER("norm"), SL_SHAPE_ROWS, IN_DECODER, false, false},
     [SL_SITE_LOGITS] = {"hook_logits", HF_DECODER("lm_head"), SL_SHAPE_LOGITS, IN_DECODER, false, false},
     [SL_SITE_PROJECTOR_IN] = {"hook_in", HF_NONE, SL_SHAPE_ROWS, IN_PROJECTOR, false, true},
+    [SL_SITE_PROJECTOR_LN] = {"ln.hook_normalized", HF_PROJECTOR("layer_norm"), SL_SHAPE_ROWS, IN_PROJECTOR, false, false},
     [SL_SITE_PROJECTOR_PRE] = {"hook_pre", HF_PROJECTOR("linear_1"), SL_SHAPE_ROWS, IN_PROJECTOR, false, false},
     [SL_SITE_PROJECTOR_POST] = {"hook_post", HF_PROJECTOR("act"), SL_SHAPE_ROWS, IN_PROJECTOR, false, false},
     [SL_SITE_PROJECTOR_OUT] = {"hook_out", HF_PROJECTOR("linear_2"), SL_SHAPE_ROWS, IN_PROJECTOR, false, true},

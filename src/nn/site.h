@@ -16,25 +16,29 @@ typedef enum sl_site {
   SL_SITE_LN_PRE,         /* CLIP's norm before block 0 */
   SL_SITE_RESID_PRE,
   SL_SITE_LN1,            /* norm before attention, weight and bias applied */
-  SL_SITE_Q,              /* before rotary embedding */
+  SL_SITE_Q,              /* the projection's output: before any norm of heads and rotary embedding */
   SL_SITE_K,
   SL_SITE_V,
-  SL_SITE_ROT_Q,          /* after rotary embedding; absent without one */
+  SL_SITE_ROT_Q,          /* after rotary embedding, as the scores use it; absent without one */
   SL_SITE_ROT_K,
   SL_SITE_ATTN_SCORES,    /* scaled; -inf where hidden */
   SL_SITE_PATTERN,        /* softmax of the scores */
+  SL_SITE_CROSS_PATTERN,  /* of the Q-Former's queries over the tower's features */
+  SL_SITE_RESAMPLER_PATTERN, /* of a resampler's queries over the tower's features */
   SL_SITE_Z,              /* per head, before the output projection */
-  SL_SITE_ATTN_OUT,
+  SL_SITE_ATTN_OUT,       /* what is added to the residual: after a layer scale */
   SL_SITE_RESID_MID,
   SL_SITE_LN2,            /* norm before the MLP ("post-attention norm"): LLaVA-CAM's feature map */
   SL_SITE_MLP_PRE,        /* before the activation (the gate of a gated MLP) */
   SL_SITE_MLP_PRE_LINEAR, /* the up half of a gated MLP */
   SL_SITE_MLP_POST,
-  SL_SITE_MLP_OUT,
+  SL_SITE_MLP_OUT,        /* likewise */
   SL_SITE_RESID_POST,
+  SL_SITE_LN_POST,        /* the tower's norm after its last block (EVA, SigLIP) */
   SL_SITE_LN_FINAL,
   SL_SITE_LOGITS,
   SL_SITE_PROJECTOR_IN,
+  SL_SITE_PROJECTOR_LN,   /* InternVL's norm before the first product */
   SL_SITE_PROJECTOR_PRE,
   SL_SITE_PROJECTOR_POST,
   SL_SITE_PROJECTOR_OUT,
@@ -45,7 +49,7 @@ typedef enum sl_site_shape {
   SL_SHAPE_ROWS,    /* [T, width] */
   SL_SHAPE_HEADS,   /* [T, H, d] */
   SL_SHAPE_KV,      /* [T, Hkv, d] */
-  SL_SHAPE_PATTERN, /* [H, Q, T]: Q the asked query rows */
+  SL_SHAPE_PATTERN, /* [H, Q, T]: Q the asked query rows; all of them in the projector */
   SL_SHAPE_LOGITS   /* [Q, V] */
 } sl_site_shape;
 
@@ -85,7 +89,7 @@ typedef struct sl_probe {
   void (*see)(void *user, sl_queue *queue, sl_part part, sl_site site, int layer, int first_row, sl_mat value,
               sl_mat grad);
   sl_ints pattern_rows; /* query rows for which attention patterns and scores are emitted, in a forward from row 0;
-                           count 0 = none */
+                           count 0 = none. The projector's attentions, which are small, show every row instead */
 } sl_probe;
 
 #endif

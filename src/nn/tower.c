@@ -1,32 +1,63 @@
-/* CLIP vision tower (Radford et al. 2021), as LLaVA uses it: hidden states after n_layer blocks, no final norm. */
+/* Vision towers, forward and backward (equations in tower.h). Sources: CLIP arXiv:2103.00020, EVA arXiv:2211.07636,
+ * InternViT arXiv:2312.14238, SigLIP arXiv:2303.15343; which of their parts a checkpoint has is read from its tensors. */
 #include "nn/tower.h"
 
-sl_status sl_tower_forward(const sl_context *c, const sl_tower *tower, sl_mat x, sl_mat patches,
-                           const sl_block_acts *keep, const atomic_bool *cancel) {
+/* Class token, patches and positions, before any norm. */
+static void embed(const sl_context *c, const sl_tower *tower, sl_mat x, sl_mat patches) {
   const sl_ops *op = c->ops;
-  op->copy(c->queue, sl_mat_rows(x, 0, 1), tower->class_token);
-  op->linear(c->queue, sl_mat_rows(x, 1, tower->n_patch), patches, tower->patch, tower->patch_b, false);
-  op->add(c->queue, x, x, tower->positions);
+  assert(x.rows == sl_tower_rows(tower) && tower->class_token.rows == tower->n_class);
+  if (tower->n_class > 0) op->copy(c->queue, sl_mat_rows(x, 0, tower->n_class), tower->class_token);
+  op->linear(c->queue, sl_mat_rows(x, tower->n_class, tower->n_patch), patches, tower->patch, tower->patch_b, false);
+  if (tower->positions.buffer) op->add(c->queue, x, x, tower->positions);
   sl_see(c, SL_PART_VISION, SL_SITE_EMBED, 0, 0, x);
-  const int64_t mark = c->scratch->used;
-  const sl_mat embedded = sl_scratch_mat(c->scratch, x.rows, x.cols);
-  op->copy(c->queue, embedded, x);
-  op->norm(c->queue, SL_NORM_LAYER, x, embedded, tower->norm_w, tower->norm_b, tower->shape.eps);
-  c->scratch->used = mark;
-  sl_see(c, SL_PART_VISION, SL_SITE_LN_PRE, 0, 0, x);
+}
+
+/* The context of one view's block. */
+static sl_context block_context(const sl_context *c, const sl_tower *tower, const sl_tower_view *view, int layer) {
+  sl_context own = *c;
+  const bool windows = view->first_key.count > 0 && !(tower->sees_all && tower->sees_all[layer]);
+  own.first_key = windows ? view->first_key : (sl_ints){0};
+  own.last_key = windows ? view->last_key : (sl_ints){0};
+  return own;
+}
+
+sl_status sl_tower_forward(const sl_context *all, const sl_tower *tower, sl_mat x, sl_mat patches,
+                           const sl_tower_view *view, const sl_tower_acts *keep, const atomic_bool *cancel) {
+  sl_context own = *all, *c = &own;
+  own.row_offset += view->first_row;
+  embed(c, tower, x, patches);
+  if (tower->norm_w.buffer) {
+    c->ops->norm(c->queue, SL_NORM_LAYER, x, x, tower->norm_w, tower->norm_b, tower->shape.eps);
+    sl_see(c, SL_PART_VISION, SL_SITE_LN_PRE, 0, 0, x);
+  }
   for (int il = 0; il < tower->n_layer; il++) {
     SL_TRY(sl_check_cancel(cancel));
-    sl_block_forward(c, &tower->shape, &tower->blocks[il], il, x, 0, (sl_ints){0}, NULL, keep ? &keep[il] : NULL);
+    sl_block_acts acts;
+    if (keep) acts = sl_block_acts_rows(&keep->blocks[il], view->first_row, x.rows);
+    const sl_context block = block_context(c, tower, view, il);
+    sl_block_forward(&block, &tower->shape, &tower->blocks[il], il, x, 0, view->positions, NULL, keep ? &acts : NULL);
+  }
+  if (tower->post_w.buffer) {
+    if (keep) c->ops->copy(c->queue, sl_mat_rows(keep->last, view->first_row, x.rows), x);
+    c->ops->norm(c->queue, tower->shape.norm, x, x, tower->post_w, tower->post_b, tower->shape.eps);
+    sl_see(c, SL_PART_VISION, SL_SITE_LN_POST, 0, 0, x);
   }
   return SL_OK;
 }
 
-sl_status sl_tower_backward(const sl_context *c, const sl_tower *tower, sl_mat d, const sl_block_acts *kept,
-                            const atomic_bool *cancel) {
+sl_status sl_tower_backward(const sl_context *all, const sl_tower *tower, sl_mat d, const sl_tower_view *view,
+                            const sl_tower_acts *kept, const atomic_bool *cancel) {
+  sl_context own = *all, *c = &own;
+  own.row_offset += view->first_row;
+  if (tower->post_w.buffer)
+    c->ops->norm_dx(c->queue, tower->shape.norm, d, d, sl_mat_rows(kept->last, view->first_row, d.rows), tower->post_w,
+                    tower->shape.eps, false);
   for (int il = tower->n_layer - 1; il >= 0; il--) {
     SL_TRY(sl_check_cancel(cancel));
+    const sl_block_acts acts = sl_block_acts_rows(&kept->blocks[il], view->first_row, d.rows);
+    const sl_context block = block_context(c, tower, view, il);
     int first_row = 0;
-    sl_block_backward(c, &tower->shape, &tower->blocks[il], il, d, &first_row, (sl_ints){0}, &kept[il], true);
+    sl_block_backward(&block, &tower->shape, &tower->blocks[il], il, d, &first_row, view->positions, &acts, true);
   }
   return SL_OK;
 }

@@ -3,12 +3,14 @@
 #include "report/overlays.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/text.h"
 #include "input/image.h"
 #include "report/overlay.h"
+#include "report/sheet.h"
 
 enum { SMALLEST_SIDE_PX = 384, LARGEST_SIDE_PX = 768, THUMB_PX = 128, GAP_PX = 6 };
 static const float strength = 0.75f;
@@ -24,9 +26,9 @@ typedef struct layers {
 
 typedef struct canvas {
   sl_rgb stored, large, small; /* the picture as stored, for one overlay, for the film */
-  sl_token_map tokens;             /* those that show a part of the picture */
-  int *shown;                      /* their numbers among all image tokens */
-  float *box;
+  sl_sheets sheets;
+  const sl_sheet *sheet; /* the one that is drawn */
+  char suffix[24];       /* of its files' names: "", or "_view" and its first view behind the first sheet */
   float *raster;
 } canvas;
 
@@ -41,48 +43,11 @@ static void canvas_dispose(canvas *c) {
   sl_rgb_dispose(&c->stored);
   sl_rgb_dispose(&c->large);
   sl_rgb_dispose(&c->small);
-  free(c->shown);
-  free(c->box);
+  sl_sheets_dispose(&c->sheets);
   free(c->raster);
 }
 
-/* Boxes of the tokens that have one; a kept class token has a box without area. */
-static sl_status place_boxes(canvas *c, const sl_tensor *box, int64_t n_token, const char *dir) {
-  SL_TRY(SL_ALLOC(c->box, (size_t)n_token * 4, "boxes"));
-  sl_convert_to_f32(c->box, box->data, box->dtype, n_token * 4);
-  int n_shown = 0;
-  for (int64_t i = 0; i < n_token; i++) {
-    float *at = c->box + i * 4;
-    for (int k = 0; k < 4; k++) {
-      if (!isfinite(at[k])) SL_FAIL(SL_ERROR_FORMAT, "%s: image.box holds a value that is not a number", dir);
-    }
-    if (at[2] <= at[0] || at[3] <= at[1]) continue;
-    memmove(c->box + (size_t)n_shown * 4, at, 4 * sizeof *at);
-    c->shown[n_shown++] = (int)i;
-  }
-  c->tokens.n_token = n_shown;
-  c->tokens.box = c->box;
-  return SL_OK;
-}
-
-static sl_status place_tokens(canvas *c, const sl_run_reader *run, int64_t n_token) {
-  int64_t height = 0, width = 0;
-  const char *dir = sl_run_dir(run);
-  SL_TRY(sl_json_get_int(sl_run_root(run), "grid.height", 0, 65536, &height, dir));
-  SL_TRY(sl_json_get_int(sl_run_root(run), "grid.width", 0, 65536, &width, dir));
-  SL_TRY(SL_ALLOC(c->shown, (size_t)n_token, "image tokens"));
-  for (int64_t i = 0; i < n_token; i++) c->shown[i] = (int)i;
-  c->tokens.n_token = (int)n_token;
-  const sl_tensor *box = sl_run_find(run, "image.box");
-  if (box) SL_TRY(place_boxes(c, box, n_token, dir));
-  if (c->tokens.n_token > 0 && height * width == c->tokens.n_token) {
-    c->tokens.grid_height = (int)height;
-    c->tokens.grid_width = (int)width;
-  }
-  return SL_OK;
-}
-
-static sl_status canvas_prepare(canvas *c, const sl_run_reader *run, int64_t n_token) {
+static sl_status canvas_prepare(canvas *c, const sl_run_reader *run) {
   char *png = NULL;
   size_t n_bytes;
   SL_TRY(sl_run_picture(run, "input", &png, &n_bytes));
@@ -93,8 +58,29 @@ static sl_status canvas_prepare(canvas *c, const sl_run_reader *run, int64_t n_t
   int target = longest < SMALLEST_SIDE_PX ? SMALLEST_SIDE_PX : longest > LARGEST_SIDE_PX ? LARGEST_SIDE_PX : longest;
   SL_TRY(scale_picture(&c->large, &c->stored, target));
   SL_TRY(scale_picture(&c->small, &c->stored, THUMB_PX));
-  SL_TRY(SL_ALLOC(c->raster, (size_t)c->large.width_px * c->large.height_px, "overlay"));
-  return place_tokens(c, run, n_token);
+  return SL_ALLOC(c->raster, (size_t)c->large.width_px * c->large.height_px, "overlay");
+}
+
+static void choose_sheet(canvas *c, int number) {
+  c->sheet = &c->sheets.at[number];
+  c->suffix[0] = '\0';
+  if (number > 0) snprintf(c->suffix, sizeof c->suffix, "_view%d", c->sheet->view[0]);
+}
+
+/* One entry of a map, 0 where it is not a number. `row` need not be aligned. */
+static float entry(const char *row, int token) {
+  float value;
+  memcpy(&value, row + (size_t)token * 4, sizeof value);
+  return isfinite(value) ? value : 0;
+}
+
+/* The largest value that is seen in any sheet: one scale for all, so that they can be compared. */
+static float map_maximum(const sl_sheets *sheets, const char *row) {
+  float maximum = 0;
+  for (int s = 0; s < sheets->count; s++) {
+    for (int i = 0; i < sheets->at[s].n_token; i++) maximum = fmaxf(maximum, entry(row, sheets->at[s].token[i]));
+  }
+  return maximum;
 }
 
 /* A copy of `picture` with the map of layer `il` on it. */
@@ -108,17 +94,15 @@ static sl_status draw_layer(sl_rgb *out, canvas *c, const sl_rgb *picture, const
     sl_overlay_hatch(out);
     return SL_OK;
   }
-  float *values = NULL, maximum = 0;
-  SL_TRY(SL_ALLOC(values, (size_t)c->tokens.n_token, "map"));
-  const char *row = (const char *)l->tensor->data + il * l->stride * 4; /* unaligned */
-  for (int i = 0; i < c->tokens.n_token; i++) {
-    memcpy(&values[i], row + (size_t)c->shown[i] * 4, sizeof *values);
-    if (!isfinite(values[i])) values[i] = 0;
-    maximum = fmaxf(maximum, values[i]);
-  }
-  sl_status status = sl_overlay_raster(c->raster, out->width_px, out->height_px, &c->tokens, values, c->stored.width_px,
+  const sl_sheet *sheet = c->sheet;
+  const char *row = (const char *)l->tensor->data + il * l->stride * 4;
+  const sl_token_map tokens = {sheet->n_token, sheet->grid_height, sheet->grid_width, sheet->box};
+  float *values = NULL;
+  SL_TRY(SL_ALLOC(values, (size_t)sheet->n_token, "map"));
+  for (int i = 0; i < sheet->n_token; i++) values[i] = entry(row, sheet->token[i]);
+  sl_status status = sl_overlay_raster(c->raster, out->width_px, out->height_px, &tokens, values, c->stored.width_px,
                                        c->stored.height_px);
-  if (status == SL_OK) sl_overlay_blend(out, c->raster, maximum, strength);
+  if (status == SL_OK) sl_overlay_blend(out, c->raster, map_maximum(&c->sheets, row), strength);
   free(values);
   return status;
 }
@@ -135,7 +119,7 @@ static sl_status write_layer(const sl_run_reader *run, canvas *c, const layers *
   sl_rgb picture = {0};
   sl_text name = {0};
   sl_status status = draw_layer(&picture, c, &c->large, l, il);
-  if (status == SL_OK) status = sl_text_format(&name, "%s_%02d", l->name, il);
+  if (status == SL_OK) status = sl_text_format(&name, "%s%s_%02d", l->name, c->suffix, il);
   if (status == SL_OK) status = write_png(run, name.data, &picture);
   sl_text_dispose(&name);
   sl_rgb_dispose(&picture);
@@ -161,7 +145,7 @@ static sl_status write_film(const sl_run_reader *run, canvas *c, const layers *l
     sl_rgb_dispose(&one);
   }
   sl_text name = {0};
-  if (status == SL_OK) status = sl_text_format(&name, "%s_film", l->name);
+  if (status == SL_OK) status = sl_text_format(&name, "%s%s_film", l->name, c->suffix);
   if (status == SL_OK) status = write_png(run, name.data, &film);
   sl_text_dispose(&name);
   free(film.data);
@@ -172,54 +156,76 @@ static sl_status write_film(const sl_run_reader *run, canvas *c, const layers *l
 static sl_status write_scores(const sl_run_reader *run, canvas *c, const sl_tensor *tensor) {
   const layers scores = {.name = "tokens", .tensor = tensor, .n_layer = 1, .stride = sl_tensor_count(tensor)};
   sl_rgb picture = {0};
+  sl_text name = {0};
   sl_status status = draw_layer(&picture, c, &c->large, &scores, 0);
-  if (status == SL_OK) status = write_png(run, "tokens_image", &picture);
+  if (status == SL_OK) status = sl_text_format(&name, "tokens_image%s", c->suffix);
+  if (status == SL_OK) status = write_png(run, name.data, &picture);
+  sl_text_dispose(&name);
   sl_rgb_dispose(&picture);
   return status;
 }
 
-sl_status sl_overlays_write(const sl_run_reader *run) {
-  layers kinds[2] = {{.name = "cam"}, {.name = "attention"}};
-  kinds[0].tensor = sl_run_find(run, "cam.heat");
-  kinds[0].defined = sl_run_find(run, "cam.defined");
-  kinds[1].tensor = sl_run_find(run, "flow.image");
-  const sl_tensor *scores = sl_run_find(run, "tokens.image");
-  int64_t n_token = 0;
+/* What there is to draw. */
+typedef struct drawn {
+  layers kinds[2];
+  const sl_tensor *scores;
+} drawn;
+
+static sl_status write_sheet(const sl_run_reader *run, canvas *c, const drawn *d) {
   for (int k = 0; k < 2; k++) {
-    const sl_tensor *tensor = kinds[k].tensor;
-    if (!tensor || sl_tensor_count(tensor) == 0) {
-      kinds[k].tensor = NULL;
+    if (!d->kinds[k].tensor) continue;
+    for (int il = 0; il < d->kinds[k].n_layer; il++) SL_TRY(write_layer(run, c, &d->kinds[k], il));
+    SL_TRY(write_film(run, c, &d->kinds[k]));
+  }
+  return d->scores ? write_scores(run, c, d->scores) : SL_OK;
+}
+
+/* Fails where two results disagree on the number of image tokens; 0 = no maps. */
+static sl_status find_maps(drawn *d, const sl_run_reader *run, int64_t *n_token) {
+  *d = (drawn){.kinds = {{.name = "cam"}, {.name = "attention"}}, .scores = sl_run_find(run, "tokens.image")};
+  d->kinds[0].tensor = sl_run_find(run, "cam.heat");
+  d->kinds[0].defined = sl_run_find(run, "cam.defined");
+  d->kinds[1].tensor = sl_run_find(run, "flow.image");
+  *n_token = 0;
+  for (int k = 0; k < 2; k++) {
+    layers *kind = &d->kinds[k];
+    if (!kind->tensor || sl_tensor_count(kind->tensor) == 0) {
+      kind->tensor = NULL;
       continue;
     }
-    kinds[k].n_layer = (int)tensor->shape[0];
-    kinds[k].stride = sl_tensor_count(tensor) / tensor->shape[0];
-    int64_t here = kinds[k].stride / tensor->shape[1];
-    if (n_token != 0 && here != n_token) {
+    kind->n_layer = (int)kind->tensor->shape[0];
+    kind->stride = sl_tensor_count(kind->tensor) / kind->tensor->shape[0];
+    const int64_t here = kind->stride / kind->tensor->shape[1];
+    if (*n_token != 0 && here != *n_token) {
       SL_FAIL(SL_ERROR_FORMAT, "%s: cam.heat has %lld image tokens, flow.image %lld", sl_run_dir(run),
-              (long long)n_token, (long long)here);
+              (long long)*n_token, (long long)here);
     }
-    n_token = here;
+    *n_token = here;
   }
-  if (scores && n_token != 0 && sl_tensor_count(scores) != n_token) {
+  if (d->scores && *n_token != 0 && sl_tensor_count(d->scores) != *n_token) {
     SL_FAIL(SL_ERROR_FORMAT, "%s: tokens.image has %lld image tokens, the other maps %lld", sl_run_dir(run),
-            (long long)sl_tensor_count(scores), (long long)n_token);
+            (long long)sl_tensor_count(d->scores), (long long)*n_token);
   }
-  if (scores) n_token = sl_tensor_count(scores);
-  const sl_tensor *box = sl_run_find(run, "image.box");
-  if (n_token == 0 || !sl_run_has_picture(run, "input")) return SL_OK;
-  if (box && box->shape[0] != n_token) {
-    SL_FAIL(SL_ERROR_FORMAT, "%s: image.box has %lld rows for %lld image tokens", sl_run_dir(run),
-            (long long)box->shape[0], (long long)n_token);
-  }
+  if (d->scores) *n_token = sl_tensor_count(d->scores);
+  return SL_OK;
+}
+
+sl_status sl_overlays_write(const sl_run_reader *run) {
+  drawn d;
+  int64_t n_token = 0;
   canvas c = {0};
-  sl_status status = canvas_prepare(&c, run, n_token);
-  bool placed = c.tokens.grid_height > 0 || (c.tokens.box && c.tokens.n_token > 0);
-  for (int k = 0; k < 2 && status == SL_OK && placed; k++) {
-    if (!kinds[k].tensor) continue;
-    for (int il = 0; il < kinds[k].n_layer && status == SL_OK; il++) status = write_layer(run, &c, &kinds[k], il);
-    if (status == SL_OK) status = write_film(run, &c, &kinds[k]);
+  SL_TRY(find_maps(&d, run, &n_token));
+  if (n_token == 0 || !sl_run_has_picture(run, "input")) return SL_OK;
+  sl_status status = sl_sheets_read(&c.sheets, run);
+  if (status == SL_OK && c.sheets.n_token != n_token) {
+    status = sl_fail(SL_ERROR_FORMAT, "%s: image.box has %d rows for %lld image tokens", sl_run_dir(run),
+                     c.sheets.n_token, (long long)n_token);
   }
-  if (status == SL_OK && scores && placed) status = write_scores(run, &c, scores);
+  if (status == SL_OK && c.sheets.count > 0) status = canvas_prepare(&c, run);
+  for (int i = 0; i < c.sheets.count && status == SL_OK; i++) {
+    choose_sheet(&c, i);
+    status = write_sheet(run, &c, &d);
+  }
   canvas_dispose(&c);
   return status;
 }

@@ -7,6 +7,7 @@
 
 #include "report/colour.h"
 #include "report/section.h"
+#include "report/sheet.h"
 
 #define PAGE_SCHEMA 1
 
@@ -198,6 +199,35 @@ static sl_status append_sections(sl_text *out, const sl_run_reader *run) {
   return SL_OK;
 }
 
+static sl_status append_list(sl_text *out, const char *key, const int *values, int count) {
+  SL_TRY(sl_text_format(out, "\"%s\":[", key));
+  for (int i = 0; i < count; i++) SL_TRY(sl_text_format(out, "%s%d", i ? "," : "", values[i]));
+  return sl_text_append_string(out, "]");
+}
+
+static sl_status append_sheet(sl_text *out, const sl_sheet *s) {
+  const int grid[2] = {s->grid_height, s->grid_width};
+  SL_TRY(sl_text_append_string(out, "\n{"));
+  SL_TRY(append_list(out, "views", s->view, s->n_view));
+  SL_TRY(sl_text_append_string(out, ","));
+  SL_TRY(append_list(out, "grid", grid, grid[0] > 0 ? 2 : 0));
+  SL_TRY(sl_text_append_string(out, ","));
+  SL_TRY(append_list(out, "tokens", s->token, s->n_token));
+  return sl_text_append_string(out, "}");
+}
+
+static sl_status append_sheets(sl_text *out, const sl_run_reader *run) {
+  sl_sheets sheets;
+  SL_TRY(sl_sheets_read(&sheets, run));
+  sl_status status = SL_OK;
+  for (int i = 0; i < sheets.count && status == SL_OK; i++) {
+    if (i > 0) status = sl_text_append_string(out, ",");
+    if (status == SL_OK) status = append_sheet(out, &sheets.at[i]);
+  }
+  sl_sheets_dispose(&sheets);
+  return status;
+}
+
 sl_status sl_payload_append(sl_text *out, const sl_run_reader *run) {
   uint8_t colours[SL_COLOUR_COUNT][3];
   sl_colour_table(colours);
@@ -207,7 +237,9 @@ sl_status sl_payload_append(sl_text *out, const sl_run_reader *run) {
   SL_TRY(append_tensors(out, run));
   SL_TRY(sl_text_append_string(out, "},\n\"pictures\":{"));
   SL_TRY(append_pictures(out, run));
-  SL_TRY(sl_text_append_string(out, "},\n\"sections\":["));
+  SL_TRY(sl_text_append_string(out, "},\n\"sheets\":["));
+  SL_TRY(append_sheets(out, run));
+  SL_TRY(sl_text_append_string(out, "],\n\"sections\":["));
   SL_TRY(append_sections(out, run));
   SL_TRY(sl_text_append_string(out, "],\n\"colours\":\""));
   SL_TRY(append_base64(out, colours, sizeof colours));

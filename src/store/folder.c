@@ -18,6 +18,19 @@
 
 static bool is_dots(const char *name) { return strcmp(name, ".") == 0 || strcmp(name, "..") == 0; }
 
+sl_status sl_folder_split(const char *dir, char **clean, char **parent, const char **base) {
+  SL_TRY(sl_strdup(clean, dir));
+  size_t length = strlen(*clean);
+  while (length > 1 && (*clean)[length - 1] == '/') (*clean)[--length] = '\0';
+  char *slash = strrchr(*clean, '/');
+  *base = slash ? slash + 1 : *clean;
+  if (**base == '\0' || strcmp(*base, ".") == 0 || strcmp(*base, "..") == 0)
+    SL_FAIL(SL_ERROR_ARGUMENT, "%s: not a name for a new folder", dir);
+  SL_TRY(sl_strdup(parent, slash ? *clean : "."));
+  if (slash) (*parent)[slash == *clean ? 1 : slash - *clean] = '\0';
+  return SL_OK;
+}
+
 sl_status sl_folder_is_empty(const char *dir, bool *empty) {
   DIR *listing = opendir(dir);
   if (!listing) SL_FAIL(SL_ERROR_FILE, "%s: %s", dir, strerror(errno));

@@ -4,6 +4,10 @@
 
 #include "base/memory.h"
 
+/* `dir` without trailing slashes, as a new string, with its parent (another) and its last part (inside the first). On
+ * failure both strings may be set all the same, and are to be freed. */
+sl_status sl_folder_split(const char *dir, char **clean, char **parent, const char **base);
+
 sl_status sl_folder_is_empty(const char *dir, bool *empty);
 
 /* Makes a new folder `parent/.base.partial-...` with the usual permissions; its path into a new string. *lock is a file

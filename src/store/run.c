@@ -32,21 +32,6 @@ struct sl_run {
   sl_symbols symbols;
 };
 
-/* `dir` without trailing slashes, cut into its parent and last part. */
-static sl_status split_path(const char *dir, char **clean, char **parent, const char **base) {
-  SL_TRY(sl_strdup(clean, dir));
-  size_t length = strlen(*clean);
-  while (length > 1 && (*clean)[length - 1] == '/') (*clean)[--length] = '\0';
-  char *slash = strrchr(*clean, '/');
-  *base = slash ? slash + 1 : *clean;
-  if (**base == '\0' || strcmp(*base, ".") == 0 || strcmp(*base, "..") == 0) {
-    SL_FAIL(SL_ERROR_ARGUMENT, "%s: not a name for a run directory", dir);
-  }
-  SL_TRY(sl_strdup(parent, slash ? *clean : "."));
-  if (slash) (*parent)[slash == *clean ? 1 : slash - *clean] = '\0';
-  return SL_OK;
-}
-
 /* Refuses to touch anything that is not ours. */
 static sl_status check_target(const char *dir, bool force) {
   struct stat info;
@@ -74,7 +59,7 @@ sl_status sl_run_new(sl_run **out, const char *dir, bool force) {
   const char *base;
   SL_TRY(SL_ALLOC(run, 1, "run"));
   run->lock = -1;
-  sl_status status = split_path(dir, &run->dir, &parent, &base);
+  sl_status status = sl_folder_split(dir, &run->dir, &parent, &base);
   if (status == SL_OK) status = check_target(run->dir, force);
   if (status == SL_OK) {
     sl_folder_remove_stale(parent, base); /* of runs that were killed */

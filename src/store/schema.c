@@ -141,6 +141,11 @@ const sl_result sl_results[] = {
     /* The picture's tokens. */
     {"image.box", SL_F32, "N,4", NULL, "px of images/input.png", "x0, y0, x1, y1 of the patch an image token shows"},
     {"image.view", SL_I32, "N", NULL, "index", "the tile or view an image token belongs to"},
+    {"image.projection", SL_F32, "N,Np", NULL, "share of attention",
+     "where image tokens are learned queries without a place: how a token's cross-attention is spread over the patches "
+     "(a class token left out), mean over heads, and over the layers of a Q-Former; rows add up to 1. A token's score is "
+     "drawn on patches in these shares: maps of such runs are projected, not measured there"},
+    {"image.patch_box", SL_F32, "Np,4", NULL, "px of images/input.png", "the boxes of those patches"},
     {"image.feature", SL_F32, "Dv", NULL, "activation",
      "mean over the patches of the tower's features that go to the projector: what the picture looks like"},
 
@@ -181,7 +186,8 @@ const sl_result *sl_result_find(const char *name) {
 static const char *dtype_word(sl_dtype dtype) {
   static const char *const words[SL_DTYPE_COUNT] = {
       [SL_F32] = "f32", [SL_F16] = "f16", [SL_BF16] = "bf16", [SL_I32] = "i32",
-      [SL_I64] = "i64", [SL_U8] = "u8",   [SL_F64] = "f64",
+      [SL_I64] = "i64", [SL_U8] = "u8",   [SL_F64] = "f64",   [SL_I8] = "i8",
+      [SL_I16] = "i16", [SL_BOOL] = "bool",
   };
   return (unsigned)dtype < SL_DTYPE_COUNT ? words[dtype] : "any";
 }

@@ -32,60 +32,116 @@ sl_status sl_picture_load(sl_picture *p, const char *path, const char *mask_path
   return status;
 }
 
-sl_status sl_picture_prepare(sl_picture *p, const sl_model *model) {
-  int width = 0, height = 0;
-  const int side = sl_model_get_shape(model)->image_px;
-  SL_TRY(sl_preprocess_apply(sl_model_get_preprocess(model), &p->source, &p->pixels, &width, &height, NULL, &p->map));
-  if (width == side && height == side) return SL_OK;
-  SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the model's processor makes it %d x %d px; its vision tower takes %d x %d px",
-          p->path, width, height, side, side);
+sl_status sl_picture_prepare(sl_picture *p, const sl_model *model, const char *question) {
+  SL_TRY(sl_views_make(&p->views, sl_model_get_preprocess(model), &p->source));
+  return sl_pack_make(&p->pack, model, &p->views, question);
 }
 
-typedef struct feature_reader {
-  int n_col, skip; /* features of a patch; rows before the first patch */
+/* What is read while the tower and the connector run. */
+typedef struct reader {
+  const sl_picture *picture;
+  double *feature; /* [n_col] sum over the patches */
+  int n_col, n_row;
+  double *share;   /* [N, n_patch] sum over heads and layers of the queries' attention; NULL: tokens have places */
   float *row;
-  double *sum;
-  int n_row;
-} feature_reader;
+  sl_status status;
+} reader;
 
-static bool wants_features(void *user, sl_part part, sl_site site, int layer, bool backward) {
-  (void)user, (void)layer;
-  return part == SL_PART_PROJECTOR && site == SL_SITE_PROJECTOR_IN && !backward;
+static bool is_cross(sl_site site) { return site == SL_SITE_CROSS_PATTERN || site == SL_SITE_RESAMPLER_PATTERN; }
+
+static bool wants(void *user, sl_part part, sl_site site, int layer, bool backward) {
+  (void)layer;
+  const reader *r = user;
+  return part == SL_PART_PROJECTOR && !backward && (site == SL_SITE_PROJECTOR_IN || (r->share && is_cross(site)));
 }
 
-static void see_features(void *user, sl_queue *queue, sl_part part, sl_site site, int layer, int first_row,
-                         sl_mat value, sl_mat grad) {
-  (void)part, (void)site, (void)layer, (void)first_row, (void)grad;
-  feature_reader *r = user;
-  for (int i = r->skip; i < value.rows; i++, r->n_row++) {
-    sl_buffer_read(queue, r->row, value.buffer, (size_t)(value.offset + i * value.stride) * sizeof *r->row,
-                   (size_t)r->n_col * sizeof *r->row);
-    for (int k = 0; k < r->n_col; k++) r->sum[k] += (double)r->row[k];
+static void read_row(const reader *r, sl_queue *queue, sl_mat value, int row) {
+  sl_buffer_read(queue, r->row, value.buffer, (size_t)(value.offset + row * value.stride) * sizeof *r->row,
+                 (size_t)value.cols * sizeof *r->row);
+}
+
+/* Sums the rows that show patches. Queries read all rows of the only view, its patches last. */
+static void add_features(reader *r, sl_queue *queue, sl_mat value) {
+  const sl_pack *pack = &r->picture->pack;
+  const int n_view_row = r->share ? value.rows : pack->n_view_token;
+  const int n_lead = r->share ? value.rows - r->picture->n_patch : pack->n_lead;
+  r->n_col = value.cols;
+  r->status = SL_ALLOC(r->feature, (size_t)r->n_col, "features");
+  for (int i = 0; i < value.rows && r->status == SL_OK; i++) {
+    if (i % n_view_row < n_lead) continue;
+    read_row(r, queue, value, i);
+    for (int k = 0; k < r->n_col; k++) r->feature[k] += (double)r->row[k];
+    r->n_row++;
   }
+}
+
+/* value [H N, T]: the patches are the last n_patch of a query's T keys. */
+static void add_shares(const reader *r, sl_queue *queue, sl_mat value) {
+  const int n = r->picture->pack.n, n_patch = r->picture->n_patch, skip = value.cols - n_patch;
+  for (int i = 0; i < value.rows; i++) {
+    read_row(r, queue, value, i);
+    double *to = r->share + (size_t)(i % n) * (size_t)n_patch;
+    for (int p = 0; p < n_patch; p++) to[p] += (double)r->row[skip + p];
+  }
+}
+
+static void see(void *user, sl_queue *queue, sl_part part, sl_site site, int layer, int first_row, sl_mat value,
+                sl_mat grad) {
+  (void)part, (void)layer, (void)first_row, (void)grad;
+  reader *r = user;
+  if (r->status == SL_OK) r->status = SL_REALLOC(r->row, (size_t)value.cols, "features");
+  if (r->status != SL_OK) return;
+  if (is_cross(site))
+    add_shares(r, queue, value);
+  else
+    add_features(r, queue, value);
+}
+
+static sl_status keep_features(sl_picture *p, const reader *r) {
+  SL_TRY(SL_ALLOC(p->feature, (size_t)r->n_col, "features"));
+  for (int k = 0; k < r->n_col; k++) p->feature[k] = (float)(r->feature[k] / r->n_row);
+  p->n_feature = r->n_col;
+  return SL_OK;
+}
+
+/* Each row over its sum: a query that reads the class token alone stays zero. */
+static sl_status keep_shares(sl_picture *p, const reader *r) {
+  const size_t n_patch = (size_t)p->n_patch;
+  if (!r->share) return SL_OK;
+  SL_TRY(SL_ALLOC(p->projection, (size_t)p->pack.n * n_patch, "projection"));
+  for (int i = 0; i < p->pack.n; i++) {
+    const double *share = r->share + (size_t)i * n_patch;
+    double sum = 0;
+    for (size_t k = 0; k < n_patch; k++) sum += share[k];
+    for (size_t k = 0; k < n_patch && sum > 0; k++) p->projection[(size_t)i * n_patch + k] = (float)(share[k] / sum);
+  }
+  return SL_OK;
 }
 
 sl_status sl_picture_encode(sl_picture *p, sl_session *session, const sl_model *model, sl_image **out) {
   const sl_model_shape *shape = sl_model_get_shape(model);
-  feature_reader r = {.n_col = shape->vision.d_model,
-                      .skip = shape->n_image_token - shape->grid_height * shape->grid_width};
-  const sl_probe probe = {.user = &r, .wants = wants_features, .see = see_features};
+  reader r = {.picture = p};
   *out = NULL;
-  sl_status status = SL_ALLOC(r.row, (size_t)r.n_col, "features");
-  if (status == SL_OK) status = SL_ALLOC(r.sum, (size_t)r.n_col, "features");
-  if (status == SL_OK) status = SL_ALLOC(p->feature, (size_t)r.n_col, "features");
-  if (status == SL_OK) status = sl_image_encode(out, session, p->pixels, &probe, false);
-  for (int k = 0; k < r.n_col && status == SL_OK; k++) p->feature[k] = (float)(r.sum[k] / r.n_row);
-  p->n_feature = r.n_col;
+  p->n_patch = shape->grid_height * shape->grid_width;
+  if (shape->cell_rows == 0) SL_TRY(SL_ALLOC(r.share, (size_t)p->pack.n * (size_t)p->n_patch, "projection"));
+  const sl_probe probe = {.user = &r, .wants = wants, .see = see};
+  sl_status status = sl_image_encode(out, session, p->views.pixels, &p->pack, &probe, false);
+  if (status == SL_OK) status = r.status;
+  if (status == SL_OK) status = keep_features(p, &r);
+  if (status == SL_OK) status = keep_shares(p, &r);
+  free(r.feature);
+  free(r.share);
   free(r.row);
-  free(r.sum);
   return status;
 }
 
 void sl_picture_dispose(sl_picture *p) {
   free(p->feature);
+  free(p->projection);
   sl_rgb_dispose(&p->source);
   sl_grey_dispose(&p->mask);
-  free(p->pixels);
+  sl_views_dispose(&p->views);
+  sl_pack_dispose(&p->pack);
   *p = (sl_picture){0};
 }
 
@@ -120,28 +176,26 @@ static void boxes_dispose(boxes *b) {
   free(b->view);
 }
 
-static sl_status boxes_make(boxes *b, const sl_picture *p, const sl_model *model) {
-  *b = (boxes){.n_image = sl_model_get_shape(model)->n_image_token};
+static sl_status boxes_make(boxes *b, const sl_picture *p) {
+  *b = (boxes){.n_image = p->pack.n};
   sl_status status = SL_ALLOC(b->box, (size_t)b->n_image, "boxes");
   if (status == SL_OK) status = SL_ALLOC(b->view, (size_t)b->n_image, "boxes");
   if (status == SL_OK)
-    sl_layout_boxes(model, &p->map, b->box, b->view);
+    sl_pack_boxes(&p->pack, b->box, b->view);
   else
     boxes_dispose(b);
   return status;
 }
 
-sl_status sl_picture_object(const sl_picture *p, const sl_model *model, double threshold, bool **object) {
+sl_status sl_picture_object(const sl_picture *p, double threshold, bool **object) {
   *object = NULL;
   if (!p->mask.data) return SL_OK;
   boxes b;
-  SL_TRY(boxes_make(&b, p, model));
-  const sl_model_shape *shape = sl_model_get_shape(model);
-  const int n_patch = shape->grid_height * shape->grid_width, skip = b.n_image - n_patch;
-  const sl_status status = SL_ALLOC(*object, (size_t)n_patch, "object tokens");
+  SL_TRY(boxes_make(&b, p));
+  const sl_status status = SL_ALLOC(*object, (size_t)b.n_image, "object tokens");
   /* The slack keeps "exactly half" true after rounding in the boxes. */
-  for (int i = 0; i < n_patch && status == SL_OK; i++)
-    (*object)[i] = sl_mask_share(&p->mask, b.box[skip + i]) >= threshold - 1e-6;
+  for (int i = 0; i < b.n_image && status == SL_OK; i++)
+    (*object)[i] = b.view[i] >= 0 && sl_mask_share(&p->mask, b.box[i]) >= threshold - 1e-6;
   boxes_dispose(&b);
   return status;
 }
@@ -171,9 +225,9 @@ static sl_status put_mask(const sl_picture *p, sl_run *run, int width, int heigh
   return status;
 }
 
-static sl_status put_boxes(const sl_picture *p, const sl_model *model, sl_run *run, double scale_x, double scale_y) {
+static sl_status put_boxes(const sl_picture *p, sl_run *run, double scale_x, double scale_y) {
   boxes b;
-  SL_TRY(boxes_make(&b, p, model));
+  SL_TRY(boxes_make(&b, p));
   for (int i = 0; i < b.n_image; i++) {
     for (int k = 0; k < 4; k++) b.box[i][k] = (float)(b.box[i][k] * (k % 2 ? scale_y : scale_x));
   }
@@ -183,7 +237,21 @@ static sl_status put_boxes(const sl_picture *p, const sl_model *model, sl_run *r
   return status;
 }
 
-sl_status sl_picture_store(const sl_picture *p, const sl_model *model, sl_run *run) {
+static sl_status put_projection(const sl_picture *p, sl_run *run, double scale_x, double scale_y) {
+  float (*box)[4] = NULL;
+  if (!p->projection) return SL_OK;
+  SL_TRY(SL_ALLOC(box, (size_t)p->n_patch, "boxes"));
+  sl_pack_patch_boxes(&p->pack, box);
+  for (int i = 0; i < p->n_patch; i++)
+    for (int k = 0; k < 4; k++) box[i][k] = (float)(box[i][k] * (k % 2 ? scale_y : scale_x));
+  sl_status status = sl_run_put(run, "image.patch_box", SL_F32, 2, (int64_t[]){p->n_patch, 4}, box);
+  if (status == SL_OK)
+    status = sl_run_put(run, "image.projection", SL_F32, 2, (int64_t[]){p->pack.n, p->n_patch}, p->projection);
+  free(box);
+  return status;
+}
+
+sl_status sl_picture_store(const sl_picture *p, sl_run *run) {
   const int from_width = p->source.width_px, from_height = p->source.height_px;
   const int longest = from_width > from_height ? from_width : from_height;
   const double scale = longest > MAX_STORED_PX ? (double)MAX_STORED_PX / longest : 1;
@@ -193,8 +261,9 @@ sl_status sl_picture_store(const sl_picture *p, const sl_model *model, sl_run *r
   sl_status status = put_png(run, "input", small.data ? small.data : p->source.data, width, height, 3);
   sl_rgb_dispose(&small);
   if (status == SL_OK && p->mask.data) status = put_mask(p, run, width, height);
-  if (status == SL_OK)
-    status = put_boxes(p, model, run, (double)width / from_width, (double)height / from_height);
+  const double scale_x = (double)width / from_width, scale_y = (double)height / from_height;
+  if (status == SL_OK) status = put_boxes(p, run, scale_x, scale_y);
+  if (status == SL_OK) status = put_projection(p, run, scale_x, scale_y);
   if (status == SL_OK)
     status = sl_run_put(run, "image.feature", SL_F32, 1, (int64_t[]){p->n_feature}, p->feature);
   return status;

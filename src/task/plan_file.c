@@ -164,9 +164,9 @@ sl_plan_limits sl_plan_limits_for(const sl_model *model, const sl_layout *layout
 /* ---- other runs ---- */
 
 /* The question's own layout, or the context's prompt; then the context's answer. */
-static sl_status run_layout(sl_layout *out, const sl_analysis_context *c, const char *question) {
+static sl_status run_layout(sl_layout *out, const sl_analysis_context *c, const sl_pack *pack, const char *question) {
   const sl_layout *own = c->layout;
-  SL_TRY(question ? sl_layout_build(out, c->model, question, false) : sl_layout_build(out, c->model, own->text, true));
+  SL_TRY(sl_layout_build(out, c->model, pack, question ? question : own->text, !question));
   if (own->n_token == own->n_prompt) return SL_OK;
   return sl_layout_append(out, c->model, own->ids + own->n_prompt, own->n_token - own->n_prompt);
 }
@@ -174,13 +174,16 @@ static sl_status run_layout(sl_layout *out, const sl_analysis_context *c, const 
 sl_status sl_plan_run_make(sl_plan_run *out, sl_analysis_context *c, const char *image_path, const char *question) {
   sl_image *image = NULL;
   sl_layout layout = {0};
+  sl_pack pack = {0};
   *out = (sl_plan_run){0};
-  sl_status status = run_layout(&layout, c, question);
-  if (status == SL_OK && image_path) status = sl_context_encode_file(c, image_path, &image);
+  sl_status status = SL_OK;
+  if (image_path) status = sl_context_encode_file(c, image_path, question ? question : c->question, &pack, &image);
+  if (status == SL_OK) status = run_layout(&layout, c, image_path ? &pack : c->pack, question);
   if (status == SL_OK) status = sl_prefix_new(&out->prefix, c->session, &layout, image ? image : c->image, true, NULL);
   if (status == SL_OK) status = sl_trunk_new(&out->trunk, c->session, out->prefix, &layout, NULL);
   sl_image_free(image);
   sl_layout_dispose(&layout);
+  sl_pack_dispose(&pack);
   if (status != SL_OK) sl_plan_run_dispose(out);
   return status;
 }

@@ -100,7 +100,6 @@ static json_t *spans_json(const sl_layout *layout) {
 
 sl_status sl_run_json_tokens(json_t *root, const sl_model *model, const sl_trace_request *r, const sl_layout *layout,
                              const sl_answer *answer) {
-  const sl_model_shape *shape = sl_model_get_shape(model);
   json_t *tokens = json_array(), *queries = json_array();
   for (int t = 0; t < layout->n_token; t++) json_array_append_new(tokens, token_json(model, layout, t, answer));
   for (int a = 0; a < answer->n_token; a++) json_array_append_new(queries, json_integer(layout->n_prompt + a - 1));
@@ -115,7 +114,7 @@ sl_status sl_run_json_tokens(json_t *root, const sl_model *model, const sl_trace
                 answer->forced ? "forced" : "greedy", "answer_cut", (int)answer->cut)));
   SL_TRY(sl_run_json_set(root, "spans", spans_json(layout)));
   return sl_run_json_set(root, "grid",
-                         json_pack("{s:i, s:i}", "height", shape->grid_height, "width", shape->grid_width));
+                         json_pack("{s:i, s:i}", "height", layout->grid_height, "width", layout->grid_width));
 }
 
 sl_status sl_run_json_options(json_t *root, const sl_trace_request *r, int max_token, double object_threshold) {

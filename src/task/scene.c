@@ -40,7 +40,9 @@ sl_status sl_scene_open(sl_scene **out, const sl_model *model, const char *image
     if (o->cancel) sl_session_set_cancel(s->session, &o->cancel->requested);
     if (o->branch_bytes > 0) sl_session_set_branch_limit(s->session, o->branch_bytes);
     sl_analysis_context context = scene_context(s);
-    status = sl_context_encode_file(&context, image_path, &s->image);
+    status = sl_strdup(&s->image_path, image_path);
+    /* A Q-Former's image tokens are made for each question. */
+    if (status == SL_OK) status = sl_context_encode_file(&context, image_path, NULL, &s->pack, &s->image);
   }
   if (status == SL_OK)
     *out = s;
@@ -52,7 +54,7 @@ sl_status sl_scene_open(sl_scene **out, const sl_model *model, const char *image
 static void prefix_free(sl_shared_prefix *p) {
   if (!p) return;
   sl_prefix_free(p->prefix);
-  free(p->ids);
+  free(p->question);
   free(p);
 }
 
@@ -61,22 +63,32 @@ void sl_scene_close(sl_scene *s) {
   for (int i = 0; i < s->n_prefix; i++) prefix_free(s->prefixes[i]);
   free(s->prefixes);
   sl_image_free(s->image);
+  sl_pack_dispose(&s->pack);
+  free(s->image_path);
   sl_session_free(s->session);
   free(s);
 }
 
-static sl_status prefix_new(sl_shared_prefix **out, sl_scene *s, const sl_layout *layout) {
+/* The scene's image, or the one made for this question. */
+static sl_status image_for(sl_image **fresh, sl_scene *s, const char *question) {
+  sl_analysis_context context = scene_context(s);
+  *fresh = NULL;
+  return question ? sl_context_encode_file(&context, s->image_path, question, NULL, fresh) : SL_OK;
+}
+
+static sl_status prefix_new(sl_shared_prefix **out, sl_scene *s, const sl_layout *layout, const char *question) {
   sl_shared_prefix *p = NULL;
+  sl_image *fresh = NULL;
   SL_TRY(SL_ALLOC(p, 1, "prefix"));
-  sl_status status = sl_prefix_new(&p->prefix, s->session, layout, s->image, s->keep_rows, NULL);
-  const size_t n = status == SL_OK ? (size_t)sl_prefix_rows(p->prefix) : 0;
-  if (status == SL_OK) status = SL_ALLOC(p->ids, n, "prefix");
-  if (status == SL_OK) {
-    memcpy(p->ids, layout->ids, n * sizeof *p->ids);
+  sl_status status = image_for(&fresh, s, question);
+  if (status == SL_OK && question) status = sl_strdup(&p->question, question);
+  if (status == SL_OK)
+    status = sl_prefix_new(&p->prefix, s->session, layout, fresh ? fresh : s->image, s->keep_rows, NULL);
+  sl_image_free(fresh);
+  if (status == SL_OK)
     *out = p;
-  } else {
+  else
     prefix_free(p);
-  }
   return status;
 }
 
@@ -92,19 +104,19 @@ static void drop_unused(sl_scene *s) {
   s->n_prefix = n;
 }
 
-/* The prefix of these tokens: one that is there, or a new one. */
-static sl_status find_prefix(sl_shared_prefix **out, sl_scene *s, const sl_layout *layout) {
-  const int n_row = layout->first_image + layout->n_image;
+/* The prefix of these tokens: one that is there, or a new one. `question` is NULL where the image tokens do not depend on
+ * it. */
+static sl_status find_prefix(sl_shared_prefix **out, sl_scene *s, const sl_layout *layout, const char *question) {
   for (int i = 0; i < s->n_prefix; i++) {
     sl_shared_prefix *p = s->prefixes[i];
-    if (sl_prefix_rows(p->prefix) != n_row) continue;
-    if (memcmp(p->ids, layout->ids, (size_t)n_row * sizeof *p->ids) != 0) continue;
+    if (!sl_prefix_serves(p->prefix, layout)) continue;
+    if (question && strcmp(p->question, question) != 0) continue;
     *out = p;
     return SL_OK;
   }
   drop_unused(s);
   SL_TRY(SL_REALLOC(s->prefixes, (size_t)s->n_prefix + 1, "prefixes"));
-  SL_TRY(prefix_new(out, s, layout));
+  SL_TRY(prefix_new(out, s, layout, question));
   s->prefixes[s->n_prefix++] = *out;
   return SL_OK;
 }
@@ -130,8 +142,8 @@ static sl_status answer_greedily(sl_question *q, int max_token) {
 static sl_status fill_question(sl_question *q, const char *text, const sl_question_options *o) {
   const sl_model *model = q->scene->model;
   sl_shared_prefix *prefix = NULL;
-  SL_TRY(sl_layout_build(&q->layout, model, text, o->raw_prompt));
-  SL_TRY(find_prefix(&prefix, q->scene, &q->layout));
+  SL_TRY(sl_layout_build(&q->layout, model, &q->scene->pack, text, o->raw_prompt));
+  SL_TRY(find_prefix(&prefix, q->scene, &q->layout, sl_model_reads_question(model) ? text : NULL));
   prefix->n_user++;
   q->prefix = prefix;
   if (o->answer)

@@ -8,14 +8,16 @@
 /* A prefix and how many questions use it. */
 typedef struct sl_shared_prefix {
   sl_prefix *prefix;
-  int32_t *ids; /* [sl_prefix_rows] */
+  char *question; /* that the image tokens were made for; NULL where they do not depend on it */
   int n_user;
 } sl_shared_prefix;
 
 struct sl_scene {
   const sl_model *model;
   sl_session *session;
+  char *image_path;
   sl_image *image;
+  sl_pack pack;
   bool keep_rows;
   sl_log_fn log;
   void *user;

@@ -60,13 +60,12 @@ static sl_status read_picture(sl_trace *t) {
   const double since = sl_now_ms();
   const double threshold = t->request->object_threshold > 0 ? t->request->object_threshold : 0.5;
   sl_trace_progress(t, "picture", 0, 1);
-  SL_TRY(sl_picture_prepare(&t->picture, t->model));
+  SL_TRY(sl_picture_prepare(&t->picture, t->model, t->request->question));
   SL_TRY(sl_picture_encode(&t->picture, t->session, t->model, &t->image));
-  SL_TRY(sl_picture_object(&t->picture, t->model, threshold, &t->object));
+  SL_TRY(sl_picture_object(&t->picture, threshold, &t->object));
   sl_trace_progress(t, "picture", 1, 1);
-  const sl_model_shape *shape = sl_model_get_shape(t->model);
   int n_object = 0;
-  for (int i = 0; t->object && i < shape->grid_height * shape->grid_width; i++) n_object += t->object[i];
+  for (int i = 0; t->object && i < t->picture.pack.n; i++) n_object += t->object[i];
   if (t->object) {
     SL_TRY(sl_run_json_set(json_object_get(t->root, "image"), "object_tokens", json_integer(n_object)));
     if (n_object == 0) SL_TRY(warn(t, "no image token is object: the mask covers too little of every patch"));
@@ -87,7 +86,7 @@ static sl_status check_record(const sl_trace *t) {
     status = sl_text_format(&spec, "%s%.*s@0", spec.length ? "," : "", (int)strcspn(item, ",@#"), item);
     item += length + (item[length] == ',');
   }
-  if (status == SL_OK && spec.length) status = sl_record_new(&record, t->model, &t->layout, spec.data);
+  if (status == SL_OK && spec.length) status = sl_record_new(&record, t->model, &t->picture.pack, &t->layout, spec.data);
   sl_record_free(record);
   sl_text_dispose(&spec);
   return status;
@@ -97,7 +96,7 @@ static sl_status make_answer(sl_trace *t) {
   const sl_trace_request *r = t->request;
   const double since = sl_now_ms();
   const int most = t->max_token = r->max_token > 0 ? r->max_token : DEFAULT_MAX_TOKEN;
-  SL_TRY(sl_layout_build(&t->layout, t->model, r->question, r->raw_prompt));
+  SL_TRY(sl_layout_build(&t->layout, t->model, &t->picture.pack, r->question, r->raw_prompt));
   SL_TRY(check_record(t));
   SL_TRY(sl_trace_check_plan(t));
   sl_trace_progress(t, "answer", 0, 1);
@@ -112,9 +111,9 @@ static sl_status make_answer(sl_trace *t) {
   if (t->answer.cut && r->max_token == 0) SL_TRY(warn(t, "the answer was cut at 64 tokens (--max-tokens)"));
   SL_TRY(sl_run_json_tokens(t->root, t->model, r, &t->layout, &t->answer));
   SL_TRY(sl_run_json_options(t->root, r, most, r->object_threshold > 0 ? r->object_threshold : 0.5));
-  if (t->run) SL_TRY(sl_picture_store(&t->picture, t->model, t->run));
+  if (t->run) SL_TRY(sl_picture_store(&t->picture, t->run));
   /* Here rather than when it records: positions that do not exist are told before the analyses. */
-  if (r->record) SL_TRY(sl_record_new(&t->record, t->model, &t->layout, r->record));
+  if (r->record) SL_TRY(sl_record_new(&t->record, t->model, &t->picture.pack, &t->layout, r->record));
   SL_TRY(sl_trace_note_time(t, "answer", since));
   t->answered = true;
   return SL_OK;
@@ -159,7 +158,7 @@ static sl_status record_sites(sl_trace *t) {
   if (t->record) {
     status = sl_record_probe(t->record, t->session, SL_PART_VISION, &tower);
     if (status == SL_OK) status = sl_record_probe(t->record, t->session, SL_PART_DECODER, &decoder);
-    if (status == SL_OK) status = sl_image_encode(&image, t->session, t->picture.pixels, &tower, false);
+    if (status == SL_OK) status = sl_image_encode(&image, t->session, t->picture.views.pixels, &t->picture.pack, &tower, false);
   }
   if (status == SL_OK) status = forward_whole(t, image ? image : t->image, t->record ? &decoder : NULL);
   if (status == SL_OK && t->record) status = put_recorded(t, t->record);

@@ -79,7 +79,7 @@ static sl_status decode_greedy(applied *a) {
   int32_t *ids = NULL;
   SL_TRY(SL_ALLOC(ids, (size_t)t->max_token, "answer"));
   sl_status status = sl_branches_greedy(t->session, &request, t->max_token, ids, &a->n_answer);
-  if (status == SL_OK) status = sl_layout_build(&a->layout, t->model, r->question, r->raw_prompt);
+  if (status == SL_OK) status = sl_layout_build(&a->layout, t->model, &t->picture.pack, r->question, r->raw_prompt);
   if (status == SL_OK && a->n_answer > 0) status = sl_layout_append(&a->layout, t->model, ids, a->n_answer);
   if (status == SL_OK && a->n_answer > 0)
     status = sl_trunk_new(&a->own, t->session, sl_trunk_prefix(a->trunk), &a->layout, NULL);

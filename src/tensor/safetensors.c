@@ -1,4 +1,4 @@
-/* Opening safetensors files and folders; finding tensors. */
+/* Opening files and folders of weights, safetensors or PyTorch's .bin; finding tensors. */
 #include "tensor/safetensors.h"
 
 #include <errno.h>
@@ -14,8 +14,6 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "tensor/safetensors_file.h"
-
-#define INDEX_NAME "model.safetensors.index.json"
 
 /* ---- one file ---- */
 
@@ -44,11 +42,24 @@ static sl_status shard_map(sl_shard *shard) {
   return status;
 }
 
+static bool ends_with(const char *text, const char *end) {
+  const size_t n_text = strlen(text), n_end = strlen(end);
+  return n_text >= n_end && strcmp(text + n_text - n_end, end) == 0;
+}
+
+/* The format goes by the name alone: what a file holds must not decide how it is judged. */
+static sl_status shard_read(sl_shard *shard, sl_tensor **tensors, int *n_tensor) {
+  static const char *const torch_endings[] = {".bin", ".pt", ".pth"};
+  for (size_t i = 0; i < sizeof torch_endings / sizeof *torch_endings; i++)
+    if (ends_with(shard->path, torch_endings[i])) return sl_shard_read_torch(shard, tensors, n_tensor);
+  return sl_shard_read_header(shard, tensors, n_tensor);
+}
+
 /* Appends the tensors of the last shard to the handle's. */
 static sl_status file_add_tensors(sl_safetensors *file) {
   int shard = file->n_shard - 1, n_new;
   sl_tensor *tensors;
-  SL_TRY(sl_shard_read_header(&file->shards[shard], &tensors, &n_new));
+  SL_TRY(shard_read(&file->shards[shard], &tensors, &n_new));
   size_t n_all = (size_t)file->n_tensor + (size_t)n_new;
   sl_status status = SL_OK;
   if (n_all > INT_MAX)
@@ -198,20 +209,30 @@ static sl_status file_open_single(sl_safetensors *file, const char *path, const 
   return file_index_names(file);
 }
 
+/* What a folder may hold, the first that is there counts (in transformers' order). */
+static const struct place {
+  const char *name;
+  bool is_index;
+} places[] = {{"model.safetensors", false},
+              {"model.safetensors.index.json", true},
+              {"pytorch_model.bin", false},
+              {"pytorch_model.bin.index.json", true}};
+
 static sl_status file_open_folder(sl_safetensors *file, const char *folder) {
-  char *single = NULL, *index = NULL;
-  sl_status status = sl_path_join(&single, folder, "model.safetensors");
-  if (!status) status = sl_path_join(&index, folder, INDEX_NAME);
-  if (!status) {
-    if (access(single, F_OK) == 0) status = file_open_single(file, single, NULL, 0);
-    else if (access(index, F_OK) == 0) status = file_open_index(file, folder, index);
-    else
-      status = sl_fail(SL_ERROR_FILE, "%s: expected model.safetensors or " INDEX_NAME " in this folder, found neither",
-                       folder);
+  for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+    char *path;
+    SL_TRY(sl_path_join(&path, folder, places[i].name));
+    const bool found = access(path, F_OK) == 0;
+    sl_status status = SL_OK;
+    if (found && places[i].is_index) status = file_open_index(file, folder, path);
+    else if (found) status = file_open_single(file, path, NULL, 0);
+    free(path);
+    if (found) return status;
   }
-  free(single);
-  free(index);
-  return status;
+  SL_FAIL(SL_ERROR_FILE,
+          "%s: expected model.safetensors, pytorch_model.bin or the index of either (NAME.index.json) in this folder, "
+          "found none",
+          folder);
 }
 
 sl_status sl_safetensors_open(sl_safetensors **out, const char *path) {
@@ -245,8 +266,11 @@ sl_status sl_safetensors_parse(sl_safetensors **out, const void *bytes, size_t n
 void sl_safetensors_close(sl_safetensors *file) {
   if (!file) return;
   for (int i = 0; i < file->n_shard; i++) {
-    if (file->shards[i].mapped) munmap((void *)file->shards[i].bytes, file->shards[i].n_bytes);
-    free(file->shards[i].path);
+    sl_shard *shard = &file->shards[i];
+    for (int k = 0; k < shard->n_copy; k++) free(shard->copies[k]);
+    free(shard->copies);
+    if (shard->mapped) munmap((void *)shard->bytes, shard->n_bytes);
+    free(shard->path);
   }
   free(file->shards);
   sl_shard_free_tensors(file->tensors, file->n_tensor);
@@ -294,6 +318,7 @@ void sl_safetensors_drop(const sl_safetensors *file, const sl_tensor *tensor) {
   uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
   uintptr_t begin = (uintptr_t)tensor->data;
   uintptr_t end = begin + (size_t)sl_tensor_count(tensor) * sl_dtype_size(tensor->dtype);
+  if (begin - (uintptr_t)shard->bytes >= shard->n_bytes) return; /* a copy of ours, not in the mapping */
   begin = (begin + page - 1) / page * page; /* whole pages only: the neighbours may be in use */
   end = end / page * page;
   if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);

@@ -1,4 +1,4 @@
-/* Inside of the safetensors reader, shared by its sources only. */
+/* Inside of the reader of weight files, shared by its sources only. */
 #ifndef SL_TENSOR_SAFETENSORS_FILE_H
 #define SL_TENSOR_SAFETENSORS_FILE_H
 
@@ -14,7 +14,9 @@ typedef struct sl_shard {
   char *path;
   const unsigned char *bytes;
   size_t n_bytes;
-  bool mapped; /* ours to unmap */
+  bool mapped;   /* ours to unmap */
+  void **copies; /* tensors that do not lie row by row in a PyTorch file */
+  int n_copy;
 } sl_shard;
 
 struct sl_safetensors {
@@ -28,6 +30,9 @@ struct sl_safetensors {
 
 /* Checks a file's header and gives its tensors in the order of their data, as a new array with new names. */
 sl_status sl_shard_read_header(const sl_shard *shard, sl_tensor **tensors, int *n_tensor);
+
+/* The same for a PyTorch file (torch_file.c); may add to the shard's copies. */
+sl_status sl_shard_read_torch(sl_shard *shard, sl_tensor **tensors, int *n_tensor);
 
 /* Frees such an array. */
 void sl_shard_free_tensors(sl_tensor *tensors, int n_tensor);

@@ -85,8 +85,9 @@ static sl_status read_dtype(const char *path, const char *name, json_t *info, sl
     return SL_OK;
   }
   SL_FAIL(SL_ERROR_UNSUPPORTED,
-          "%s: tensor " SL_NAME_FORMAT ": dtype: expected F64, F32, F16, BF16, I64, I32 or U8, found \"%.40s\"", path,
-          name, found);
+          "%s: tensor " SL_NAME_FORMAT
+          ": dtype: expected F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL, found \"%.40s\"",
+          path, name, found);
 }
 
 /* Also gives the bytes that the shape asks for. */

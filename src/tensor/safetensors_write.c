@@ -7,6 +7,8 @@
 #include "base/text.h"
 #include "tensor/safetensors_file.h"
 
+#define PIECE_BYTES ((size_t)1 << 20) /* of data that is made while it is written */
+
 static sl_status check_tensor(const char *path, const sl_tensor *tensor, size_t *n_bytes) {
   if (!tensor->name || !sl_utf8_valid(tensor->name, strlen(tensor->name), NULL))
     SL_FAIL(SL_ERROR_ARGUMENT, "%s: tensor name: expected UTF-8, found something else", path);
@@ -23,9 +25,13 @@ static sl_status check_tensor(const char *path, const sl_tensor *tensor, size_t 
     if (tensor->shape[i] < 0 || !sl_size_mul(*n_bytes, (size_t)tensor->shape[i], n_bytes) || *n_bytes > PTRDIFF_MAX)
       SL_FAIL(SL_ERROR_ARGUMENT, "%s: tensor " SL_NAME_FORMAT ": shape[%d]: expected a possible size, found %lld", path,
               tensor->name, i, (long long)tensor->shape[i]);
-  if (*n_bytes > 0 && !tensor->data)
+  return SL_OK;
+}
+
+static sl_status check_data(const char *path, const sl_tensor *tensor) {
+  if (sl_tensor_count(tensor) > 0 && !tensor->data)
     SL_FAIL(SL_ERROR_ARGUMENT, "%s: tensor " SL_NAME_FORMAT ": expected %zu bytes of data, found none", path,
-            tensor->name, *n_bytes);
+            tensor->name, (size_t)sl_tensor_count(tensor) * sl_dtype_size(tensor->dtype));
   return SL_OK;
 }
 
@@ -105,20 +111,38 @@ static sl_status build_header(const char *path, const sl_tensor *const *tensors,
   return status;
 }
 
-static sl_status write_content(const char *path, const sl_text *header, const sl_tensor *const *tensors, int n_tensor) {
+/* Where the data comes from: the tensors themselves, or a function and a piece of memory for it. */
+typedef struct source {
+  sl_tensor_maker make; /* NULL: the tensors */
+  void *user;
+  unsigned char *piece;
+} source;
+
+static sl_status write_tensor(sl_output *output, const sl_tensor *tensor, const source *from) {
+  const size_t width = sl_dtype_size(tensor->dtype);
+  const int64_t n_element = sl_tensor_count(tensor), n_piece = (int64_t)(PIECE_BYTES / width);
+  if (!from->make) return sl_output_write(output, tensor->data, (size_t)n_element * width);
+  for (int64_t first = 0; first < n_element; first += n_piece) {
+    const int64_t count = n_element - first < n_piece ? n_element - first : n_piece;
+    SL_TRY(from->make(from->user, tensor, first, count, from->piece));
+    SL_TRY(sl_output_write(output, from->piece, (size_t)count * width));
+  }
+  return SL_OK;
+}
+
+static sl_status write_content(const char *path, const sl_text *header, const sl_tensor *const *tensors, int n_tensor,
+                               const source *from) {
   sl_output *output;
   SL_TRY(sl_output_open(&output, path));
   sl_status status = sl_output_write(output, header->data, header->length);
-  for (int i = 0; i < n_tensor && !status; i++) {
-    size_t n_bytes = (size_t)sl_tensor_count(tensors[i]) * sl_dtype_size(tensors[i]->dtype);
-    status = sl_output_write(output, tensors[i]->data, n_bytes);
-  }
+  for (int i = 0; i < n_tensor && !status; i++) status = write_tensor(output, tensors[i], from);
   if (!status) return sl_output_commit(output);
   sl_output_discard(output);
   return status;
 }
 
-sl_status sl_safetensors_write(const char *path, const sl_tensor *tensors, int n_tensor, const char *const *metadata) {
+static sl_status write_file(const char *path, const sl_tensor *tensors, int n_tensor, const char *const *metadata,
+                            const source *from) {
   if (n_tensor < 0) SL_FAIL(SL_ERROR_ARGUMENT, "%s: expected 0 or more tensors, found %d", path, n_tensor);
   const sl_tensor **order;
   SL_TRY(SL_ALLOC(order, (size_t)n_tensor, "tensor order"));
@@ -126,8 +150,23 @@ sl_status sl_safetensors_write(const char *path, const sl_tensor *tensors, int n
   qsort(order, (size_t)n_tensor, sizeof *order, compare_width);
   sl_text header = {0};
   sl_status status = build_header(path, order, n_tensor, metadata, &header);
-  if (!status) status = write_content(path, &header, order, n_tensor);
+  for (int i = 0; i < n_tensor && !status && !from->make; i++) status = check_data(path, order[i]);
+  if (!status) status = write_content(path, &header, order, n_tensor, from);
   sl_text_dispose(&header);
   free(order);
+  return status;
+}
+
+sl_status sl_safetensors_write(const char *path, const sl_tensor *tensors, int n_tensor, const char *const *metadata) {
+  const source from = {.make = NULL};
+  return write_file(path, tensors, n_tensor, metadata, &from);
+}
+
+sl_status sl_safetensors_write_made(const char *path, const sl_tensor *tensors, int n_tensor,
+                                    const char *const *metadata, sl_tensor_maker make, void *user) {
+  source from = {.make = make, .user = user};
+  SL_TRY(SL_ALLOC(from.piece, PIECE_BYTES, "piece of a tensor"));
+  const sl_status status = write_file(path, tensors, n_tensor, metadata, &from);
+  free(from.piece);
   return status;
 }

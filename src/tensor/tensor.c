@@ -8,9 +8,12 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "tensors are used as t
 
 size_t sl_dtype_size(sl_dtype dtype) {
   switch (dtype) {
-    case SL_U8: return 1;
+    case SL_U8:
+    case SL_I8:
+    case SL_BOOL: return 1;
     case SL_F16:
-    case SL_BF16: return 2;
+    case SL_BF16:
+    case SL_I16: return 2;
     case SL_F32:
     case SL_I32: return 4;
     case SL_I64:
@@ -29,6 +32,9 @@ const char *sl_dtype_name(sl_dtype dtype) {
     case SL_I64: return "I64";
     case SL_U8: return "U8";
     case SL_F64: return "F64";
+    case SL_I8: return "I8";
+    case SL_I16: return "I16";
+    case SL_BOOL: return "BOOL";
     case SL_DTYPE_COUNT: break;
   }
   return "unknown";
@@ -73,6 +79,19 @@ static inline float f16_to_f32(uint16_t half) {
 
 float sl_f16_to_f32(uint16_t bits) { return f16_to_f32(bits); }
 
+/* Normal results: half a unit less one bit, plus the last kept bit, rounds to even as the rest is cut off. Subnormal
+ * results have the fixed unit 2^-24, which is that of floats from 0.5 to 1: adding 0.5 rounds to it. */
+uint16_t sl_f32_to_f16(float value) {
+  const uint32_t bits = bits_of_f32(value), magnitude = bits & 0x7FFFFFFF;
+  const uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
+  if (magnitude > 0x7F800000) return sign | 0x7E00;                 /* NaN */
+  if (magnitude >= 0x477FF000) return sign | 0x7C00;                /* 65520 and more */
+  if (magnitude < 0x38800000)                                       /* below 2^-14 */
+    return sign | (uint16_t)(bits_of_f32(f32_of_bits(magnitude) + 0.5f) - 0x3F000000); /* 0.5 has the unit 2^-24 */
+  const uint32_t odd = magnitude >> 13 & 1;
+  return sign | (uint16_t)((magnitude - 0x38000000 + 0xFFF + odd) >> 13);
+}
+
 /* The loops go in blocks of fixed length: -O2 vectorises only loops whose trip count it knows. */
 #define BLOCK 64
 
@@ -106,6 +125,9 @@ void sl_convert_to_f32(float *out, const void *data, sl_dtype dtype, int64_t cou
     case SL_I64:
     case SL_U8:
     case SL_F64:
+    case SL_I8:
+    case SL_I16:
+    case SL_BOOL:
     case SL_DTYPE_COUNT: break;
   }
   assert(!"sl_convert_to_f32 takes f32, f16 and bf16");

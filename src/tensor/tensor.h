@@ -8,7 +8,10 @@
 
 #define SL_MAX_DIM 6
 
-typedef enum sl_dtype { SL_F32, SL_F16, SL_BF16, SL_I32, SL_I64, SL_U8, SL_F64, SL_DTYPE_COUNT } sl_dtype;
+typedef enum sl_dtype {
+  SL_F32, SL_F16, SL_BF16, SL_I32, SL_I64, SL_U8, SL_F64, SL_I8, SL_I16, SL_BOOL,
+  SL_DTYPE_COUNT
+} sl_dtype;
 
 /* Bytes of one element; safetensors' name ("F32", "BF16", ...). */
 size_t sl_dtype_size(sl_dtype dtype);
@@ -36,5 +39,7 @@ static inline float sl_bf16_to_f32(uint16_t bits) {
 /* Round to nearest even; NaN stays NaN. */
 uint16_t sl_f32_to_bf16(float value);
 float sl_f16_to_f32(uint16_t bits);
+/* Round to nearest even; NaN stays NaN, what is beyond 65504 (when rounded) becomes infinite. */
+uint16_t sl_f32_to_f16(float value);
 
 #endif

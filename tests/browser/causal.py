@@ -52,7 +52,7 @@ def check_lens(check):
     check.that(run(PIXELS % "lens-canvas") != before, "the lens slider changes the map")
     check.that(run("document.querySelector('table.words').textContent") != words, "and the list of image tokens")
     check.that(run("(() => { const row = sl.tensor('lens.image_answer').at(Number(document.getElementById('lens-slider').value));"
-                   "return Number(document.querySelector('table.words tbody th').textContent) === d3.scan(Array.from(row), (a, b) => b - a); })()"),
+                   "const all = sl.maps.inSheet(row.length); return Number(document.querySelector('table.words tbody th').textContent) === all[d3.scan(all, (a, b) => row[b] - row[a])]; })()"),
                "the first in the list has the largest probability")
 
 
@@ -96,6 +96,25 @@ def check_heads(check):
         check.that(len(dashes) == run("sl.run.analyses.heads.curves.rankings.length") and len(set(dashes)) == len(dashes), "every ranking has a line style of its own")
 
 
+def check_doubts(check):
+    """What run.json says about how far a fit can be trusted is on the page."""
+    run = check.chrome.run
+    for where, key in (("heads_", "heads"), ("tokens_image_", "tokens.image"), ("tokens_text_", "tokens.text")):
+        scatter = "#figure-%sscatter" % where
+        if not check.has(scatter):
+            continue
+        said = "sl.run.analyses.%s" % key
+        text = run("document.querySelector('%s').textContent" % scatter)
+        interval = run("((%s.regression.fit || {}).pearson_interval || []).map(end => sl.fixed(end, 3)).join(' to ')" % said)
+        check.that(interval in text and ("95" in text) == (interval != ""), "%s: the correlation's interval is given" % key)
+        note = run("%s.regression.note || null" % said)
+        check.that((note is not None) == check.has(scatter + " .notice") and (note is None or note[1:] in text), "%s: what makes the fit doubtful is said" % key)
+        if check.has("#figure-%sfaithfulness .areas" % where):
+            spreads = run("%s.curves.rankings.filter(one => one.area_sd).map(one => '± ' + sl.fixed(one.area_sd.faithful, 2))" % said)
+            words = run("document.querySelector('#figure-%sfaithfulness .areas').textContent" % where)
+            check.that(sum(words.count(one) for one in set(spreads)) == len(spreads), "%s: areas by chance have their deviation" % key)
+
+
 def check_token_scores(check):
     stored = check.chrome.run("Boolean(sl.data.tensors['tokens.image'] || sl.data.tensors['tokens.text'])")
     check.that(check.has("#token_scores") == stored, "#token_scores is there exactly when its results are")
@@ -105,10 +124,13 @@ def check_token_scores(check):
     if check.has("#giving-canvas"):
         check.that(run(PIXELS % "giving-canvas") != run(PIXELS % "against-canvas"), "what raises and what lowers are shown apart")
     if check.has("#giving-set"):
+        # Its first token may lie in another sheet of views than the one that is drawn.
+        run("sl.set({sheet: sl.maps.sheets.findIndex(one => one.tokens.includes(sl.run.analyses.tokens.image.sufficient.image_positions[0]))})")
         before = run(PIXELS % "giving-canvas")
         run("document.getElementById('giving-set').click()")
         settle()
-        check.that(run("!sl.maps.placed(sl.tensor('tokens.image').values.length)") or run(PIXELS % "giving-canvas") != before, "the sufficient set is framed on the picture")
+        check.that(run(PIXELS % "giving-canvas") != before, "the sufficient set is framed on the picture")
+        run("sl.set({sheet: 0})")
     if run("Boolean(sl.data.tensors['tokens.text'])"):
         signs = run("[...document.querySelectorAll('.scored li')].map(e => e.className.split(' ')[0])")
         check.that(len(signs) == run("sl.tensor('tokens.text').shape[0]"), "a chip for every position of the text")
@@ -116,4 +138,4 @@ def check_token_scores(check):
             check.that(signs == run("Array.from(sl.tensor('tokens.text').values, v => v < 0 ? 'minus' : 'plus')"), "and its sign is the score's")
 
 
-CHECKS = (check_cliff, check_knockout, check_lens, check_heads, check_token_scores)
+CHECKS = (check_cliff, check_knockout, check_lens, check_heads, check_doubts, check_token_scores)

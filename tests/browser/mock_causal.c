@@ -79,7 +79,7 @@ static sl_status put_lens_image(sl_run *run, const mock_size *size) {
   if (status == SL_OK) status = SL_ALLOC(top, (size_t)count, "mock");
   for (int i = 0; i < count && status == SL_OK; i++) {
     int k = i / size->n_image, token = i % size->n_image;
-    double at = size->side ? size->object_at((token % size->side + 0.5) / size->side, (token / size->side + 0.5) / size->side) : 0.5;
+    double at = size->object[token];
     double focus = exp(-pow((k - 0.6 * n) / (0.2 * n), 2));
     answer[i] = (float)(0.3 * at * focus * (0.5 + 0.5 * noise(31, (uint64_t)i)) + 1e-4);
     rank[i] = 1 + (int32_t)(3000 * (1 - answer[i] / 0.31));
@@ -155,19 +155,29 @@ static sl_status put_curves(sl_run *run, const char *prefix, int n, int n_rival,
   return put2(run, name, 4, 4, growth);
 }
 
-static json_t *regression_json(int n) {
-  return json_pack("{s:i,s:i,s:i,s:s,s:{s:f,s:f,s:f}}", "components", n, "masks", 400, "test", 40, "stopped",
-                   "all samples drawn", "fit", "pearson", 0.968, "spearman", 0.951, "r2", 0.922);
+static json_t *regression_json(int n, const char *note) {
+  json_t *regression = json_pack("{s:i,s:i,s:i,s:s,s:{s:f,s:f,s:f,s:[f,f]}}", "components", n, "masks", 400, "test", 40,
+                                 "stopped", "all samples drawn", "fit", "pearson", 0.968, "spearman", 0.951, "r2", 0.922,
+                                 "pearson_interval", 0.94, 0.983);
+  if (note) json_object_set_new(regression, "note", json_string(note));
+  return regression;
 }
 
-static json_t *curves_json(const char *first, int n_rival) {
+/* `most`: the number of components. */
+static json_t *curves_json(const char *first, int n_rival, int most) {
   static const char *const names[] = {"single", "attention", "patching", "random", "layer-matched random"};
-  json_t *rankings = json_pack("[{s:s,s:i,s:i,s:f,s:f}]", "name", first, "smallest_faithful", 9, "smallest_complete", 17,
-                               "area_faithful", 0.97, "area_complete", 0.94);
+  json_t *rankings = json_pack("[{s:s,s:i,s:i,s:f,s:f}]", "name", first, "smallest_faithful",
+                               most < 9 ? most : 9, "smallest_complete", most < 17 ? most : 17, "area_faithful", 0.97,
+                               "area_complete", 0.94);
   for (int r = 0; r < n_rival; r++) {
-    json_array_append_new(rankings, json_pack("{s:s,s:i,s:n,s:f,s:f}", "name", names[n_rival == 1 ? 3 : r],
-                                              "smallest_faithful", 14 + 9 * r, "smallest_complete", "area_faithful",
-                                              0.9 - 0.05 * r, "area_complete", 0.8 - 0.05 * r));
+    json_t *one = json_pack("{s:s,s:i,s:n,s:f,s:f}", "name", names[n_rival == 1 ? 3 : r], "smallest_faithful",
+                            most < 14 + 9 * r ? most : 14 + 9 * r, "smallest_complete", "area_faithful", 0.9 - 0.05 * r,
+                            "area_complete", 0.8 - 0.05 * r);
+    if (n_rival == 1 || r >= 3) { /* by chance */
+      json_object_set_new(one, "orders", json_integer(4));
+      json_object_set_new(one, "area_sd", json_pack("{s:f,s:f}", "faithful", 0.021, "complete", 0.034));
+    }
+    json_array_append_new(rankings, one);
   }
   return json_pack("{s:f,s:o}", "enough", 0.9, "rankings", rankings);
 }
@@ -196,8 +206,8 @@ static sl_status put_heads(sl_run *run, json_t *analyses, const mock_size *size)
   if (status == SL_OK) status = put_curves(run, "heads.", n, N_RIVAL, 4);
   json_object_set_new(analyses, "heads", json_pack("{s:{s:s},s:s,s:f,s:f,s:[[i,i]],s:o,s:o,s:[[f,f],[f,f],[f,f]],s:f}",
                                                    "baseline", "kind", "block", "target", "logit", "all", 14.0, "none",
-                                                   -1.0, "dropped", 0, 0, "regression", regression_json(n), "curves",
-                                                   curves_json("heads", N_RIVAL), "mass", 0.01, 0.16, 0.05, 0.42, 0.1,
+                                                   -1.0, "dropped", 0, 0, "regression", regression_json(n, size->note),
+                                                   "curves", curves_json("heads", N_RIVAL, n), "mass", 0.01, 0.16, 0.05, 0.42, 0.1,
                                                    0.63, "centroid_layer", 0.65 * size->n_layer));
   return status;
 }
@@ -209,7 +219,7 @@ static sl_status put_tokens(sl_run *run, json_t *analyses, const mock_size *size
   sl_status status = SL_ALLOC(error, (size_t)n, "mock");
   json_t *set = json_array(), *positions = json_array();
   for (int i = 0; i < n && status == SL_OK; i++) {
-    double at = size->side ? size->object_at((i % size->side + 0.5) / size->side, (i / size->side + 0.5) / size->side) : i == 3;
+    double at = size->object[i];
     score[i] = (float)(0.3 * at * noise(61, (uint64_t)i) + 0.08 * (noise(62, (uint64_t)i) - 0.55));
     error[i] = 0.02f;
     if (score[i] > 0.24f) json_array_append_new(set, json_integer(i));
@@ -230,11 +240,11 @@ static sl_status put_tokens(sl_run *run, json_t *analyses, const mock_size *size
   if (status == SL_OK) status = put_curves(run, "tokens.image_", n, 1, 5);
   if (status == SL_OK) status = put_curves(run, "tokens.text_", u, 1, 0.4);
   json_t *image = json_pack("{s:f,s:f,s:o,s:o,s:i,s:f,s:f,s:{s:i,s:o,s:f}}", "all", 14.0, "none", -1.0, "regression",
-                            regression_json(n), "curves", curves_json("tokens", 1), "block", 1, "object_share", 0.93,
+                            regression_json(n, NULL), "curves", curves_json("tokens", 1, n), "block", 1, "object_share", 0.93,
                             "object_patches", 0.22, "sufficient", "components", (int)json_array_size(set),
                             "image_positions", set, "object_share", 1.0);
   json_t *side = json_pack("{s:f,s:f,s:o,s:o,s:s,s:o,s:{s:f,s:f,s:f}}", "all", 14.0, "none", -1.0, "regression",
-                           regression_json(u), "curves", curves_json("tokens", 1), "by", "position", "positions",
+                           regression_json(u, NULL), "curves", curves_json("tokens", 1, u), "by", "position", "positions",
                            positions, "share", "question", 0.05, "role", 0.02, "final", 0.93);
   json_object_set_new(analyses, "tokens", json_pack("{s:s,s:o,s:o}", "target", "logit", "image", image, "text", side));
   return status;

@@ -10,8 +10,9 @@ typedef struct mock_size {
   int side;        /* image tokens on a side; 0 = they have no grid */
   int n_before;    /* positions before the image */
   int n_text;      /* positions after the image that read it */
+  const char *note; /* what makes the heads' fit doubtful */
   const char *word; /* that outside text says: the answer, tokens, reasons */
-  double (*object_at)(double x, double y); /* 1 on the object; x, y in 0..1 */
+  const float *object; /* [n_image] 1 for tokens on the object */
 } mock_size;
 
 /* Puts the tensors into `run` and the keys into `analyses`. */

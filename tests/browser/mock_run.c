@@ -8,16 +8,21 @@
 
 #include "base/rng.h"
 #include "browser/mock_causal.h"
+#include "browser/mock_compare.h"
 #include "input/image.h"
 #include "store/run.h"
 
 enum { N_LAYER = 12, N_HEAD = 8, N_QUERY = 2, SIDE = 12, N_MAP = 3, PICTURE_PX = 336, N_SINK = 3, N_CLASS = 5 };
-enum { LARGE_LAYER = 32, LARGE_HEAD = 32, LARGE_SIDE = 24 };
+enum { LARGE_LAYER = 32, LARGE_HEAD = 32, LARGE_SIDE = 24, MAX_IMAGE = LARGE_SIDE * LARGE_SIDE };
+enum { WHOLE_SIDE = SIDE / 2, N_WHOLE = WHOLE_SIDE * WHOLE_SIDE, ROW = SIDE + 1 }; /* MOCK_VIEWS */
 
 typedef struct mock {
   mock_kind kind;
   int n_layer, n_head, side; /* the others than MOCK_LARGE: N_LAYER, N_HEAD, SIDE */
   int n_image;               /* image tokens */
+  float box[MAX_IMAGE * 4];
+  int32_t view[MAX_IMAGE];   /* -1: shows no part of the picture */
+  float object[MAX_IMAGE];   /* 1 on the object */
   sl_run *run;
   float *flow;  /* [L, Q, N] */
   float *share; /* [L, Q, 5] */
@@ -75,32 +80,61 @@ static sl_status put_pictures(const mock *m) {
   return status;
 }
 
-static double patch_object(int i) { return object_at((i % SIDE + 0.5) / SIDE, (i / SIDE + 0.5) / SIDE); }
+/* Column and row of a token on a grid of `side` x `side`; left and right of MOCK_FLOW's picture are cropped away. */
+static void place_on_grid(mock *m, int token, int column, int row, int side) {
+  const double left = m->kind == MOCK_FLOW ? PICTURE_PX / 8 : 0;
+  const double step_x = (PICTURE_PX - 2 * left) / side, step_y = (double)PICTURE_PX / side;
+  for (int k = 0; k < 4; k++)
+    m->box[token * 4 + k] = (float)(k % 2 ? step_y * (row + k / 2) : left + step_x * (column + k / 2));
+  m->object[token] = (float)object_at((column + 0.5) / side, (row + 0.5) / side);
+}
 
-/* entropy, top-10 % mass, object share, pointing of one map. */
-static void map_stats(const float *map, int n, bool mask, float out[4]) {
+/* The whole first, then row by row across both halves, with a token behind each row, as LLaVA-NeXT does. */
+static void place_views(mock *m) {
+  for (int i = 0; i < N_WHOLE; i++) place_on_grid(m, i, i % WHOLE_SIDE, i / WHOLE_SIDE, WHOLE_SIDE);
+  for (int i = 0; i < ROW * SIDE; i++) {
+    const int token = N_WHOLE + i, column = i % ROW;
+    m->view[token] = column == SIDE ? -1 : 1 + column / (SIDE / 2);
+    if (column < SIDE) place_on_grid(m, token, column, i / ROW, SIDE);
+  }
+}
+
+static void place_tokens(mock *m) {
+  if (m->kind == MOCK_VIEWS) {
+    place_views(m);
+  } else if (m->kind == MOCK_NO_GRID) {
+    m->object[3] = m->object[4] = m->object[19] = 1;
+  } else {
+    for (int i = 0; i < m->n_image; i++) place_on_grid(m, i, i % m->side, i / m->side, m->side);
+  }
+}
+
+/* entropy, top-10 % mass, object share, pointing of one map over the patches. */
+static void map_stats(const mock *m, const float *map, bool mask, float out[4]) {
   double sum = 0, entropy = 0, object = 0, top = 0;
-  int peak = 0;
-  for (int i = 0; i < n; i++) {
+  int peak = 0, n = 0;
+  for (int i = 0; i < m->n_image; i++) {
+    if (m->view[i] < 0) continue;
+    n++;
     sum += map[i];
-    object += map[i] * (patch_object(i) > 0.5);
+    object += map[i] * (m->object[i] > 0.5);
     if (map[i] > map[peak]) peak = i;
   }
-  bool taken[SIDE * SIDE] = {false};
+  bool taken[MAX_IMAGE] = {false};
   for (int round = 0; round < (n + 9) / 10; round++) {
     int best = -1;
-    for (int i = 0; i < n; i++) {
-      if (!taken[i] && (best < 0 || map[i] > map[best])) best = i;
+    for (int i = 0; i < m->n_image; i++) {
+      if (!taken[i] && m->view[i] >= 0 && (best < 0 || map[i] > map[best])) best = i;
     }
     taken[best] = true;
     top += map[best];
   }
-  for (int i = 0; i < n; i++) entropy -= map[i] > 0 ? map[i] / sum * log(map[i] / sum) : 0;
+  for (int i = 0; i < m->n_image; i++) entropy -= m->view[i] >= 0 && map[i] > 0 ? map[i] / sum * log(map[i] / sum) : 0;
   bool empty = sum <= 0;
   out[0] = empty ? NAN : (float)entropy;
   out[1] = empty ? NAN : (float)(top / sum);
   out[2] = empty || !mask ? NAN : (float)(object / sum);
-  out[3] = empty || !mask ? NAN : (float)(patch_object(peak) > 0.5);
+  out[3] = empty || !mask ? NAN : (float)(m->object[peak] > 0.5);
 }
 
 static void fill_maps(mock *m) {
@@ -112,7 +146,7 @@ static void fill_maps(mock *m) {
       double sum = 0, total = image_share[l] * (q ? 0.06 : 1);
       for (int i = 0; i < m->n_image; i++) {
         double base = 0.25 + 0.5 * noise(20 + (uint64_t)l, (uint64_t)(i + q * 1000));
-        row[i] = (float)(base + 6 * focus * patch_object(i) + (i == 17 && l > 3 ? 5 : 0));
+        row[i] = (float)(base + 6 * focus * m->object[i] + (i == 17 && l > 3 ? 5 : 0));
         sum += row[i];
       }
       for (int i = 0; i < m->n_image; i++) row[i] = (float)(row[i] * total / sum);
@@ -127,14 +161,14 @@ static void fill_maps(mock *m) {
       double strength = l == N_LAYER - 1 ? 0 : 3.2 * exp(-0.55 * l) * (a ? 0.5 : 1), centre = a == 1 ? 0.8 : 1.2;
       for (int i = 0; i < m->n_image; i++) {
         double speckle = noise(50 + (uint64_t)l, (uint64_t)(i + a * 997)) - 0.62 + 0.02 * l;
-        map[i] = (float)(strength * fmax(0, centre * patch_object(i) * (0.35 + focus) + 0.8 * speckle * (1.1 - focus)));
+        map[i] = (float)(strength * fmax(0, centre * m->object[i] * (0.35 + focus) + 0.8 * speckle * (1.1 - focus)));
       }
     }
   }
 }
 
 static sl_status put_flow(mock *m) {
-  static float share_heads[N_LAYER * N_HEAD * N_QUERY * N_CLASS], image_heads[N_LAYER * N_HEAD * SIDE * SIDE];
+  static float share_heads[N_LAYER * N_HEAD * N_QUERY * N_CLASS], image_heads[N_LAYER * N_HEAD * MAX_IMAGE];
   static float entropy[N_LAYER * N_QUERY], stats[N_LAYER * 4], sink_share[N_LAYER * N_SINK];
   static int32_t sinks[N_LAYER * N_SINK];
   int n = m->n_image;
@@ -155,7 +189,7 @@ static sl_status put_flow(mock *m) {
     }
     for (int q = 0; q < N_QUERY; q++) {
       float all[4];
-      map_stats(m->flow + (l * N_QUERY + q) * n, n, m->kind != MOCK_FLOW, all);
+      map_stats(m, m->flow + (l * N_QUERY + q) * n, m->kind != MOCK_FLOW, all);
       entropy[l * N_QUERY + q] = all[0];
       if (q == 0) memcpy(stats + l * 4, all, sizeof all);
     }
@@ -178,20 +212,20 @@ static sl_status put_flow(mock *m) {
 }
 
 static sl_status put_cam(mock *m) {
-  static float stats[N_LAYER * 4], mass[N_LAYER], correlation[N_LAYER], vision[N_MAP * SIDE * SIDE];
+  static float stats[N_LAYER * 4], mass[N_LAYER], correlation[N_LAYER], vision[N_MAP * MAX_IMAGE];
   static uint8_t defined[N_LAYER];
   int n = m->n_image;
-  bool grid = m->kind != MOCK_NO_GRID;
+  bool grid = m->kind != MOCK_NO_GRID && m->kind != MOCK_VIEWS;
   for (int l = 0; l < N_LAYER; l++) {
     const float *map = m->heat + l * N_MAP * n;
-    map_stats(map, n, true, stats + l * 4);
+    map_stats(m, map, true, stats + l * 4);
     defined[l] = l < N_LAYER - 1;
     mass[l] = 0;
     for (int i = 0; i < n; i++) mass[l] += map[i];
     double agreement = 0.78 * exp(-pow((l - 5) / 3.5, 2)) - 0.12 + 0.05 * noise(8, (uint64_t)l);
     correlation[l] = defined[l] ? (float)agreement : NAN;
   }
-  for (int i = 0; i < N_MAP * n; i++) vision[i] = (float)fmax(0, patch_object(i % n) + noise(9, (uint64_t)i) - 0.55);
+  for (int i = 0; i < N_MAP * n; i++) vision[i] = (float)fmax(0, m->object[i % n] + noise(9, (uint64_t)i) - 0.55);
   if (grid) {
     SL_TRY(sl_run_put(m->run, "cam.heat", SL_F32, 4, (int64_t[]){N_LAYER, N_MAP, SIDE, SIDE}, m->heat));
     SL_TRY(sl_run_put(m->run, "cam.vision", SL_F32, 3, (int64_t[]){N_MAP, SIDE, SIDE}, vision));
@@ -205,16 +239,8 @@ static sl_status put_cam(mock *m) {
 }
 
 static sl_status put_boxes(const mock *m) {
-  static float box[LARGE_SIDE * LARGE_SIDE * 4];
-  double step = (double)PICTURE_PX / m->side, left = m->kind == MOCK_FLOW ? PICTURE_PX / 8 : 0;
-  double step_x = (PICTURE_PX - 2 * left) / m->side;
-  for (int i = 0; i < m->n_image; i++) {
-    for (int k = 0; k < 4; k++) {
-      int column = i % m->side + k / 2, row = i / m->side + k / 2;
-      box[i * 4 + k] = (float)(k % 2 ? step * row : left + step_x * column);
-    }
-  }
-  return sl_run_put(m->run, "image.box", SL_F32, 2, (int64_t[]){m->n_image, 4}, box);
+  SL_TRY(sl_run_put(m->run, "image.view", SL_I32, 1, (int64_t[]){m->n_image}, m->view));
+  return sl_run_put(m->run, "image.box", SL_F32, 2, (int64_t[]){m->n_image, 4}, m->box);
 }
 
 typedef struct word {
@@ -250,9 +276,9 @@ static void add_answer(json_t *tokens, const char *text, double prob, const char
 
 static json_t *make_tokens(const mock *m, bool hostile) {
   json_t *tokens = json_array();
-  word image = {"<image>", "image", NULL}, evil = {"</script><img src=x onerror=alert(1)>", "user", NULL};
+  word image = {"<image>", "image", NULL}, row_end = {"<image>", "structure", NULL}, evil = {"</script><img src=x onerror=alert(1)>", "user", NULL};
   for (size_t i = 0; i < sizeof before / sizeof *before; i++) add_token(tokens, &before[i]);
-  for (int i = 0; i < m->n_image; i++) add_token(tokens, &image);
+  for (int i = 0; i < m->n_image; i++) add_token(tokens, m->view[i] < 0 ? &row_end : &image);
   for (size_t i = 0; i < sizeof after / sizeof *after; i++) add_token(tokens, hostile && i == 3 ? &evil : &after[i]);
   add_answer(tokens, hostile ? "<!--<script>" : " red", 0.874, " orange");
   add_answer(tokens, " square", 0.961, " cube");
@@ -286,7 +312,7 @@ static json_t *make_image(const mock *m, bool hostile, bool mask) {
                             "width_px", PICTURE_PX, "height_px", PICTURE_PX);
   if (!mask) return image;
   int n_object = 0;
-  for (int i = 0; i < m->n_image; i++) n_object += object_at((i % m->side + 0.5) / m->side, (i / m->side + 0.5) / m->side) > 0.5;
+  for (int i = 0; i < m->n_image; i++) n_object += m->view[i] >= 0 && m->object[i] > 0.5;
   json_object_set_new(image, "mask", json_string("mask.png"));
   json_object_set_new(image, "object_tokens", json_integer(n_object));
   return image;
@@ -311,8 +337,9 @@ static void fill_json(const mock *m) {
                                                 hostile ? HOSTILE : "red square", "answer_source", "greedy"));
   json_object_set_new(root, "tokens", make_tokens(m, hostile));
   json_object_set_new(root, "spans", json_pack("{s:[[i,i]],s:[[i,i]]}", "system", 0, 9, "image", 9, first_text));
-  json_object_set_new(root, "grid", m->kind == MOCK_NO_GRID ? json_null()
-                                                            : json_pack("{s:i,s:i}", "height", m->side, "width", m->side));
+  json_object_set_new(root, "grid", m->kind == MOCK_NO_GRID || m->kind == MOCK_VIEWS
+                                          ? json_null()
+                                          : json_pack("{s:i,s:i}", "height", m->side, "width", m->side));
   json_object_set_new(root, "queries", json_pack("[i,i]", first_text + n_after - 1, first_text + n_after));
   json_object_set_new(root, "options", json_pack("{s:i,s:{s:b}}", "max-tokens", 16, "flow", "renormalise",
                                                  m->kind == MOCK_FLOW));
@@ -338,9 +365,10 @@ static sl_status put_head_maps(const mock *m) {
 
 static sl_status put_causal(const mock *m) {
   const mock_size size = {.n_layer = m->n_layer, .n_head = m->n_head, .n_image = m->n_image,
-                          .side = m->kind == MOCK_NO_GRID ? 0 : m->side,
+                          .side = m->kind == MOCK_NO_GRID || m->kind == MOCK_VIEWS ? 0 : m->side,
                           .n_before = (int)(sizeof before / sizeof *before), .n_text = (int)(sizeof after / sizeof *after),
-                          .word = m->kind == MOCK_HOSTILE ? HOSTILE : " red", .object_at = object_at};
+                          .word = m->kind == MOCK_HOSTILE ? HOSTILE : " red", .object = m->object,
+                          .note = m->kind == MOCK_HOSTILE ? HOSTILE : "the penalty is the smallest that was tried"};
   return mock_causal_put(m->run, json_object_get(sl_run_json(m->run), "analyses"), &size);
 }
 
@@ -354,9 +382,11 @@ static sl_status put_measured(mock *m) {
 }
 
 sl_status mock_run_write(const char *dir, mock_kind kind) {
+  if (kind == MOCK_COMPARE) return mock_compare_write(dir);
   mock m = {.kind = kind, .n_layer = N_LAYER, .n_head = N_HEAD, .side = SIDE};
   if (kind == MOCK_LARGE) m.n_layer = LARGE_LAYER, m.n_head = LARGE_HEAD, m.side = LARGE_SIDE;
-  m.n_image = kind == MOCK_NO_GRID ? 32 : m.side * m.side;
+  m.n_image = kind == MOCK_NO_GRID ? 32 : kind == MOCK_VIEWS ? N_WHOLE + ROW * SIDE : m.side * m.side;
+  place_tokens(&m);
   bool causal = kind != MOCK_FLOW && kind != MOCK_CAM;
   SL_TRY(sl_run_new(&m.run, dir, true));
   fill_json(&m);

@@ -13,9 +13,12 @@ import shlex
 import sys
 
 import causal
+import comparison
+import views
 from chrome import Chrome, ChromeError
 
 PIXELS = "document.getElementById('%s').toDataURL()"
+PATCHES = "(sl.run.tokens || []).filter(token => token.class === 'image').length"
 FIRST_SVG = "document.querySelector('%s svg').outerHTML"
 RIGHT, LEFT, TAB, SPACE = ("ArrowRight", 39), ("ArrowLeft", 37), ("Tab", 9), (" ", 32)
 
@@ -67,8 +70,10 @@ def check_silence(check, when):
 def check_structure(check):
     run = check.chrome.run
     check.that(run("document.title.endsWith('sightline')"), "has a title")
-    check.that(run("document.querySelector('h1').textContent === (JSON.parse(document.getElementById('sl-data').textContent).run.prompt.question)"),
-               "the headline is the question, word for word")
+    check.that(run("document.querySelectorAll('h1').length === 1 && document.querySelector('h1').textContent.length > 0"), "has one headline")
+    if run("Boolean(sl.run.prompt)"):
+        check.that(run("document.querySelector('h1').textContent === (JSON.parse(document.getElementById('sl-data').textContent).run.prompt.question)"),
+                   "the headline is the question, word for word")
     check.that(run("document.querySelectorAll('main img, main script, main iframe').length === 0"), "no element came out of a text")
     check.that(run("[...document.querySelectorAll('canvas')].every(c => c.getAttribute('aria-label') || c.closest('[aria-label]') || c.getAttribute('aria-hidden'))"),
                "pictures have descriptions")
@@ -97,15 +102,15 @@ def check_command(check):
 def check_baselines(check):
     """What an even spread gives: counted in tokens, and left out where the run does not say."""
     run = check.chrome.run
-    share = run("(() => { const g = sl.run.grid, n = sl.run.image && sl.run.image.object_tokens; return g && Number.isInteger(n) ? n / (g.height * g.width) : null; })()")
+    share = run("(() => { const n = sl.run.image && sl.run.image.object_tokens; return Number.isInteger(n) ? n / (%s) : null; })()" % PATCHES)
     words = run("[...document.querySelectorAll('.findings, #figure-object_share svg')].map(e => e.textContent).join(' ')")
     if share is None:
         check.that("even spread" not in words and "evenly spread" not in words, "no share of the object is made up")
     elif check.has("#figure-object_share svg"):
         check.that("evenly spread, %s of the tokens" % run("sl.percent(%r)" % share) in words, "the object's share is one of tokens")
     if check.has("#figure-entropy svg"):
-        n = run("sl.run.grid ? sl.run.grid.height * sl.run.grid.width : null")
-        check.that(n is None or run("document.querySelector('#figure-entropy svg').textContent.includes('ln %d')" % n), "entropy is set against the number of patches")
+        n = run(PATCHES)
+        check.that(run("document.querySelector('#figure-entropy svg').textContent.includes('ln %d')" % n), "entropy is set against the number of patches")
 
 
 def check_frame(check):
@@ -296,7 +301,7 @@ def main():
             check.shot(name)
             check_silence(check, name)
         check.open()
-        for step in (check_structure, check_command, check_baselines, check_frame, check_cam, check_flow, *causal.CHECKS, check_keyboard, check_files, check_colours):
+        for step in (check_structure, check_command, check_baselines, check_frame, check_cam, check_flow, *causal.CHECKS, *views.CHECKS, *comparison.CHECKS, check_keyboard, check_files, check_colours):
             step(check)
         check_silence(check, "after use")
         check_print(check)

@@ -21,11 +21,11 @@ static void check_shape(const sl_model *m) {
   require(s->vision.n_layer <= s->vision.n_layer_stored && s->decoder.n_layer > 0);
   require(s->vision.n_head * s->vision.d_head == s->vision.d_model && s->decoder.d_head % 2 == 0);
   require(s->grid_width > 0 && s->grid_width * s->patch_px <= s->image_px);
-  require(s->n_image_token == s->grid_height * s->grid_width + (s->keeps_cls ? 1 : 0));
-  require(s->n_vocab > 0 && s->image_token_id >= 0);
+  require(s->n_view_token == s->cell_rows * s->cell_cols + (s->keeps_cls ? 1 : 0) || s->cell_rows == 0);
+  require(s->n_vocab > 0 && (s->image_token_id >= -1 || s->image_token_id == SL_IMAGE_INDEX));
   for (int dim = 0; dim < SL_DIM_COUNT; dim++) {
     const int size = sl_dim_size(&m->config, (sl_dim)dim);
-    require(size > 0 && size <= 4194304);
+    require(size >= 0 && size <= 4194304); /* 0: of a projector without it */
   }
 }
 
@@ -34,6 +34,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes) {
   if (sl_json_parse(&json, (const char *)bytes, n_bytes, "fuzz.json") != SL_OK) return 0;
   sl_model *m = calloc(1, sizeof *m);
   if (!m) abort();
+  m->config.json = json;
   if (sl_model_read_config(m, json, "fuzz.json") == SL_OK)
     check_shape(m);
   else

@@ -21,7 +21,7 @@ static sl_model *open_once(void) {
 static void check(const sl_layout *l, const sl_model *model) {
   const sl_model_shape *shape = sl_model_get_shape(model);
   require(l->n_prompt > 0 && l->n_prompt <= l->n_token && l->text != NULL);
-  require(l->n_image == shape->n_image_token && l->first_image >= 0 && l->first_image + l->n_image <= l->n_prompt);
+  require(l->n_image == shape->n_view_token && l->first_image >= 0 && l->first_image + l->n_image <= l->n_prompt);
   for (int t = 0; t < l->n_token; t++) {
     const bool image = t >= l->first_image && t < l->first_image + l->n_image;
     require((l->ids[t] == shape->image_token_id) == image || t >= l->n_prompt);
@@ -42,7 +42,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes) {
   char *answer = bytes[0] & 2 ? strchr(text, '\n') : NULL;
   if (answer) *answer++ = '\0';
   sl_layout layout = {0};
-  if (sl_layout_build(&layout, model, text, bytes[0] & 1) == SL_OK) {
+  if (sl_layout_build(&layout, model, NULL, text, bytes[0] & 1) == SL_OK) {
     check(&layout, model);
     const int n_token = layout.n_token;
     if (answer && sl_layout_append_text(&layout, model, answer) == SL_OK)

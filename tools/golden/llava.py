@@ -5,7 +5,6 @@ The numbers come from transformers' own modules: values are taken with forward h
 functions (which see q and k after RoPE and return the pattern). Nothing of the model is re-implemented here, except the
 analyses (CAM, smoothing, attention shares), which transformers does not have.
 """
-import copy
 import json
 import os
 import shutil
@@ -22,8 +21,10 @@ from transformers.models.llama import modeling_llama
 from transformers.utils import logging as hf_logging
 
 import common
+import family
 import text
 from common import CLIP_MEAN, CLIP_STD, IMAGE_TOKEN
+from family import CAM_SITES, CLASSES, cam_from
 
 hf_logging.set_verbosity_error()
 hf_logging.disable_progress_bar()
@@ -35,7 +36,6 @@ PICTURES = [("a.png", 50, 50), ("b.png", 97, 41)]
 CASES = [(0, 0), (1, 1), (0, 1), (1, 0)]        # (picture, prompt); c0 has every site, c1 the SLIM ones, the others ids and greedy only
 FULL_CASES = 2
 SLIM = ("hook_embed", "projector.hook_in", "projector.hook_out", "hook_resid_post", "ln_final.hook_normalized")    # sites of c1
-CLASSES = ["system", "image", "structure", "user", "generated"]
 
 SPECS = {
     "llava-gqa": dict(
@@ -67,52 +67,8 @@ SPECS = {
 # ---------------------------------------------------------------- making a checkpoint
 
 def random_weights(model, seed, dtype):
-    """Every parameter random and of a size that makes mistakes visible: small activations (so eps matters), peaked attention."""
-    g = torch.Generator().manual_seed(seed)
-
-    def n(p, std, mean=0.0):
-        p.copy_(torch.randn(p.shape, generator=g) * std + mean)
-
-    small_eps = model.config.vision_config.layer_norm_eps < 1e-4    # then the embeddings must be smaller still
-    tied = model.config.tie_word_embeddings     # then the blocks must outweigh the embedding, or the model repeats its last token
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            vision = "vision_tower" in name
-            if "pre_layrnorm.weight" in name:
-                n(p, 0.02, 0.03) if small_eps else n(p, 0.06, 0.3)
-            elif "pre_layrnorm.bias" in name:
-                n(p, 0.01 if small_eps else 0.05)
-            elif "norm" in name and name.endswith("weight"):
-                n(p, 0.2, 1.0)
-            elif name.endswith("bias"):
-                n(p, 0.02 if vision and "mlp" in name else 0.08)
-            elif "class_embedding" in name or "position_embedding" in name:
-                n(p, 0.004 if small_eps else 0.05)
-            elif "patch_embedding" in name:
-                n(p, (0.004 if small_eps else 0.05) / p[0].numel() ** 0.5)
-            elif "q_proj" in name or "k_proj" in name:
-                n(p, 1.7 / p.shape[1] ** 0.5)
-            elif "v_proj" in name or "out_proj" in name or "o_proj" in name:
-                n(p, (0.3 if vision else 1.2 if tied else 0.45) / p.shape[1] ** 0.5)
-            elif "gate_proj" in name or "up_proj" in name or "fc1" in name:
-                n(p, 0.9 / p.shape[1] ** 0.5)
-            elif "down_proj" in name or "fc2" in name:
-                n(p, (1.3 if tied and not vision else 0.4) / p.shape[1] ** 0.5)
-            elif "linear_1" in name:
-                n(p, 2.0 / p.shape[1] ** 0.5)
-            elif "linear_2" in name:
-                n(p, 0.3 / p.shape[1] ** 0.5)
-            elif "embed_tokens" in name:
-                n(p, 0.16 if tied else 0.08)
-            elif "lm_head" in name:
-                n(p, 0.4)
-            else:
-                raise ValueError(name)
-            p.copy_(p.to(dtype).to(torch.float32))
-            p[p == 0] = 2.0 ** -10
-    model.tie_weights()
-    for name, p in model.named_parameters():
-        assert (p != 0).all(), name
+    family.draw_weights(model, seed, dtype, family.spread_clip_llama(small_eps=model.config.vision_config.layer_norm_eps < 1e-4,
+                                                                     tied=model.config.tie_word_embeddings))
 
 
 def rename(key, layout):
@@ -157,14 +113,7 @@ def write_processor_files(d, spec, tok):
         common.write_json(os.path.join(d, "processor_config.json"), {**proc, "image_processor": {**base, "do_pad": True, "image_processor_type": "LlavaImageProcessor"}})
         with open(os.path.join(d, "chat_template.jinja"), "w", newline="\n") as f:
             f.write(template)
-    ids = {x: tok.token_to_id(x) for x in ("<unk>", "<s>", "</s>", IMAGE_TOKEN, "<pad>")}
-    added = {str(i): {"content": x, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True} for x, i in ids.items()}
-    common.write_json(os.path.join(d, "tokenizer_config.json"), {
-        "add_bos_token": True, "add_eos_token": False, "added_tokens_decoder": added, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
-        "pad_token": "<pad>", "image_token": IMAGE_TOKEN, "extra_special_tokens": {"image_token": IMAGE_TOKEN}, "clean_up_tokenization_spaces": False,
-        "legacy": False, "model_max_length": 2048, "padding_side": "left", "processor_class": "LlavaProcessor", "tokenizer_class": "LlamaTokenizer"})
-    common.write_json(os.path.join(d, "generation_config.json"), {"_from_model_config": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": ids["<pad>"],
-                                                                   "transformers_version": common.versions()["transformers"]})
+    family.write_tokenizer_config(d, tok, ("<unk>", "<s>", "</s>", IMAGE_TOKEN, "<pad>"), "LlavaProcessor")
 
 
 def build(spec, seed):
@@ -258,100 +207,16 @@ def load_processor(d):
 
 # ---------------------------------------------------------------- recording a run
 
-class Recorder:
-    """Keeps the tensors of one forward pass, by sightline's site names, with their graph."""
-
-    def __init__(self, model):
-        self.model, self.v, self.handles = model, {}, []
-
-    def _keep(self, name):
-        def f(_m, _a, out):
-            self.v[name] = out[0] if isinstance(out, tuple) else out
-        return f
-
-    def _keep_in(self, name):
-        def f(_m, args, kw):
-            self.v[name] = args[0] if args else kw["hidden_states"]
-        return f
-
-    def out(self, m, name):
-        self.handles.append(m.register_forward_hook(self._keep(name)))
-
-    def inp(self, m, name):
-        self.handles.append(m.register_forward_pre_hook(self._keep_in(name), with_kwargs=True))
-
-    def __enter__(self):
-        m = self.model.model
-        vt, lm, pr = m.vision_tower, m.language_model, m.multi_modal_projector
-        self.out(vt.embeddings, "vision.hook_embed")
-        self.out(vt.pre_layrnorm, "vision.ln_pre.hook_normalized")
-        names = {}
-        for i, b in enumerate(vt.encoder.layers):
-            p = f"vision.blocks.{i}."
-            self.inp(b, p + "hook_resid_pre")
-            self.out(b.layer_norm1, p + "ln1.hook_normalized")
-            for x in "qkv":
-                self.out(getattr(b.self_attn, x + "_proj"), p + f"attn.hook_{x}")
-            self.inp(b.self_attn.out_proj, p + "attn.hook_z")
-            self.out(b.self_attn.out_proj, p + "hook_attn_out")
-            self.inp(b.layer_norm2, p + "hook_resid_mid")
-            self.out(b.layer_norm2, p + "ln2.hook_normalized")
-            self.out(b.mlp.fc1, p + "mlp.hook_pre")
-            self.inp(b.mlp.fc2, p + "mlp.hook_post")
-            self.out(b.mlp.fc2, p + "hook_mlp_out")
-            self.out(b, p + "hook_resid_post")
-            names[id(b.self_attn)] = p
-        self.inp(pr.linear_1, "projector.hook_in")
-        self.out(pr.linear_1, "projector.hook_pre")
-        self.inp(pr.linear_2, "projector.hook_post")
-        self.out(pr.linear_2, "projector.hook_out")
-        for i, b in enumerate(lm.layers):
-            p = f"blocks.{i}."
-            if i == 0:
-                self.inp(b, "hook_embed")
-            self.inp(b, p + "hook_resid_pre")
-            self.out(b.input_layernorm, p + "ln1.hook_normalized")
-            for x in "qkv":
-                self.out(getattr(b.self_attn, x + "_proj"), p + f"attn.hook_{x}")
-            self.inp(b.self_attn.o_proj, p + "attn.hook_z")
-            self.out(b.self_attn.o_proj, p + "hook_attn_out")
-            self.inp(b.post_attention_layernorm, p + "hook_resid_mid")
-            self.out(b.post_attention_layernorm, p + "ln2.hook_normalized")
-            self.out(b.mlp.gate_proj, p + "mlp.hook_pre")
-            self.out(b.mlp.up_proj, p + "mlp.hook_pre_linear")
-            self.inp(b.mlp.down_proj, p + "mlp.hook_post")
-            self.out(b.mlp.down_proj, p + "hook_mlp_out")
-            self.out(b, p + "hook_resid_post")
-            names[id(b.self_attn)] = p
-        self.out(lm.norm, "ln_final.hook_normalized")
-
-        def wrap(orig):
-            def f(module, query, key, value, attention_mask, scaling, **kw):
-                o, w = orig(module, query, key, value, attention_mask, scaling=scaling, **kw)
-                p = names[id(module)]
-                self.v[p + "attn.hook_pattern"] = w[0]
-                if p.startswith("blocks."):
-                    self.v[p + "attn.hook_rot_q"] = query[0].transpose(0, 1)
-                    self.v[p + "attn.hook_rot_k"] = key[0].transpose(0, 1)
-                    k = key[0].repeat_interleave(query.shape[1] // key.shape[1], 0)
-                    self.v[p + "attn.hook_attn_scores"] = query[0] @ k.transpose(1, 2) * scaling
-                return o, w
-            return f
-        self.saved = (modeling_clip.eager_attention_forward, modeling_llama.eager_attention_forward)
-        modeling_clip.eager_attention_forward, modeling_llama.eager_attention_forward = map(wrap, self.saved)
-        return self
-
-    def __exit__(self, *_):
-        modeling_clip.eager_attention_forward, modeling_llama.eager_attention_forward = self.saved
-        for h in self.handles:
-            h.remove()
+def attach(r, model):
+    m = model.model
+    family.attach_clip(r, m.vision_tower, modeling_clip)
+    family.attach_mlp_projector(r, m.multi_modal_projector)
+    family.attach_llama(r, m.language_model, modeling_llama)
 
 
 def run(model, ids, pixels, grad=False):
     """One pass over 1-d ids and [3,h,w] pixels: (logits [P,V], {site: tensor with its batch dimension})."""
-    with torch.set_grad_enabled(grad), Recorder(model) as r:
-        logits = model(input_ids=torch.tensor([ids]), pixel_values=pixels[None], use_cache=False).logits[0]
-    return logits, r.v
+    return family.run(model, ids, {"pixel_values": pixels[None]}, attach, grad)
 
 
 def kept_layers(cfg):
@@ -361,39 +226,11 @@ def kept_layers(cfg):
 
 
 def shape_sites(model, v):
-    """Drop the batch dimension, split heads, drop vision layers that are not needed."""
     c = model.config
-    out = {}
-    for name, t in v.items():
-        t = t.detach()
-        if name.startswith("vision.blocks.") and int(name.split(".")[2]) >= kept_layers(c):
-            continue
-        if name.split(".")[-1] not in ("hook_pattern", "hook_attn_scores", "hook_rot_q", "hook_rot_k"):
-            t = t[0]
-        if name.endswith(("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z")):
-            if name.startswith("vision."):
-                t = t.reshape(t.shape[0], c.vision_config.num_attention_heads, -1)
-            else:
-                t = t.reshape(t.shape[0], -1, c.text_config.head_dim)
-        if name.endswith("hook_attn_scores"):
-            t = t[:, -3:]
-        out[name] = t
-    return out
+    return family.shape_sites(v, c.vision_config.num_attention_heads, c.text_config.head_dim, kept_layers(c))
 
 
 # ---------------------------------------------------------------- analyses
-
-def cam_from(feat, grad, keep):
-    """LLaVA-CAM over the rows `keep`: alpha = mean over rows of the gradient; raw = features . alpha."""
-    f, g = feat[keep], grad[keep]
-    alpha = g.mean(0)
-    raw = (f * alpha).sum(1)
-    return raw.relu(), raw, alpha, g
-
-
-SITES = {"ln2": "blocks.%d.ln2.hook_normalized", "ln1": "blocks.%d.ln1.hook_normalized", "resid_pre": "blocks.%d.hook_resid_pre",
-         "v": "blocks.%d.attn.hook_v"}
-
 
 def targets(logits, start, answer, other):
     rows = logits[start - 1:start - 1 + len(answer)]
@@ -411,7 +248,7 @@ def cams(model, ids, answer, other, pixels, image_rows):
     last = kept_layers(model.config) - 1
     vis = v[f"vision.blocks.{last}.ln2.hook_normalized"]
     for ti, (tn, y) in enumerate(ts.items()):
-        for site, pat in SITES.items():
+        for site, pat in CAM_SITES.items():
             feats = [v[pat % i] for i in range(n_layers)]
             grads = torch.autograd.grad(y, feats, retain_graph=True)
             heat, raw, alpha, full = zip(*(cam_from(f[0].detach(), g[0], image_rows) for f, g in zip(feats, grads)))
@@ -448,7 +285,7 @@ def smooth(model, ids, answer, clean, mean, std, image_rows, seed):
     for p in noisy:
         logits, v = run(model, ids + answer, p, grad=True)
         y = targets(logits, len(ids), answer, 0)["sum"]
-        feats = [v[SITES["ln2"] % i] for i in range(n_layers)]
+        feats = [v[CAM_SITES["ln2"] % i] for i in range(n_layers)]
         grads = torch.autograd.grad(y, feats)
         h, r, _, _ = zip(*(cam_from(f[0].detach(), gr[0], image_rows) for f, gr in zip(feats, grads)))
         heats.append(torch.stack(h))
@@ -459,30 +296,10 @@ def smooth(model, ids, answer, clean, mean, std, image_rows, seed):
     return {"smooth/pixels": noisy, "smooth/cam/sum/ln2": heat, "smooth/cam/sum/ln2/raw": torch.stack(raws).mean(0), "smooth/cam/sum/ln2/norm": norm}
 
 
-def flow(v, n_layers, cls, p, n_answer):
-    share = torch.zeros(n_layers, n_answer, len(CLASSES))
-    for i in range(n_layers):
-        a = v[f"blocks.{i}.attn.hook_pattern"].detach().mean(0)
-        for q in range(n_answer):
-            for c in range(len(CLASSES)):
-                share[i, q, c] = a[p - 1 + q][cls == c].sum()
-    assert (share.sum(-1) - 1).abs().max() < 1e-5
-    return share
-
-
 # ---------------------------------------------------------------- one checkpoint
 
 def greedy(model, ids, pixels, n, bad=()):
-    """n greedy tokens and their logits, by full passes; None when a token in `bad` comes up."""
-    ids, rows = list(ids), []
-    for _ in range(n):
-        with torch.no_grad():
-            z = model(input_ids=torch.tensor([ids]), pixel_values=pixels[None], use_cache=False).logits[0, -1]
-        rows.append(z)
-        ids.append(int(z.argmax()))
-        if ids[-1] in bad:
-            return None, None
-    return ids[-n:], torch.stack(rows)
+    return family.greedy(model, ids, {"pixel_values": pixels[None]}, n, bad)
 
 
 def find_seed(spec, pixels, idss, bad):
@@ -490,62 +307,30 @@ def find_seed(spec, pixels, idss, bad):
     why = []
     for seed in range(spec["seed"], spec["seed"] + 300):
         model, tok = build(spec, seed)
-        ok = True
-        for pic, pr in CASES:
-            g, z = greedy(model, idss[pr], pixels[pic], N_NEW, bad)
-            if g is None:
-                ok = False
-                why.append("special")
-                break
-            top = z.topk(2).values
-            if len(set(g)) < 5 or (top[:, 0] - top[:, 1]).min() < 0.01 or len(set(g[:3])) < 3:
-                why.append(f"{len(set(g))} {float((top[:, 0] - top[:, 1]).min()):.3g}")
-                ok = False
-                break
-        if ok:
+        bads = (family.unusable(*greedy(model, idss[pr], pixels[pic], N_NEW, bad)) for pic, pr in CASES)
+        found = next((b for b in bads if b), None)
+        if not found:
             return seed, model, tok
+        why.append(found)
     raise SystemExit(f"no usable seed: {why}")
 
 
 def sensitivity(model, ids, pixels):
     """How far the logits move when one thing is wrong: a golden that does not notice is worthless."""
     base = run(model, ids, pixels)[0]
-    res = {}
-
-    def probe(name, mods, attr, value):
-        old = [getattr(m, attr) for m in mods]
-        for m in mods:
-            setattr(m, attr, value)
-        res[name] = float((run(model, ids, pixels)[0] - base).abs().max())
-        for m, o in zip(mods, old):
-            setattr(m, attr, o)
-    norms = [m for m in model.modules() if isinstance(m, modeling_llama.LlamaRMSNorm)]
-    lns = [m for m in model.modules() if isinstance(m, torch.nn.LayerNorm)]
-    probe("rms eps 1e-6", norms, "variance_epsilon", 1e-6)
-    probe("layer norm eps %g" % (1e-6 if lns[0].eps == 1e-5 else 1e-5), lns, "eps", 1e-6 if lns[0].eps == 1e-5 else 1e-5)
-    rot = model.model.language_model.rotary_emb
-    old = rot.inv_freq
-    dim = model.config.text_config.head_dim
-    rot.inv_freq = 1.0 / (10000.0 ** (torch.arange(0, dim, 2).float() / dim))
-    res["rope theta 10000"] = float((run(model, ids, pixels)[0] - base).abs().max())
-    rot.inv_freq = old
-    return res
+    return {what: family.max_change(lambda: run(model, ids, pixels)[0], base, change)
+            for what, change in family.wrong_settings(model, model.model.language_model, model.config.text_config.head_dim).items()}
 
 
 def noise_floor(model, ids, answer, pixels, image_rows):
     """The distance of the float32 numbers from a float64 run: no implementation can be asked to come closer."""
     both = []
-    for dt in (torch.float32, torch.float64):
-        m = copy.deepcopy(model).to(dt)
-        if dt == torch.float64:
-            rot = m.model.language_model.rotary_emb
-            rot.inv_freq = model.model.language_model.rotary_emb.inv_freq.clone()
-        cam, v = cams(m, ids, answer, 5, pixels.to(dt), image_rows)
+    for m in (model, family.to_float64(model, lambda m: m.model.language_model)):
+        px = pixels.to(m.dtype)
+        cam, v = cams(m, ids, answer, 5, px, image_rows)
         cam.pop("_cls_grad")
-        both.append({**{k: t.detach() for k, t in v.items()}, **cam, "logits": run(m, ids, pixels.to(dt))[0]})
-    rel = {k: float((both[1][k] - both[0][k]).abs().max() / both[1][k].abs().max().clamp(min=1e-30)) for k in both[0]}
-    return {"logits": rel["logits"], "worst_site": max((k for k in rel if "cam" not in k), key=rel.get), "worst_site_value": max(x for k, x in rel.items() if "cam" not in k),
-            "worst_cam": max((k for k in rel if "cam" in k), key=rel.get), "worst_cam_value": max(x for k, x in rel.items() if "cam" in k)}
+        both.append({**{k: t.detach() for k, t in v.items()}, **cam, "logits": run(m, ids, px)[0]})
+    return family.noise(*both)
 
 
 def make_one(out, name, spec):
@@ -621,7 +406,7 @@ def make_one(out, name, spec):
         cls[at:at + n_image] = 1
         cls[p:] = 4
         arrays[c + "flow/class"] = cls
-        arrays[c + "flow/share"] = flow(va, n_layers, cls, p, N_ANSWER)
+        arrays[c + "flow/share"] = family.flow(va, n_layers, cls, p, N_ANSWER)
         if ci == 0:
             ip = proc.image_processor
             arrays.update({c + k: t for k, t in smooth(model, ids, answer, unit[pic], ip.image_mean, ip.image_std, rows, seed + 7).items()})
@@ -654,12 +439,8 @@ def make_one(out, name, spec):
 
 def consistency(model, arrays):
     """The recorded sites must fit together the way their names say (catches a hook put on the wrong module)."""
-    c, a = model.config.text_config, lambda n: arrays["c0/" + n]
-
-    def same(x, y, what):
-        assert x.shape == y.shape and (x - y).abs().max() <= 1e-5 * (1 + y.abs().max()), what
-    m = model.model
-    same(a("hook_embed"), a("blocks.0.hook_resid_pre"), "embed")
+    c, a, same = model.config.text_config, lambda n: arrays["c0/" + n], family.same
+    m, v = model.model, model.config.vision_config
     rows = a("ids") == model.config.image_token_index
     same(a("hook_embed")[rows], a("projector.hook_out"), "splice")
     same(a("projector.hook_post"), torch.nn.functional.gelu(a("projector.hook_pre")), "projector")
@@ -667,40 +448,8 @@ def consistency(model, arrays):
     skip = 1 if model.config.vision_feature_select_strategy == "default" else 0
     last = kept_layers(model.config) - 1
     same(a("projector.hook_in"), a(f"vision.blocks.{last}.hook_resid_post")[skip:], "feature layer")
-    pos = torch.arange(a("ids").shape[0])
-    ang = pos[:, None].float() * m.language_model.rotary_emb.inv_freq
-    cos, sin = ang.cos()[:, None], ang.sin()[:, None]
-
-    def rope(x):
-        h = x.shape[-1] // 2
-        return torch.cat([x[..., :h] * cos - x[..., h:] * sin, x[..., h:] * cos + x[..., :h] * sin], -1)
-    groups = c.num_attention_heads // c.num_key_value_heads
-    for i in range(c.num_hidden_layers):
-        b = lambda n: a(f"blocks.{i}." + n)
-        for x in "qk":
-            same(b(f"attn.hook_rot_{x}"), rope(b(f"attn.hook_{x}")), "rope")
-        k = b("attn.hook_rot_k").repeat_interleave(groups, 1)
-        s = torch.einsum("qhd,khd->hqk", b("attn.hook_rot_q"), k) * c.head_dim ** -0.5
-        same(b("attn.hook_attn_scores"), s[:, -3:], "scores")
-        s = s.masked_fill(torch.ones_like(s[0]).triu(1).bool(), float("-inf"))
-        same(b("attn.hook_pattern"), s.softmax(-1), "pattern")
-        same(b("attn.hook_z"), torch.einsum("hqk,khd->qhd", b("attn.hook_pattern"), b("attn.hook_v").repeat_interleave(groups, 1)), "z")
-        same(b("hook_resid_mid"), b("hook_resid_pre") + b("hook_attn_out"), "mid")
-        same(b("hook_resid_post"), b("hook_resid_mid") + b("hook_mlp_out"), "post")
-        same(b("mlp.hook_post"), torch.nn.functional.silu(b("mlp.hook_pre")) * b("mlp.hook_pre_linear"), "mlp")
-        for n, at, w in (("ln1", "hook_resid_pre", m.language_model.layers[i].input_layernorm.weight), ("ln2", "hook_resid_mid", m.language_model.layers[i].post_attention_layernorm.weight)):
-            x = b(at)
-            same(b(n + ".hook_normalized"), x * (x.pow(2).mean(-1, keepdim=True) + c.rms_norm_eps).rsqrt() * w, n)
-    v = model.config.vision_config
-    act = (lambda x: x * torch.sigmoid(1.702 * x)) if v.hidden_act == "quick_gelu" else torch.nn.functional.gelu
-    for i in range(last + 1):
-        b = lambda n: a(f"vision.blocks.{i}." + n)
-        s = torch.einsum("qhd,khd->hqk", b("attn.hook_q"), b("attn.hook_k")) * (v.hidden_size // v.num_attention_heads) ** -0.5
-        same(b("attn.hook_pattern"), s.softmax(-1), "vision pattern")
-        same(b("attn.hook_z"), torch.einsum("hqk,khd->qhd", b("attn.hook_pattern"), b("attn.hook_v")), "vision z")
-        same(b("hook_resid_mid"), b("hook_resid_pre") + b("hook_attn_out"), "vision mid")
-        same(b("hook_resid_post"), b("hook_resid_mid") + b("hook_mlp_out"), "vision post")
-        same(b("mlp.hook_post"), act(b("mlp.hook_pre")), "vision mlp")
+    family.check_llama(a, m.language_model, c)
+    family.check_vision(a, v, last + 1, a("vision.hook_embed").shape[0])
     same(a("vision.ln_pre.hook_normalized"), a("vision.blocks.0.hook_resid_pre"), "ln_pre")
 
 

@@ -3,7 +3,7 @@
  *
  * Method: two passes over whole score rows (a band's scores stay in L2), so there is no rescaling and a row's bits
  * depend neither on the other rows nor on the cut into tasks: scores are one sum over d, z sums keys in pieces of 256
- * in ascending order, hidden keys of a band add exact zeros. Keys no row of the band sees are skipped. With bf16 both
+ * in ascending order, hidden keys of a band add exact zeros. Pieces that no row of the band sees are skipped. With bf16 both
  * products run on AMX tiles, or on vectors with rounded values. Source: arXiv:1706.03762. */
 #include <math.h>
 #include <string.h>
@@ -135,82 +135,95 @@ static void load_head(head_keys *h, const sl_queue *queue, const sl_attend *a, i
 }
 
 /* Copies out the recorded scores of one query row (scaled, before exp). */
-static void emit_scores(const sl_attend *a, const float *s, int head, int row, int n_seen) {
+static void emit_scores(const sl_attend *a, const float *s, int head, int row, sl_key_span sees) {
   const int32_t *rows = sl_ints_data(a->rows);
   for (int r = 0; r < a->rows.count; r++) {
     if (rows[r] != row) continue;
     float *out = sl_mat_f32(a->scores) + ((int64_t)head * a->rows.count + r) * a->scores.stride;
-    memcpy(out, s, (size_t)n_seen * sizeof *out);
-    for (int j = n_seen; j < a->k.rows; j++) out[j] = -INFINITY;
+    for (int j = 0; j < sees.first; j++) out[j] = -INFINITY;
+    memcpy(out + sees.first, s, (size_t)(sees.end - sees.first) * sizeof *out);
+    for (int j = sees.end; j < a->k.rows; j++) out[j] = -INFINITY;
   }
 }
 
 /* The recorded pattern is made from the f32 exponentials, before any rounding to bf16. */
-static void emit_pattern(const sl_attend *a, const float *s, int head, int row, int n_seen, float largest, double sum,
-                         const sl_vector *vector) {
+static void emit_pattern(const sl_attend *a, const float *s, int head, int row, sl_key_span sees, float largest,
+                         double sum, const sl_vector *vector) {
   const int32_t *rows = sl_ints_data(a->rows);
+  const int n_seen = sees.end - sees.first;
   for (int r = 0; r < a->rows.count; r++) {
     if (rows[r] != row) continue;
-    float *out = sl_mat_f32(a->pattern) + ((int64_t)head * a->rows.count + r) * a->pattern.stride;
+    float *whole = sl_mat_f32(a->pattern) + ((int64_t)head * a->rows.count + r) * a->pattern.stride;
+    float *out = whole + sees.first;
     if (s) { /* s holds scores still */
       memcpy(out, s, (size_t)n_seen * sizeof *out);
       vector->exp_sum(out, largest, n_seen, false);
     } else {
       vector->scale(out, out, (float)(1 / sum), n_seen);
-      memset(out + n_seen, 0, (size_t)(a->k.rows - n_seen) * sizeof *out);
+      memset(whole, 0, (size_t)sees.first * sizeof *out);
+      memset(whole + sees.end, 0, (size_t)(a->k.rows - sees.end) * sizeof *out);
     }
   }
 }
 
-/* Softmax numerators in place; returns 1 / sum. */
-static float softmax_row(const sl_vector *vector, const sl_attend *a, float *s, int head, int row, int n_padded) {
-  int n_seen = sl_attend_visible(a, row);
-  float largest = vector->scale_max(s, a->scale, n_seen);
-  if (a->rows.count && a->scores.buffer) emit_scores(a, s, head, row, n_seen);
-  if (a->rows.count && a->pattern.buffer) emit_pattern(a, s, head, row, n_seen, largest, 0, vector);
+/* Softmax numerators in place, zeros elsewhere from key `first` to n_padded; returns 1 / sum. */
+static float softmax_row(const sl_vector *vector, const sl_attend *a, float *all, int head, int row, int first,
+                         int n_padded) {
+  const sl_key_span sees = sl_attend_sees(a, row);
+  const int n_seen = sees.end - sees.first;
+  float *s = all + sees.first, largest = vector->scale_max(s, a->scale, n_seen);
+  if (a->rows.count && a->scores.buffer) emit_scores(a, s, head, row, sees);
+  if (a->rows.count && a->pattern.buffer) emit_pattern(a, s, head, row, sees, largest, 0, vector);
   double sum = vector->exp_sum(s, largest, n_seen, a->compute == SL_COMPUTE_BF16);
-  if (a->rows.count && a->pattern.buffer) emit_pattern(a, NULL, head, row, n_seen, largest, sum, vector);
-  memset(s + n_seen, 0, (size_t)(n_padded - n_seen) * sizeof *s);
+  if (a->rows.count && a->pattern.buffer) emit_pattern(a, NULL, head, row, sees, largest, sum, vector);
+  memset(all + first, 0, (size_t)(sees.first - first) * sizeof *s);
+  memset(all + sees.end, 0, (size_t)(n_padded - sees.end) * sizeof *s);
   if (a->lse.buffer) sl_mat_f32(a->lse)[row * a->lse.stride + head] = (float)(largest + log(sum));
   return (float)(1 / sum);
 }
 
-/* Scores of a band, and z from its numerators: on vectors, or on tiles with rows of s turned to bf16 in place. */
+/* Scores of a band from key `first` on, and z from its numerators: on vectors, or on tiles with rows of s turned to bf16 in
+ * place. */
 static void multiply_scores(const sl_vector *vector, const sl_attend *a, const head_keys *h, const float *q, int rows,
-                            int n_padded) {
+                            int first, int n_padded) {
   int d = a->d_head, d_tile = sl_round_up(d, 32);
   if (!h->tiles) {
     sl_attend_copy(vector, h->q, h->size.d, q, a->q.stride, rows, d, a->compute == SL_COMPUTE_BF16);
-    sl_attend_multiply(vector, h->s, h->size.n_key, h->q, h->size.d, 1, h->kt, h->size.n_key, rows, n_padded, d, false);
+    sl_attend_multiply(vector, h->s + first, h->size.n_key, h->q, h->size.d, 1, h->kt + first, h->size.n_key, rows,
+                       n_padded - first, d, false);
     return;
   }
   sl_attend_rows(vector, h->q, d_tile, q, a->q.stride, rows, d);
-  sl_amx_multiply_small(&(sl_amx_small){.c = h->s, .ldc = h->size.n_key, .a = h->q, .lda = d_tile * 2, .b = h->kt,
-                                        .ldb = (int64_t)h->size.n_key * 4, .m_tiles = (rows + 15) / 16,
-                                        .n_tiles = n_padded / 16, .k_tiles = d_tile / 32});
+  sl_amx_multiply_small(&(sl_amx_small){.c = h->s + first, .ldc = h->size.n_key, .a = h->q, .lda = d_tile * 2,
+                                        .b = h->kt + first, .ldb = (int64_t)h->size.n_key * 4,
+                                        .m_tiles = (rows + 15) / 16, .n_tiles = (n_padded - first) / 16,
+                                        .k_tiles = d_tile / 32});
 }
 
-static void multiply_values(const sl_vector *vector, const head_keys *h, int rows, int n_seen) {
+static void multiply_values(const sl_vector *vector, const head_keys *h, int rows, sl_key_span sees) {
+  const int d = h->size.d, n_seen = sees.end - sees.first;
+  float *s = h->s + sees.first;
   if (!h->tiles) {
-    int d = h->size.d;
-    sl_attend_multiply(vector, h->z, d, h->s, h->size.n_key, 1, h->v, d, rows, d, n_seen, false);
+    const float *v = h->v + (int64_t)sees.first * d;
+    sl_attend_multiply(vector, h->z, d, s, h->size.n_key, 1, v, d, rows, d, n_seen, false);
     return;
   }
   int n_tile = sl_round_up(n_seen, 32);
-  sl_attend_narrow(vector, h->s, h->size.n_key, rows, n_seen);
-  sl_amx_multiply_small(&(sl_amx_small){.c = h->z, .ldc = h->size.d, .a = h->s, .lda = (int64_t)h->size.n_key * 4,
-                                        .b = h->v, .ldb = (int64_t)h->size.d * 4, .m_tiles = (rows + 15) / 16,
-                                        .n_tiles = h->size.d / 16, .k_tiles = n_tile / 32});
+  sl_attend_narrow(vector, s, h->size.n_key, rows, n_seen);
+  sl_amx_multiply_small(&(sl_amx_small){.c = h->z, .ldc = d, .a = s, .lda = (int64_t)h->size.n_key * 4,
+                                        .b = h->v + (int64_t)sees.first / 2 * d, .ldb = (int64_t)d * 4,
+                                        .m_tiles = (rows + 15) / 16, .n_tiles = d / 16, .k_tiles = n_tile / 32});
 }
 
 static void attend_band(const sl_vector *vector, const sl_attend *a, const head_keys *h, int head, int row, int rows) {
-  int d = a->d_head, n_seen = sl_attend_visible(a, row + rows - 1), n_padded = sl_round_up(n_seen, 16);
-  multiply_scores(vector, a, h, sl_mat_f32(a->q) + row * a->q.stride + head * d, rows, n_padded);
+  const sl_key_span sees = sl_attend_band(a, row, rows);
+  int d = a->d_head, n_padded = sl_round_up(sees.end, 16);
+  multiply_scores(vector, a, h, sl_mat_f32(a->q) + row * a->q.stride + head * d, rows, sees.first, n_padded);
   float norm[SL_ATTEND_ROWS];
   for (int i = 0; i < rows; i++) {
-    norm[i] = softmax_row(vector, a, h->s + (int64_t)i * h->size.n_key, head, row + i, n_padded);
+    norm[i] = softmax_row(vector, a, h->s + (int64_t)i * h->size.n_key, head, row + i, sees.first, n_padded);
   }
-  multiply_values(vector, h, rows, n_seen);
+  multiply_values(vector, h, rows, sees);
   for (int i = 0; i < rows; i++) {
     float *out = sl_mat_f32(a->z) + (row + i) * a->z.stride + head * d;
     vector->scale(out, h->z + i * h->size.d, norm[i], d);
@@ -221,7 +234,7 @@ static void attend_band(const sl_vector *vector, const sl_attend *a, const head_
 static void attend_task(const sl_queue *queue, const sl_attend *a, int head_kv, int first, int end, float *scratch) {
   int group = a->n_head / a->n_head_kv;
   head_keys h;
-  load_head(&h, queue, a, head_kv, sl_attend_visible(a, end - 1), scratch);
+  load_head(&h, queue, a, head_kv, sl_attend_band(a, first, end - first).end, scratch);
   for (int head = head_kv * group; head < (head_kv + 1) * group; head++) {
     for (int row = first; row < end; row += SL_ATTEND_ROWS) {
       attend_band(queue->backend->vector, a, &h, head, row, end - row < SL_ATTEND_ROWS ? end - row : SL_ATTEND_ROWS);

@@ -45,38 +45,43 @@ static void load_head(head_gradient *h, const sl_attend_gradient *g, int head_kv
   memset(h->dv, 0, keys * sizeof *h->dv);
 }
 
-/* Scores become probabilities, and dp the scores' gradient. */
-static void softmax_rows(const sl_attend_gradient *g, const head_gradient *h, int head, int row, int rows,
+/* Scores become probabilities, and dp the scores' gradient; what is hidden from key `first` on, zero. */
+static void softmax_rows(const sl_attend_gradient *g, const head_gradient *h, int head, int row, int rows, int first,
                          int n_padded) {
   const sl_attend *a = g->a;
   for (int i = 0; i < rows; i++) {
-    int n = sl_attend_visible(a, row + i);
-    float *s = h->s + (int64_t)i * h->size.n_key, *ds = h->dp + (int64_t)i * h->size.n_key;
+    const sl_key_span sees = sl_attend_sees(a, row + i);
+    const int n = sees.end - sees.first, before = sees.first - first, behind = n_padded - sees.end;
+    float *s = h->s + (int64_t)i * h->size.n_key + sees.first, *ds = h->dp + (int64_t)i * h->size.n_key + sees.first;
     g->vector->softmax_dx(s, ds, a->scale, sl_mat_f32(a->lse)[(row + i) * a->lse.stride + head], n);
     if (h->bf16) {
       g->vector->round(s, s, n, SL_COMPUTE_BF16);
       g->vector->round(ds, ds, n, SL_COMPUTE_BF16);
     }
-    memset(s + n, 0, (size_t)(n_padded - n) * sizeof *s);
-    memset(ds + n, 0, (size_t)(n_padded - n) * sizeof *ds);
+    memset(s - before, 0, (size_t)before * sizeof *s);
+    memset(ds - before, 0, (size_t)before * sizeof *ds);
+    memset(s + n, 0, (size_t)behind * sizeof *s);
+    memset(ds + n, 0, (size_t)behind * sizeof *ds);
   }
 }
 
 static void band_dx(const sl_attend_gradient *g, const head_gradient *h, int head, int row, int rows) {
   const sl_attend *a = g->a;
   const sl_vector *vector = g->vector;
+  const sl_key_span sees = sl_attend_band(a, row, rows);
+  const int first = sees.first, n_seen = sees.end - first, n_padded = sl_round_up(n_seen, 16);
   int d = a->d_head, dp = h->size.d, nk = h->size.n_key;
-  int n_seen = sl_attend_visible(a, row + rows - 1), n_padded = sl_round_up(n_seen, 16);
+  const int64_t at = (int64_t)first * dp;
   const float *q = sl_mat_f32(a->q) + row * a->q.stride + head * d;
   const float *dz = sl_mat_f32(g->dz) + row * g->dz.stride + head * d;
   sl_attend_copy(vector, h->q, dp, q, a->q.stride, rows, d, h->bf16);
   sl_attend_copy(vector, h->dz, dp, dz, g->dz.stride, rows, d, h->bf16);
-  sl_attend_multiply(vector, h->s, nk, h->q, dp, 1, h->kt, nk, rows, n_padded, d, false);
-  sl_attend_multiply(vector, h->dp, nk, h->dz, dp, 1, h->vt, nk, rows, n_padded, d, false);
-  softmax_rows(g, h, head, row, rows, n_padded);
-  sl_attend_multiply(vector, h->dq, dp, h->dp, nk, 1, h->k, dp, rows, dp, n_seen, false);
-  sl_attend_multiply(vector, h->dk, dp, h->dp, 1, nk, h->q, dp, n_seen, dp, rows, true);
-  sl_attend_multiply(vector, h->dv, dp, h->s, 1, nk, h->dz, dp, n_seen, dp, rows, true);
+  sl_attend_multiply(vector, h->s + first, nk, h->q, dp, 1, h->kt + first, nk, rows, n_padded, d, false);
+  sl_attend_multiply(vector, h->dp + first, nk, h->dz, dp, 1, h->vt + first, nk, rows, n_padded, d, false);
+  softmax_rows(g, h, head, row, rows, first, first + n_padded);
+  sl_attend_multiply(vector, h->dq, dp, h->dp + first, nk, 1, h->k + at, dp, rows, dp, n_seen, false);
+  sl_attend_multiply(vector, h->dk + at, dp, h->dp + first, 1, nk, h->q, dp, n_seen, dp, rows, true);
+  sl_attend_multiply(vector, h->dv + at, dp, h->s + first, 1, nk, h->dz, dp, n_seen, dp, rows, true);
   sl_attend_store(g->dq, row, head * d, h->dq, dp, rows, d);
 }
 

@@ -53,7 +53,7 @@ static void load_head(head_tiles *h, const sl_attend_gradient *g, int head_kv, f
   memset(h->dv, 0, keys * sizeof *h->dv);
 }
 
-/* out[rows, n] = in[rows, d] times the pairs of keys or values. */
+/* out[rows, n] = in[rows, d] times the pairs of n keys or values. */
 static void multiply_keys(const sl_attend_gradient *g, const head_tiles *h, float *out, const float *pairs,
                           const float *in, int64_t stride, int rows, int n) {
   sl_attend_rows(g->vector, h->rows, h->d_tile, in, stride, rows, g->a->d_head);
@@ -62,28 +62,34 @@ static void multiply_keys(const sl_attend_gradient *g, const head_tiles *h, floa
                                         .n_tiles = (n + 15) / 16, .k_tiles = h->d_tile / 32});
 }
 
-/* Scores become probabilities, and dp the scores' gradient; what is hidden, and rows up to a multiple of 32, zero. */
-static void softmax_rows(const sl_attend_gradient *g, const head_tiles *h, int head, int row, int rows, int n_tile) {
+/* Scores become probabilities, and dp the scores' gradient; what is hidden of n_tile keys from `first` on, and rows up to a
+ * multiple of 32, zero. */
+static void softmax_rows(const sl_attend_gradient *g, const head_tiles *h, int head, int row, int rows, int first,
+                         int n_tile) {
   const sl_attend *a = g->a;
   for (int i = 0; i < sl_round_up(rows, 32); i++) {
-    int n = i < rows ? sl_attend_visible(a, row + i) : 0;
-    float *s = h->s + (int64_t)i * h->size.n_key, *ds = h->dp + (int64_t)i * h->size.n_key;
+    const sl_key_span sees = i < rows ? sl_attend_sees(a, row + i) : (sl_key_span){first, first};
+    const int n = sees.end - sees.first, before = sees.first - first, behind = first + n_tile - sees.end;
+    float *s = h->s + (int64_t)i * h->size.n_key + sees.first, *ds = h->dp + (int64_t)i * h->size.n_key + sees.first;
     if (n > 0) g->vector->softmax_dx(s, ds, a->scale, sl_mat_f32(a->lse)[(row + i) * a->lse.stride + head], n);
-    memset(s + n, 0, (size_t)(n_tile - n) * sizeof *s);
-    memset(ds + n, 0, (size_t)(n_tile - n) * sizeof *ds);
+    memset(s - before, 0, (size_t)before * sizeof *s);
+    memset(ds - before, 0, (size_t)before * sizeof *ds);
+    memset(s + n, 0, (size_t)behind * sizeof *s);
+    memset(ds + n, 0, (size_t)behind * sizeof *ds);
   }
 }
 
-/* sums[n, d] += in^T times pairs of rows; s is where neighbouring rows of `in` (s itself or dp) meet. */
-static void gather(const sl_attend_gradient *g, const head_tiles *h, float *sums, const float *in, const float *pairs,
-                   int rows, int n_tile) {
+/* sums[n, d] += in^T times pairs of rows; `meet`, s from the band's first key on, is where neighbouring rows of `in`
+ * (that place itself or dp's) come together. */
+static void gather(const sl_attend_gradient *g, const head_tiles *h, float *sums, const float *in, float *meet,
+                   const float *pairs, int rows, int n_tile) {
   int64_t n_key = h->size.n_key;
   int depth = sl_round_up(rows, 32);
   for (int i = 0; i < depth; i += 2) {
     const float *row = in + i * n_key;
-    g->vector->pair_bf16((uint32_t *)(void *)(h->s + i * n_key), row, row + n_key, n_tile);
+    g->vector->pair_bf16((uint32_t *)(void *)(meet + i * n_key), row, row + n_key, n_tile);
   }
-  g->vector->transpose(h->turned, SL_ATTEND_DX_ROWS / 2, h->s, 2 * n_key, depth / 2, n_tile);
+  g->vector->transpose(h->turned, SL_ATTEND_DX_ROWS / 2, meet, 2 * n_key, depth / 2, n_tile);
   sl_amx_multiply_small(&(sl_amx_small){.c = sums, .ldc = h->size.d, .a = h->turned, .lda = SL_ATTEND_DX_ROWS * 2,
                                         .b = pairs, .ldb = (int64_t)h->size.d * 4, .m_tiles = n_tile / 16,
                                         .n_tiles = h->size.d / 16, .k_tiles = depth / 32, .add = true});
@@ -92,19 +98,22 @@ static void gather(const sl_attend_gradient *g, const head_tiles *h, float *sums
 static void band_dx(const sl_attend_gradient *g, const head_tiles *h, int head, int row, int rows) {
   const sl_attend *a = g->a;
   const sl_vector *vector = g->vector;
-  int d = a->d_head, n_seen = sl_attend_visible(a, row + rows - 1), n_tile = sl_round_up(n_seen, 32);
+  const sl_key_span sees = sl_attend_band(a, row, rows);
+  const int d = a->d_head, first = sees.first, n_seen = sees.end - first, n_tile = sl_round_up(n_seen, 32);
+  const int64_t at = (int64_t)first * h->size.d;
+  float *s = h->s + first, *dp = h->dp + first;
   const float *q = sl_mat_f32(a->q) + row * a->q.stride + head * d;
   const float *dz = sl_mat_f32(g->dz) + row * g->dz.stride + head * d;
-  multiply_keys(g, h, h->s, h->kt, q, a->q.stride, rows, n_seen);
-  multiply_keys(g, h, h->dp, h->vt, dz, g->dz.stride, rows, n_seen);
-  softmax_rows(g, h, head, row, rows, n_tile);
+  multiply_keys(g, h, s, h->kt + first, q, a->q.stride, rows, n_seen);
+  multiply_keys(g, h, dp, h->vt + first, dz, g->dz.stride, rows, n_seen);
+  softmax_rows(g, h, head, row, rows, first, n_tile);
   sl_attend_pairs(vector, h->q_pairs, h->size.d, q, a->q.stride, rows, d);
   sl_attend_pairs(vector, h->dz_pairs, h->size.d, dz, g->dz.stride, rows, d);
-  gather(g, h, h->dv, h->s, h->dz_pairs, rows, n_tile);
-  gather(g, h, h->dk, h->dp, h->q_pairs, rows, n_tile);
-  sl_attend_narrow(vector, h->dp, h->size.n_key, rows, n_seen);
-  sl_amx_multiply_small(&(sl_amx_small){.c = h->dq, .ldc = h->size.d, .a = h->dp, .lda = (int64_t)h->size.n_key * 4,
-                                        .b = h->k, .ldb = (int64_t)h->size.d * 4, .m_tiles = (rows + 15) / 16,
+  gather(g, h, h->dv + at, s, s, h->dz_pairs, rows, n_tile);
+  gather(g, h, h->dk + at, dp, s, h->q_pairs, rows, n_tile);
+  sl_attend_narrow(vector, dp, h->size.n_key, rows, n_seen);
+  sl_amx_multiply_small(&(sl_amx_small){.c = h->dq, .ldc = h->size.d, .a = dp, .lda = (int64_t)h->size.n_key * 4,
+                                        .b = h->k + at / 2, .ldb = (int64_t)h->size.d * 4, .m_tiles = (rows + 15) / 16,
                                         .n_tiles = h->size.d / 16, .k_tiles = n_tile / 32});
   sl_attend_store(g->dq, row, head * d, h->dq, h->size.d, rows, d);
 }

@@ -27,10 +27,12 @@ void sl_cpu_act_dx(sl_queue *queue, sl_act kind, sl_mat dx, sl_mat dy, sl_mat x)
 void sl_cpu_gate(sl_queue *queue, sl_act kind, sl_mat h, sl_mat gu);
 void sl_cpu_gate_dx(sl_queue *queue, sl_act kind, sl_mat dgu, sl_mat dh, sl_mat gu);
 void sl_cpu_rope(sl_queue *queue, sl_mat x, int d_head, sl_ints positions, sl_mat inv_freq, int sign);
+void sl_cpu_log_n(sl_queue *queue, sl_mat x, sl_ints positions, int n);
 void sl_cpu_attend(sl_queue *queue, const sl_attend *a);
 void sl_cpu_attend_dx(sl_queue *queue, const sl_attend *a, sl_mat dz, sl_mat dq, sl_mat dk, sl_mat dv);
 void sl_cpu_attend_shared(sl_queue *queue, const sl_attend_shared *a);
 void sl_cpu_add(sl_queue *queue, sl_mat y, sl_mat a, sl_mat b);
+void sl_cpu_multiply(sl_queue *queue, sl_mat y, sl_mat a, sl_mat b);
 void sl_cpu_scale(sl_queue *queue, sl_mat y, sl_mat x, float factor);
 void sl_cpu_zero(sl_queue *queue, sl_mat y);
 void sl_cpu_copy(sl_queue *queue, sl_mat y, sl_mat x);

@@ -16,20 +16,25 @@
   for (int t = 0; t < (n_row); t++)
 
 void sl_cpu_norm(sl_queue *queue, sl_norm kind, sl_mat y, sl_mat x, sl_mat w, sl_mat b, float eps) {
-  assert(y.rows == x.rows && y.cols == x.cols && w.cols == x.cols && (!b.buffer || b.cols == x.cols));
+  assert(y.rows == x.rows && y.cols == x.cols && (!b.buffer || b.cols == w.cols));
   float *py = sl_mat_f32(y);
   const float *px = sl_mat_f32(x), *pw = sl_mat_f32(w), *pb = b.buffer ? sl_mat_f32(b) : NULL;
+  const int n_group = sl_norm_groups(x, w), n = w.cols;
   FOR_ROWS(t, x.rows, x.cols * 4.0) {
-    VECTOR(queue)->norm(kind, py + t * y.stride, px + t * x.stride, pw, pb, eps, x.cols);
+    for (int j = 0; j < n_group; j++)
+      VECTOR(queue)->norm(kind, py + t * y.stride + j * n, px + t * x.stride + j * n, pw, pb, eps, n);
   }
 }
 
 void sl_cpu_norm_dx(sl_queue *queue, sl_norm kind, sl_mat dx, sl_mat dy, sl_mat x, sl_mat w, float eps, bool add) {
-  assert(dx.rows == x.rows && dx.cols == x.cols && dy.rows == x.rows && dy.cols == x.cols && w.cols == x.cols);
+  assert(dx.rows == x.rows && dx.cols == x.cols && dy.rows == x.rows && dy.cols == x.cols);
   float *pdx = sl_mat_f32(dx);
   const float *pdy = sl_mat_f32(dy), *px = sl_mat_f32(x), *pw = sl_mat_f32(w);
+  const int n_group = sl_norm_groups(x, w), n = w.cols;
   FOR_ROWS(t, x.rows, x.cols * 8.0) {
-    VECTOR(queue)->norm_dx(kind, pdx + t * dx.stride, pdy + t * dy.stride, px + t * x.stride, pw, eps, x.cols, add);
+    for (int j = 0; j < n_group; j++)
+      VECTOR(queue)->norm_dx(kind, pdx + t * dx.stride + j * n, pdy + t * dy.stride + j * n, px + t * x.stride + j * n,
+                             pw, eps, n, add);
   }
 }
 
@@ -71,14 +76,16 @@ void sl_cpu_gate_dx(sl_queue *queue, sl_act kind, sl_mat dgu, sl_mat dh, sl_mat 
 }
 
 /* Cosines and sines of a row are computed once and turn every head. */
-static void rope_row(const sl_vector *vector, float *x, int n_head, int d_head, int32_t position, const float *freq,
+static void rope_row(const sl_vector *vector, float *x, int n_head, int d_head, const int32_t *position, sl_mat inv_freq,
                      int sign) {
   enum { PIECE = 128 }; /* half of the widest head, 256 */
   int half = d_head / 2;
   float c[PIECE], s[PIECE];
+  const float *freq = sl_mat_f32(inv_freq);
   assert(half <= PIECE);
   for (int i = 0; i < half; i++) {
-    float angle = (float)position * freq[i]; /* rounded to f32, as transformers does */
+    float angle = (float)position[0] * freq[i]; /* rounded to f32, as transformers does */
+    for (int a = 1; a < inv_freq.rows; a++) angle += (float)position[a] * freq[a * inv_freq.stride + i];
     c[i] = (float)cos((double)angle);
     s[i] = (float)(sign * sin((double)angle));
   }
@@ -86,13 +93,25 @@ static void rope_row(const sl_vector *vector, float *x, int n_head, int d_head, 
 }
 
 void sl_cpu_rope(sl_queue *queue, sl_mat x, int d_head, sl_ints positions, sl_mat inv_freq, int sign) {
-  assert(d_head % 2 == 0 && x.cols % d_head == 0 && positions.count == x.rows && inv_freq.cols == d_head / 2);
+  int n_head = x.cols / d_head, n_axis = inv_freq.rows;
+  assert(d_head % 2 == 0 && x.cols % d_head == 0 && positions.count == x.rows * n_axis && inv_freq.cols == d_head / 2);
   float *px = sl_mat_f32(x);
-  const float *freq = sl_mat_f32(inv_freq);
   const int32_t *position = sl_ints_data(positions);
-  int n_head = x.cols / d_head;
   FOR_ROWS(t, x.rows, d_head * 40.0 + x.cols * 2.0) {
-    rope_row(VECTOR(queue), px + t * x.stride, n_head, d_head, position[t], freq, sign);
+    rope_row(VECTOR(queue), px + t * x.stride, n_head, d_head, position + t * n_axis, inv_freq, sign);
+  }
+}
+
+/* Factors rounded to f32 as the model's own table holds them. Source: arXiv:2309.16609, after arXiv:2202.12172. */
+void sl_cpu_log_n(sl_queue *queue, sl_mat x, sl_ints positions, int n) {
+  if (x.rows == 0) return;
+  assert(positions.count % x.rows == 0 && positions.count >= x.rows && n > 1);
+  float *px = sl_mat_f32(x);
+  const int32_t *position = sl_ints_data(positions);
+  const int n_axis = positions.count / x.rows;
+  FOR_ROWS(t, x.rows, x.cols * 2.0) {
+    const double p = (double)position[t * n_axis] + 1;
+    if (p > n) VECTOR(queue)->scale(px + t * x.stride, px + t * x.stride, (float)(log(p) / log((double)n)), x.cols);
   }
 }
 
@@ -102,6 +121,16 @@ void sl_cpu_add(sl_queue *queue, sl_mat y, sl_mat a, sl_mat b) {
   const float *pa = sl_mat_f32(a), *pb = sl_mat_f32(b);
   int64_t step = b.rows == 1 ? 0 : b.stride;
   FOR_ROWS(t, y.rows, y.cols * 2.0) VECTOR(queue)->add(py + t * y.stride, pa + t * a.stride, pb + t * step, y.cols);
+}
+
+void sl_cpu_multiply(sl_queue *queue, sl_mat y, sl_mat a, sl_mat b) {
+  assert(y.rows == a.rows && y.cols == a.cols && b.cols == a.cols && (b.rows == a.rows || b.rows == 1));
+  float *py = sl_mat_f32(y);
+  const float *pa = sl_mat_f32(a), *pb = sl_mat_f32(b);
+  int64_t step = b.rows == 1 ? 0 : b.stride;
+  FOR_ROWS(t, y.rows, y.cols * 2.0) {
+    VECTOR(queue)->product(py + t * y.stride, pa + t * a.stride, pb + t * step, y.cols);
+  }
 }
 
 void sl_cpu_scale(sl_queue *queue, sl_mat y, sl_mat x, float factor) {

@@ -25,6 +25,7 @@ typedef struct sl_vector {
   void (*pair_bf16)(uint32_t *out, const float *a, const float *b, int n);
   void (*from_bf16)(float *out, const uint16_t *in, int n);
   void (*add)(float *y, const float *a, const float *b, int n);
+  void (*product)(float *y, const float *a, const float *b, int n); /* elementwise */
   void (*scale)(float *y, const float *x, float factor, int n);
   float (*dot)(const float *a, const float *b, int n);
 

@@ -184,6 +184,10 @@ KERNEL void row_add(float *y, const float *a, const float *b, int n) {
   EACH(i, n, { STORE(y + i, LOAD(a + i) + LOAD(b + i)); });
 }
 
+KERNEL void row_product(float *y, const float *a, const float *b, int n) {
+  EACH(i, n, { STORE(y + i, LOAD(a + i) * LOAD(b + i)); });
+}
+
 KERNEL void row_scale(float *y, const float *x, float factor, int n) {
   EACH(i, n, { STORE(y + i, splat(factor) * LOAD(x + i)); });
 }
@@ -574,6 +578,7 @@ const sl_vector VECTOR_TABLE = {
     .pair_bf16 = row_pair_bf16,
     .from_bf16 = row_from_bf16,
     .add = row_add,
+    .product = row_product,
     .scale = row_scale,
     .dot = row_dot,
     .act = row_act,

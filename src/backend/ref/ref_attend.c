@@ -21,19 +21,18 @@ static double score(const sl_attend *a, int head, int row, int key) {
 
 /* z of one row and head; returns log sum exp(score). */
 static double attend_row(const sl_attend *a, int head, int row) {
-  int n_key = sl_attend_visible(a, row), first_kv = head / (a->n_head / a->n_head_kv) * a->d_head;
-  double largest = -INFINITY, sum = 0;
+  const sl_key_span sees = sl_attend_sees(a, row);
+  int first_kv = head / (a->n_head / a->n_head_kv) * a->d_head;
+  double largest = -INFINITY, sum = 0, out[256] = {0};
   float *z = sl_mat_f32(a->z) + row * a->z.stride + head * a->d_head;
   const float *v = sl_mat_f32(a->v) + first_kv;
-  for (int j = 0; j < n_key; j++) largest = fmax(largest, score(a, head, row, j));
-  for (int j = 0; j < n_key; j++) sum += exp(score(a, head, row, j) - largest);
-  for (int i = 0; i < a->d_head; i++) {
-    double out = 0;
-    for (int j = 0; j < n_key; j++) {
-      out += rounded(a, (float)exp(score(a, head, row, j) - largest)) * rounded(a, v[j * a->v.stride + i]);
-    }
-    z[i] = (float)(out / sum);
+  for (int j = sees.first; j < sees.end; j++) largest = fmax(largest, score(a, head, row, j));
+  for (int j = sees.first; j < sees.end; j++) {
+    const double e = exp(score(a, head, row, j) - largest), weight = rounded(a, (float)e);
+    sum += e;
+    for (int i = 0; i < a->d_head; i++) out[i] += weight * rounded(a, v[j * a->v.stride + i]);
   }
+  for (int i = 0; i < a->d_head; i++) z[i] = (float)(out[i] / sum);
   return largest + log(sum);
 }
 
@@ -51,12 +50,12 @@ void sl_ref_attend(sl_queue *queue, const sl_attend *a) {
     for (int r = 0; r < a->rows.count; r++) {
       assert(rows[r] >= 0 && rows[r] < a->q.rows);
       int64_t out = (int64_t)h * a->rows.count + r;
-      int n_key = sl_attend_visible(a, rows[r]);
+      const sl_key_span sees = sl_attend_sees(a, rows[r]);
       double largest = -INFINITY, sum = 0;
-      for (int j = 0; j < n_key; j++) largest = fmax(largest, score(a, h, rows[r], j));
-      for (int j = 0; j < n_key; j++) sum += exp(score(a, h, rows[r], j) - largest);
+      for (int j = sees.first; j < sees.end; j++) largest = fmax(largest, score(a, h, rows[r], j));
+      for (int j = sees.first; j < sees.end; j++) sum += exp(score(a, h, rows[r], j) - largest);
       for (int j = 0; j < a->k.rows; j++) {
-        double s = j < n_key ? score(a, h, rows[r], j) : -INFINITY;
+        double s = j >= sees.first && j < sees.end ? score(a, h, rows[r], j) : -INFINITY;
         if (a->scores.buffer) sl_mat_f32(a->scores)[out * a->scores.stride + j] = (float)s;
         if (a->pattern.buffer) sl_mat_f32(a->pattern)[out * a->pattern.stride + j] = (float)(exp(s - largest) / sum);
       }
@@ -79,13 +78,14 @@ static void attend_dx_row(const sl_attend *a, sl_mat dz, sl_mat dq, sl_mat dk, s
   int d = a->d_head, first = head * d, first_kv = head / (a->n_head / a->n_head_kv) * d;
   const float *q = sl_mat_f32(a->q) + row * a->q.stride + first, *g = sl_mat_f32(dz) + row * dz.stride + first;
   float *pdq = sl_mat_f32(dq) + row * dq.stride + first;
+  const sl_key_span sees = sl_attend_sees(a, row);
   double dp, mean = 0, total = 0;
-  for (int j = 0; j < sl_attend_visible(a, row); j++) { /* a running mean: exact where one key is all */
+  for (int j = sees.first; j < sees.end; j++) { /* a running mean: exact where one key is all */
     double p = probability(a, dz, head, row, j, &dp);
     total += p;
     mean += (dp - mean) * (p / total);
   }
-  for (int j = 0; j < sl_attend_visible(a, row); j++) {
+  for (int j = sees.first; j < sees.end; j++) {
     const float *k = sl_mat_f32(a->k) + j * a->k.stride + first_kv;
     float *pdk = sl_mat_f32(dk) + j * dk.stride + first_kv, *pdv = sl_mat_f32(dv) + j * dv.stride + first_kv;
     double p = probability(a, dz, head, row, j, &dp), ds = rounded(a, (float)(p * (dp - mean) * a->scale));

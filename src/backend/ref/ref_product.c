@@ -1,8 +1,11 @@
 /* Products and embedding, reference: one dot product per output, f64 sums.
  *
  * bf16 rounds both operands. bf16x2 splits x into hi + lo (hi = bf16(x), lo = bf16(x - hi)); a weight that is not bf16
- * is split the same way and the product lo * lo is left out: it is below what the sums keep. */
+ * is split the same way and the product lo * lo is left out: it is below what the sums keep. A weight is read and split once
+ * for ROWS rows; every sum still runs over its terms in ascending order. */
 #include "backend/ref/ref.h"
+
+enum { ROWS = 32 };
 
 typedef struct split {
   double hi, lo;
@@ -31,14 +34,19 @@ void sl_ref_linear(sl_queue *queue, sl_mat y, sl_mat x, const sl_weight *w, sl_m
   assert(x.cols == w->k && y.cols == w->n && x.rows == y.rows && (!bias.buffer || bias.cols == w->n));
   float *py = sl_mat_f32(y);
   const float *px = sl_mat_f32(x), *pb = bias.buffer ? sl_mat_f32(bias) : NULL;
-  for (int t = 0; t < y.rows; t++) {
-    for (int n = 0; n < w->n; n++) {
-      double sum = pb ? pb[n] : 0;
-      for (int k = 0; k < w->k; k++) {
-        sum += product(split_value(px[t * x.stride + k], w->compute), split_value(stored(w, n, k), w->compute));
+  for (int i = 0; i < (y.rows + ROWS - 1) / ROWS * w->n; i++) {
+    const int n = i % w->n, first = i / w->n * ROWS, rows = y.rows - first < ROWS ? y.rows - first : ROWS;
+    double sum[ROWS];
+    for (int t = 0; t < rows; t++) sum[t] = pb ? pb[n] : 0;
+    for (int k = 0; k < w->k; k++) {
+      const split weight = split_value(stored(w, n, k), w->compute);
+      for (int t = 0; t < rows; t++) {
+        sum[t] += product(split_value(px[(first + t) * x.stride + k], w->compute), weight);
       }
-      float *out = &py[t * y.stride + n];
-      *out = (float)(add ? *out + sum : sum);
+    }
+    for (int t = 0; t < rows; t++) {
+      float *out = &py[(first + t) * y.stride + n];
+      *out = (float)(add ? *out + sum[t] : sum[t]);
     }
   }
 }
@@ -48,14 +56,18 @@ void sl_ref_linear_dx(sl_queue *queue, sl_mat dx, sl_mat dy, const sl_weight *w,
   assert(dx.cols == w->k && dy.cols == w->n && dx.rows == dy.rows);
   float *px = sl_mat_f32(dx);
   const float *py = sl_mat_f32(dy);
-  for (int t = 0; t < dx.rows; t++) {
-    for (int k = 0; k < w->k; k++) {
-      double sum = 0;
-      for (int n = 0; n < w->n; n++) {
-        sum += product(split_value(py[t * dy.stride + n], w->compute), split_value(stored(w, n, k), w->compute));
+  for (int i = 0; i < (dx.rows + ROWS - 1) / ROWS * w->k; i++) {
+    const int k = i % w->k, first = i / w->k * ROWS, rows = dx.rows - first < ROWS ? dx.rows - first : ROWS;
+    double sum[ROWS] = {0};
+    for (int n = 0; n < w->n; n++) {
+      const split weight = split_value(stored(w, n, k), w->compute);
+      for (int t = 0; t < rows; t++) {
+        sum[t] += product(split_value(py[(first + t) * dy.stride + n], w->compute), weight);
       }
-      float *out = &px[t * dx.stride + k];
-      *out = (float)(add ? *out + sum : sum);
+    }
+    for (int t = 0; t < rows; t++) {
+      float *out = &px[(first + t) * dx.stride + k];
+      *out = (float)(add ? *out + sum[t] : sum[t]);
     }
   }
 }

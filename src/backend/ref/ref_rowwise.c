@@ -21,36 +21,39 @@ static double row_scale(sl_norm kind, const float *x, int n, float eps, double *
 
 void sl_ref_norm(sl_queue *queue, sl_norm kind, sl_mat y, sl_mat x, sl_mat w, sl_mat b, float eps) {
   (void)queue;
-  assert(y.rows == x.rows && y.cols == x.cols && w.cols == x.cols && (!b.buffer || b.cols == x.cols));
+  assert(y.rows == x.rows && y.cols == x.cols && (!b.buffer || b.cols == w.cols));
   float *py = sl_mat_f32(y);
   const float *px = sl_mat_f32(x), *pw = sl_mat_f32(w), *pb = b.buffer ? sl_mat_f32(b) : NULL;
-  for (int t = 0; t < x.rows; t++) {
-    const float *in = px + t * x.stride;
-    double mean, scale = row_scale(kind, in, x.cols, eps, &mean);
-    for (int i = 0; i < x.cols; i++) {
-      py[t * y.stride + i] = (float)((in[i] - mean) * scale * pw[i] + (pb ? pb[i] : 0));
-    }
+  const int n_group = sl_norm_groups(x, w);
+  for (int j = 0; j < x.rows * n_group; j++) {
+    const int t = j / n_group, first = j % n_group * w.cols;
+    const float *in = px + t * x.stride + first;
+    float *out = py + t * y.stride + first;
+    double mean, scale = row_scale(kind, in, w.cols, eps, &mean);
+    for (int i = 0; i < w.cols; i++) out[i] = (float)((in[i] - mean) * scale * pw[i] + (pb ? pb[i] : 0));
   }
 }
 
 /* With h = (x - mean) s and g = w dy: dx = s (g - mean(g) - h mean(g h)); RMS has no mean(g) term. */
 void sl_ref_norm_dx(sl_queue *queue, sl_norm kind, sl_mat dx, sl_mat dy, sl_mat x, sl_mat w, float eps, bool add) {
   (void)queue;
-  assert(dx.rows == x.rows && dx.cols == x.cols && dy.rows == x.rows && dy.cols == x.cols && w.cols == x.cols);
+  assert(dx.rows == x.rows && dx.cols == x.cols && dy.rows == x.rows && dy.cols == x.cols);
   float *pdx = sl_mat_f32(dx);
   const float *pdy = sl_mat_f32(dy), *px = sl_mat_f32(x), *pw = sl_mat_f32(w);
-  for (int t = 0; t < x.rows; t++) {
-    const float *in = px + t * x.stride, *g = pdy + t * dy.stride;
-    double mean, scale = row_scale(kind, in, x.cols, eps, &mean), mean_g = 0, mean_gh = 0;
-    for (int i = 0; i < x.cols; i++) {
+  const int n_group = sl_norm_groups(x, w), n = w.cols;
+  for (int j = 0; j < x.rows * n_group; j++) {
+    const int t = j / n_group, first = j % n_group * n;
+    const float *in = px + t * x.stride + first, *g = pdy + t * dy.stride + first;
+    float *out = pdx + t * dx.stride + first;
+    double mean, scale = row_scale(kind, in, n, eps, &mean), mean_g = 0, mean_gh = 0;
+    for (int i = 0; i < n; i++) {
       double gi = (double)g[i] * pw[i];
-      if (kind == SL_NORM_LAYER) mean_g += gi / x.cols;
-      mean_gh += gi * (in[i] - mean) * scale / x.cols;
+      if (kind == SL_NORM_LAYER) mean_g += gi / n;
+      mean_gh += gi * (in[i] - mean) * scale / n;
     }
-    for (int i = 0; i < x.cols; i++) {
+    for (int i = 0; i < n; i++) {
       double value = scale * ((double)g[i] * pw[i] - mean_g - (in[i] - mean) * scale * mean_gh);
-      float *out = &pdx[t * dx.stride + i];
-      *out = (float)(add ? *out + value : value);
+      out[i] = (float)(add ? out[i] + value : value);
     }
   }
 }
@@ -133,14 +136,15 @@ void sl_ref_gate_dx(sl_queue *queue, sl_act kind, sl_mat dgu, sl_mat dh, sl_mat 
 
 void sl_ref_rope(sl_queue *queue, sl_mat x, int d_head, sl_ints positions, sl_mat inv_freq, int sign) {
   (void)queue;
-  int half = d_head / 2;
-  assert(d_head % 2 == 0 && x.cols % d_head == 0 && positions.count == x.rows && inv_freq.cols == half);
+  int half = d_head / 2, n_axis = inv_freq.rows;
+  assert(d_head % 2 == 0 && x.cols % d_head == 0 && positions.count == x.rows * n_axis && inv_freq.cols == half);
   float *px = sl_mat_f32(x);
   const float *freq = sl_mat_f32(inv_freq);
   const int32_t *position = sl_ints_data(positions);
   for (int t = 0; t < x.rows; t++) {
     for (int i = 0; i < half; i++) {
-      float angle = (float)position[t] * freq[i]; /* rounded to f32, as transformers does */
+      float angle = (float)position[t * n_axis] * freq[i]; /* rounded to f32, as transformers does */
+      for (int a = 1; a < n_axis; a++) angle += (float)position[t * n_axis + a] * freq[a * inv_freq.stride + i];
       double c = (float)cos((double)angle), s = sign * (double)(float)sin((double)angle);
       for (int first = 0; first < x.cols; first += d_head) {
         float *p = px + t * x.stride + first + i;
@@ -152,6 +156,21 @@ void sl_ref_rope(sl_queue *queue, sl_mat x, int d_head, sl_ints positions, sl_ma
   }
 }
 
+/* Factors rounded to f32 as the model's own table holds them. Source: arXiv:2309.16609, after arXiv:2202.12172. */
+void sl_ref_log_n(sl_queue *queue, sl_mat x, sl_ints positions, int n) {
+  (void)queue;
+  if (x.rows == 0) return;
+  assert(positions.count % x.rows == 0 && positions.count >= x.rows && n > 1);
+  float *px = sl_mat_f32(x);
+  const int32_t *position = sl_ints_data(positions);
+  const int n_axis = positions.count / x.rows;
+  for (int t = 0; t < x.rows; t++) {
+    const double p = (double)position[t * n_axis] + 1;
+    const float factor = p > n ? (float)(log(p) / log((double)n)) : 1;
+    for (int i = 0; i < x.cols; i++) px[t * x.stride + i] *= factor;
+  }
+}
+
 void sl_ref_add(sl_queue *queue, sl_mat y, sl_mat a, sl_mat b) {
   (void)queue;
   assert(y.rows == a.rows && y.cols == a.cols && b.cols == a.cols && (b.rows == a.rows || b.rows == 1));
@@ -160,6 +179,17 @@ void sl_ref_add(sl_queue *queue, sl_mat y, sl_mat a, sl_mat b) {
   int64_t step = b.rows == 1 ? 0 : b.stride;
   for (int t = 0; t < y.rows; t++) {
     for (int i = 0; i < y.cols; i++) py[t * y.stride + i] = pa[t * a.stride + i] + pb[t * step + i];
+  }
+}
+
+void sl_ref_multiply(sl_queue *queue, sl_mat y, sl_mat a, sl_mat b) {
+  (void)queue;
+  assert(y.rows == a.rows && y.cols == a.cols && b.cols == a.cols && (b.rows == a.rows || b.rows == 1));
+  float *py = sl_mat_f32(y);
+  const float *pa = sl_mat_f32(a), *pb = sl_mat_f32(b);
+  int64_t step = b.rows == 1 ? 0 : b.stride;
+  for (int t = 0; t < y.rows; t++) {
+    for (int i = 0; i < y.cols; i++) py[t * y.stride + i] = pa[t * a.stride + i] * pb[t * step + i];
   }
 }
 

@@ -16,17 +16,21 @@ sl.attributionCurves = (parent, prefix, {unit, kept, curves, skipped, names}) =>
     const own = of(name), rivals = of(name + "_rivals");
     if (!own) return;
     const series = rankings.slice(0, 1 + (rivals ? rivals.shape[0] : 0)).map((one, r) => {
-      const smallest = one["smallest_" + key], area = one["area_" + key];
+      const smallest = one["smallest_" + key], area = one["area_" + key], spread = (one.area_sd || {})[key];
       return {name: names[one.name] ?? String(one.name), style: sl.curve.styles[rankings.length === 2 && r ? 4 : r % 6], values: r
-        ? rivals.at(r - 1) : own.values, smallest, area,
-        note: Number.isInteger(smallest) ? `${smallest} for ${percent(enough)}` : `never ${percent(enough)}`};
+        ? rivals.at(r - 1) : own.values, smallest, area, spread,
+        note: (Number.isInteger(smallest) ? `${smallest} for ${percent(enough)}` : `never ${percent(enough)}`)
+          + (one.orders > 1 ? `, mean of ${one.orders} orders` : "")};
     });
     const figure = sl.figure(parent, {name: `${sl.attributionId(prefix)}_${name}`, title, read: words[0], not: words[1],
       table: () => ({head: [many, ...series.map(one => one.name)],
         rows: [...Array.from(steps.values, (n, i) => [n, ...series.map(one => fixed(one.values[i], 3))]),
-        ["area under the curve", ...series.map(one => fixed(one.area, 3))]]})});
+        ["area under the curve", ...series.map(one => fixed(one.area, 3) + (sl.isNumber(one.spread) ? ` ± ${fixed(one.spread, 3)}` : ""))]]})});
+    const areas = series.filter(one => sl.isNumber(one.area)).map(one => `${one.name} ${fixed(one.area, 2)}`
+      + (sl.isNumber(one.spread) ? ` ± ${fixed(one.spread, 2)}` : ""));
     const holder = el("div", {}), all = series.flatMap(one => Array.from(one.values)).filter(sl.isNumber);
-    figure.body.append(holder, sl.curve.key(series));
+    figure.body.append(holder, sl.curve.key(series), areas.length ? el("p", {class: "caption areas"}, `Area under the curve: ${areas.join(", ")}.`
+      + (series.some(one => sl.isNumber(one.spread)) ? " ±: standard deviation over the random orders." : "")) : "");
     sl.curve.curves(holder, series, {x: Array.from(steps.values), axis: `${many}, best first (square-root axis)`, height: 290, root: true,
       unit: many, format: value => percentSigned(value),
       domain: [Math.min(0, Math.max(-0.5, d3.min(all))), Math.max(1, Math.min(1.5, d3.max(all)))], ticks: [0, 0.25, 0.5, 0.75, 1],
@@ -57,8 +61,13 @@ sl.attributionFit = (parent, prefix, {regression, target, masks, grown}) => {
     not: "A good fit says that effects add up. It does not say that nothing but this carries the picture.",
     table: () => ({head: ["test mask", "predicted", "true"], rows: pairs.map(([p, t], i) => [i + 1, number(p), number(t)])})});
   const holder = el("div", {});
+  const range = Array.isArray(fit.pearson_interval) && fit.pearson_interval.every(sl.isNumber)
+    ? ` (95 % interval ${fit.pearson_interval.map(end => fixed(end, 3)).join(" to ")})` : "";
+  for (const doubt of [regression.interrupted, regression.note]) {
+    if (doubt) figure.body.append(el("p", {class: "notice"}, `${String(doubt)[0].toUpperCase()}${String(doubt).slice(1)}.`));
+  }
   figure.body.append(el("p", {class: "strong"},
-    `Pearson ${fixed(fit.pearson, 3)} · Spearman ${fixed(fit.spearman, 3)} · R² ${fixed(fit.r2, 3)} on ${pairs.length} test masks`),
+    `Pearson ${fixed(fit.pearson, 3)}${range} · Spearman ${fixed(fit.spearman, 3)} · R² ${fixed(fit.r2, 3)} on ${pairs.length} test masks`),
     holder);
   sl.curve.scatter(holder, pairs, {axis: `predicted ${target}`, vertical: `true ${target}`,
     label: `Predicted and true ${target} of the test masks`});

@@ -47,7 +47,7 @@ const sl = (() => {
   }
 
   // What is selected; views listen to the keys they draw.
-  const state = {query: 0, layer: 0, head: 0, kind: 1, map: 0, scored: 0}; // scored: a head of the attribution, layer * heads + head
+  const state = {query: 0, layer: 0, head: 0, kind: 1, map: 0, scored: 0, sheet: 0}; // scored: a head of the attribution, layer * heads + head
   const listeners = [];
   const on = (keys, listener) => listeners.push({keys: keys.split(" "), listener});
   function set(changes) {
@@ -125,7 +125,8 @@ sl.facts = (() => {
   const maps = Array.from({length: nMap}, (_, i) => i === 0 && sumFirst ? "sum"
     : queries.length === nMap - offset && text(tokens[queries[i - offset] + 1]) || String(stored[i] ?? "token " + i).replace(/^[▁Ġ]/, " "));
   const mapIsSum = i => i === 0 && sumFirst;
-  const grid = run.grid || {}, nPatch = grid.height > 0 && grid.width > 0 ? grid.height * grid.width : null;
+  // Tokens that show a part of the picture are of class image; structure between them (a class token, ends of rows) is not.
+  const nPatch = tokens.filter(token => token.class === "image").length || null;
   const nObject = (run.image || {}).object_tokens;
   const layerOf = value => Number.isInteger(value) && value >= 0 && value < nLayer ? value : null;
   return {

@@ -33,7 +33,7 @@ sl.findings = () => {
       const after = facts.camCliff !== null && facts.camCliff > peak ? d3.max(values.slice(facts.camCliff)) / values[peak] : NaN;
       text += !isNumber(after) ? "." : ` and ${after < facts.cliffMass ? `under ${percent(facts.cliffMass)}` : `at most ${percent(after)}`} of that from layer ${facts.camCliff} on.`;
       const object = stats ? d3.range(facts.nLayer).map(il => facts.isDefined(il) ? stats.at(il, 2) : NaN) : [], on = best(object);
-      if (layersOf(object).length > 0) {
+      if (layersOf(object).length > 0 && object[on] > 0) {
         text += ` Its map lies most on the marked object in layer ${on}: ${percent(object[on])} of the map’s weight`;
         text += isNumber(facts.objectShare) ? `, where an even spread would put ${percent(facts.objectShare)}.` : ".";
       }

@@ -3,8 +3,10 @@
 
 sl.maps = (() => {
   const colours = sl.bytesOf(sl.data.colours);
-  const grid = sl.run.grid && sl.run.grid.height > 0 ? sl.run.grid : null;
   const boxes = sl.tensor("image.box");
+  // Views that lie side by side form a sheet (src/report/sheet.h); one sheet is drawn at a time.
+  const sheets = sl.data.sheets, sheet = () => sheets[sl.state.sheet];
+  const nPlaced = boxes ? boxes.shape[0] : sheets.length > 0 ? sheets[0].tokens.length : -1; // tokens of a map that has a place
   let picture = null, mask = null, outline = null;
 
   const load = async source => {
@@ -37,40 +39,41 @@ sl.maps = (() => {
   }
 
   const size = () => picture ? [picture.naturalWidth, picture.naturalHeight] : [336, 336];
-  // Tokens that show a part of the picture; a kept class token has a box without area.
-  const shownCache = new Map();
-  function shown(n) {
-    if (!shownCache.has(n)) {
-      const hasArea = i => { const box = boxes.at(i); return box[2] > box[0] && box[3] > box[1]; };
-      shownCache.set(n, boxes && boxes.shape[0] === n ? d3.range(n).filter(hasArea) : d3.range(n));
-    }
-    return shownCache.get(n);
+  // Tokens that show a part of the picture: all of them, and those of the sheet that is drawn.
+  const everywhere = sheets.flatMap(one => one.tokens).sort((a, b) => a - b), isWhole = n => sheets.length > 0 && n === nPlaced;
+  const placed = n => isWhole(n) || (sheets.length > 0 && n === everywhere.length);
+  const shown = n => isWhole(n) ? everywhere : d3.range(n);
+  const inSheet = n => isWhole(n) ? sheet().tokens : d3.range(n);
+  // Maps of the vision tower have entries for patches only, without a class token.
+  function whole(values) {
+    if (isWhole(values.length)) return values;
+    const out = new Float32Array(nPlaced);
+    everywhere.forEach((token, k) => { out[token] = values[k]; });
+    return out;
   }
-  const hasGrid = n => grid && grid.height * grid.width === shown(n).length;
-  const placed = n => hasGrid(n) || (boxes && boxes.shape[0] === n);
-  // In px of the stored picture.
+  // In px of the stored picture. Without boxes the grid of the only sheet covers it.
   function boxOf(i, n) {
-    if (boxes && boxes.shape[0] === n) return boxes.at(i);
-    if (!hasGrid(n)) return null;
-    const [width, height] = size(), w = width / grid.width, h = height / grid.height;
-    const x = i % grid.width * w, y = Math.floor(i / grid.width) * h;
+    if (!placed(n)) return null;
+    if (boxes) return boxes.at(i);
+    const [width, height] = size(), [gh, gw] = sheet().grid, w = width / gw, h = height / gh;
+    const x = i % gw * w, y = Math.floor(i / gw) * h;
     return [x, y, x + w, y + h];
   }
   const tokenAt = (x, y, n) => {
-    for (const i of shown(n)) {
-      const box = boxOf(i, n);
-      if (box && x >= box[0] && x < box[2] && y >= box[1] && y < box[3]) return i;
-    }
-    return -1;
+    const i = inSheet(n).findIndex(token => {
+      const box = boxOf(token, n);
+      return box && x >= box[0] && x < box[2] && y >= box[1] && y < box[3];
+    });
+    return i < 0 ? -1 : inSheet(n)[i];
   };
 
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
   function rasterGrid(values, width, height, smooth) {
-    const n = values.length, gh = grid.height, gw = grid.width, [fullWidth, fullHeight] = size();
+    const n = values.length, [gh, gw] = sheet().grid, [fullWidth, fullHeight] = size();
     const area = [Infinity, Infinity, -Infinity, -Infinity], all = values;
-    values = Float32Array.from(shown(n), i => all[i]);
-    for (const i of shown(n)) {
+    values = Float32Array.from(sheet().tokens, i => all[i]);
+    for (const i of sheet().tokens) {
       const box = boxOf(i, n);
       for (let k = 0; k < 4; k++) {
         const value = box[k] * (k % 2 ? height / fullHeight : width / fullWidth);
@@ -97,7 +100,7 @@ sl.maps = (() => {
 
   function rasterBoxes(values, width, height) {
     const out = new Float32Array(width * height), count = new Uint16Array(width * height), [fullWidth, fullHeight] = size();
-    for (let i = 0; i < values.length; i++) {
+    for (const i of sheet().tokens) {
       const box = boxOf(i, values.length), sx = width / fullWidth, sy = height / fullHeight;
       const x0 = clamp(Math.round(box[0] * sx), 0, width), x1 = clamp(Math.round(box[2] * sx), 0, width);
       const y0 = clamp(Math.round(box[1] * sy), 0, height), y1 = clamp(Math.round(box[3] * sy), 0, height);
@@ -160,7 +163,8 @@ sl.maps = (() => {
     if (!placed(values.length)) return drawBars(context, Array.from(values), options.maximum, width, height);
     drawPicture(context, width, height);
     if (options.maximum > 0 && options.strength > 0) {
-      const raster = hasGrid(values.length) ? rasterGrid(values, width, height, options.smooth !== false) : rasterBoxes(values, width, height);
+      values = whole(values);
+      const raster = sheet().grid.length > 0 ? rasterGrid(values, width, height, options.smooth !== false) : rasterBoxes(values, width, height);
       const image = context.getImageData(0, 0, width, height), pixels = image.data;
       for (let i = 0; i < raster.length; i++) {
         const raw = raster[i];
@@ -228,7 +232,7 @@ sl.maps = (() => {
     for (const [style, lineWidth] of [["#000", 4], ["#fff", 2]]) {
       context.strokeStyle = style;
       context.lineWidth = lineWidth;
-      for (const i of tokens) {
+      for (const i of tokens.filter(token => inSheet(n).includes(token))) {
         const box = boxOf(i, n);
         if (box) context.strokeRect(box[0] * sx, box[1] * sy, (box[2] - box[0]) * sx, (box[3] - box[1]) * sy);
       }
@@ -256,7 +260,26 @@ sl.maps = (() => {
   const top = values => { let best = 0; for (const i of shown(values.length)) if (values[i] > best) best = values[i]; return best; };
   // Share of a map on tokens that show no part of the picture.
   const unseen = values => { const sum = d3.sum(values); return sum > 0 ? Math.max(0, 1 - d3.sum(shown(values.length), i => values[i]) / sum) : 0; };
+  // A sheet in words, and a switch between them; both nothing where there is but one.
+  const nameOf = one => {
+    const views = one.views, ends = [views[0], views[views.length - 1]];
+    return views.length === 1 ? `view ${ends[0]}` : ends[1] - ends[0] === views.length - 1 ? `views ${ends[0]}–${ends[1]}` : `views ${views.join(", ")}`;
+  };
+  const sheetName = () => sheets.length > 1 ? nameOf(sheet()) : "";
+  let switches = 0;
+  function viewSwitch() {
+    if (sheets.length < 2) return null;
+    const field = sl.radios("Draw the tokens of", "sheet-" + switches++,
+      sheets.map((one, s) => ({value: s, label: `${nameOf(one)}, ${one.tokens.length} tokens`})), sl.state.sheet, s => sl.set({sheet: s}));
+    field.classList.add("views");
+    sl.on("sheet", () => sl.choose(field, sl.state.sheet));
+    return field;
+  }
+  // Sum of a map's positive entries on the tokens of every sheet: [[name, sum]], nothing where there is but one.
+  const sheetSums = values => sheets.length < 2 || !isWhole(values.length) ? []
+    : sheets.map(one => [nameOf(one), d3.sum(one.tokens, i => Math.max(0, values[i]))]);
   const gradient = () => "linear-gradient(90deg," + d3.range(0, 1.01, 0.1).map(colour).join(",") + ")";
-  return {prepare, paint, paintPicture, frame, colour, canvas, frames, pointed, top, boxOf, tokenAt, placed, unseen, shown, size, gradient,
+  return {prepare, paint, paintPicture, frame, colour, canvas, frames, pointed, top, boxOf, tokenAt, placed, unseen, shown, inSheet,
+          size, gradient, sheets, nameOf, sheetName, sheetSums, viewSwitch,
           hasMask: () => mask !== null, hasPicture: () => picture !== null};
 })();

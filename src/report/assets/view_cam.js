@@ -35,6 +35,8 @@ sl.view("cam", section => {
     return el("label", {class: "check"}, input, label);
   };
   controls.append(strength.field, mix.field, el("span", {class: "checks"}, check("smooth", "smooth"), sl.maps.hasMask() ? check("outline of the object", "outline") : null));
+  const views = sl.maps.viewSwitch();
+  if (views) controls.append(views);
   section.append(controls);
   if (!sl.maps.placed(heat.shape.slice(2).reduce((a, b) => a * b, 1))) controls.querySelectorAll(".slider, .checks").forEach(field => { field.classList.add("unused"); });
 
@@ -79,9 +81,10 @@ sl.view("cam", section => {
     }
     if (!attentionPlate.hidden) sl.maps.paint(attentionCanvas, attentionRow(il), {...options, maximum: maximum(attentionRow, il)});
     const title = show === "mix" ? "CAM and attention mixed" : "CAM";
-    camPlate.lastChild.textContent = defined ? `${title}, ${facts.mapName(state.map)}` : `CAM undefined in layer ${il}`;
+    const where = sl.maps.sheetName() ? `, ${sl.maps.sheetName()}` : "";
+    camPlate.lastChild.textContent = defined ? `${title}, ${facts.mapName(state.map)}${where}` : `CAM undefined in layer ${il}`;
     camCanvas.setAttribute("aria-label", `${camPlate.lastChild.textContent}, layer ${il}`);
-    attentionPlate.lastChild.textContent = attention ? `Attention of the position that predicts “${sl.word(facts.predicted(facts.queryOfMap(state.map)))}”` : "";
+    attentionPlate.lastChild.textContent = attention ? `Attention of the position that predicts “${sl.word(facts.predicted(facts.queryOfMap(state.map)))}”${where}` : "";
     attentionCanvas.setAttribute("aria-label", `${attentionPlate.lastChild.textContent}, layer ${il}`);
     readout(il, defined);
   }
@@ -91,10 +94,11 @@ sl.view("cam", section => {
     const sum = d3.sum(camRow(il)), entries = [["sum of the map", sl.number(sum)]];
     if (first && mass) entries.push(["of the strongest layer’s", sl.percent(mass.values[il] / d3.max(mass.values))]);
     if (first && cam) entries.push(["entropy, nats", sl.number(cam.at(il, 0))], ["weight on the top 10 % of tokens", sl.percent(cam.at(il, 1))], ["weight on the object", sl.percent(cam.at(il, 2))]);
+    if (sum > 0) for (const [name, part] of sl.maps.sheetSums(camRow(il))) entries.push([`of the sum, on ${name}`, sl.percent(part / sum)]);
     if (first && rho) entries.push(["rank correlation with attention", sl.fixed(rho.values[il], 2)]);
     words.replaceChildren(el("p", {class: "strong"}, `Layer ${il}`), ...(defined ? [
       el("dl", {}, entries.filter(entry => entry[1] !== sl.dash).map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
-      sl.maps.unseen(camRow(il)) > 0 ? el("p", {class: "caption"}, `${sl.percent(sl.maps.unseen(camRow(il)))} of the map’s sum is on tokens that show no part of the picture, such as a class token.`) : "",
+      sl.maps.unseen(camRow(il)) > 0 ? el("p", {class: "caption"}, `${sl.percent(sl.maps.unseen(camRow(il)))} of the map’s sum is on tokens that show no part of the picture, such as a class token or the end of a row.`) : "",
       sum > 0 ? "" : el("p", {}, "The map is empty: no image token’s features would raise the target.")]
       : [el("p", {}, "There is no map here, which is not the same as an empty one: ", facts.reason, ".")]));
   }
@@ -159,6 +163,7 @@ sl.view("cam", section => {
   drawFilm();
   markFrame();
   sl.on("layer", () => { draw(); markFrame(); });
+  sl.on("sheet", () => { draw(); drawFilm(); });
   sl.on("map", () => {
     if (facts.nMap <= 6) sl.choose(mapField, state.map); else mapField.querySelector("select").value = state.map;
     draw();
@@ -179,7 +184,7 @@ sl.view("cam", section => {
     figure.body.append(el("div", {class: "beside"}, canvas, el("div", {class: "readout"}, note, el("p", {}, "The same map at the vision tower’s last kept layer: what the tower’s features contribute before the language model reads them."))));
     const drawTower = () => { const row = vision.at(state.map); note.textContent = sl.maps.top(row) > 0 ? "" : "The map is empty: no patch’s features would raise the target."; sl.maps.paint(canvas, row, {maximum: sl.maps.top(row), strength: 0.75, outline: view.outline}); };
     drawTower();
-    sl.on("map", drawTower);
+    sl.on("map sheet", drawTower);
   }
   return true;
 });

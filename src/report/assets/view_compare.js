@@ -12,6 +12,8 @@ sl.view("compare", section => {
   const order = stored ? Array.from(stored.values) : d3.range(n), view = {kind: kinds[0]}, classOf = i => ofClass ? ofClass.values[i] : -1;
   const label = i => `${String(runs[i].dir).replace(/\/+$/, "").split("/").pop()}${runs[i].class ? `, ${runs[i].class}` : ""}${runs[i].appearance ? `, ${runs[i].appearance}` : ""}`;
   const like = (i, j) => view.kind.values.at(i, j), redraw = [];
+  // Colours begin at the least likeness there is, rounded down to tenths: from -1 on, all but unlike runs would be of one colour.
+  const least = () => Math.max(view.kind.low, Math.min(0.9, Math.floor(d3.min(view.kind.values.values.filter(isNumber)) * 10) / 10));
 
   section.append(el("p", {class: "lead"},
     `Head scores of ${n} runs, compared pair by pair: do pictures of one kind reach the answer through the same heads?`),
@@ -28,8 +30,8 @@ sl.view("compare", section => {
   function addMatrix() {
     const side = 640, canvas = el("canvas", {width: side, height: side, role: "img", id: "likeness-canvas"});
     const figure = sl.figure(grid, {name: "compare_matrix", title: "How alike are two runs?", canvas: () => canvas,
-      read: "Rows and columns are the runs, class by class, alike runs side by side; white lines part the classes. Yellow is alike. Point "
-        + "at a cell for its two runs.",
+      read: "Rows and columns are the runs, class by class, alike runs side by side; white lines part the classes. Yellow is alike; the "
+        + "scale begins at the least value there is. Point at a cell for its two runs.",
       not: "Noise in the scores lowers every value: the ceiling in the next figure is what two fits of one and the same run reach.",
       table: () => ({head: ["run", "most like", view.kind.title], rows: order.map(i => {
         const best = d3.range(n).filter(j => j !== i).reduce((a, b) => like(i, b) > like(i, a) ? b : a);
@@ -39,11 +41,11 @@ sl.view("compare", section => {
     figure.body.append(canvas, el("div", {class: "legend"}, low, el("span", {class: "ramp", style: `background:${sl.maps.gradient()}`,
       role: "img", "aria-label": "colour scale"}), high));
     const draw = () => {
-      const context = canvas.getContext("2d"), cell = side / n;
+      const context = canvas.getContext("2d", {willReadFrequently: true}), cell = side / n, floor = least();
       context.clearRect(0, 0, side, side);
       order.forEach((i, r) => order.forEach((j, c) => {
         const value = like(i, j);
-        context.fillStyle = isNumber(value) ? sl.maps.colour((value - view.kind.low) / (1 - view.kind.low)) : "#999";
+        context.fillStyle = isNumber(value) ? sl.maps.colour((value - floor) / (1 - floor)) : "#999";
         context.fillRect(Math.floor(c * cell), Math.floor(r * cell), Math.ceil(cell), Math.ceil(cell));
       }));
       context.fillStyle = "#fff";
@@ -52,7 +54,7 @@ sl.view("compare", section => {
         context.fillRect(r * cell - 1, 0, 2, side);
         context.fillRect(0, r * cell - 1, side, 2);
       });
-      low.textContent = String(view.kind.low).replace("-", "−");
+      low.textContent = fixed(floor, 1);
       canvas.setAttribute("aria-label", `Likeness of ${n} runs by ${view.kind.title}`);
     };
     canvas.addEventListener("mousemove", event => {

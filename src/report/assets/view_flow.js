@@ -158,7 +158,7 @@ sl.view("flow", section => {
   function addHeadPicture() {
     const canvas = sl.maps.canvas(420, {role: "img", id: "head-picture"}), words = el("div", {class: "readout"});
     const figure = sl.figure(nHead > 16 ? left : right, {name: "flow_head_picture", title: "Where the chosen head looks", canvas: () => canvas});
-    figure.body.append(el("div", {class: "beside"}, canvas, words));
+    figure.body.append(sl.maps.viewSwitch() ?? "", el("div", {class: "beside"}, canvas, words));
     const draw = () => {
       const {layer, head, query} = state, own = headMaps && query === 0;
       const row = own ? headMaps.at(layer, head) : image ? image.at(layer, query) : null;
@@ -169,11 +169,12 @@ sl.view("flow", section => {
       canvas.setAttribute("aria-label", `Attention on the picture, ${what}`);
       words.replaceChildren(el("p", {class: "strong"}, own ? `Layer ${layer} · head ${head}` : `Layer ${layer} · mean of all heads`),
         el("p", {}, `${sl.percent(sum)} of its attention${renormalised ? ", not renormalised," : ""} is on the image. Yellow is this map’s own maximum, ${sl.percent(maximum)} on one token; evenly spread it would be ${sl.percent(sum / n)} on each of ${n}.`),
+        sl.maps.sheets.length > 1 ? el("p", {}, `That is ${sl.maps.sheetSums(row).map(([name, part]) => `${sl.percent(part)} on ${name}`).join(", ")}.`) : "",
         el("p", {class: "caption"}, headMaps ? (own ? "" : `Single heads are stored for the first answer token only, ${wordOf(0)}.`) : "This run stored no maps of single heads."),
         sl.maps.placed(row.length) ? "" : el("p", {class: "caption"}, "These image tokens have no fixed place in the picture: one bar per token, in order."));
     };
     draw();
-    sl.on("layer head query", draw);
+    sl.on("layer head query sheet", draw);
   }
   return true;
 });

@@ -73,7 +73,7 @@ sl.view("heads", section => {
     const figure = sl.figure(parent, {name: "heads_picture", title: "The chosen head", canvas: maps ? () => canvas : () => null,
       not: maps ? "The map is the head’s attention in the plain run: where it reads, not what it makes of it." : null});
     if (!maps) figure.figure.querySelector(".tools").remove();
-    figure.body.append(el("div", {class: "beside even"}, maps ? canvas : null, words));
+    figure.body.append(maps && sl.maps.viewSwitch() || "", el("div", {class: "beside even"}, maps ? canvas : null, words));
     const draw = () => {
       const i = state.scored, l = Math.floor(i / nHead), h = i % nHead;
       const entries = [["score", withError(i)], ...others.map(one => [one.words, format(one.key, one.values.values[i])]),
@@ -90,7 +90,7 @@ sl.view("heads", section => {
           + `“${sl.word(facts.predicted(0))}”.`));
     };
     draw();
-    sl.on("scored", draw);
+    sl.on("scored sheet", draw);
   }
 
   function addMass(parent) {

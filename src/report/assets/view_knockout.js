@@ -30,21 +30,21 @@ sl.view("knockout", section => {
       ...rows.map(row => signed(row.values[il]))])})});
   let move = () => {};
   sl.responsive(figure.body, width => {
-    const narrow = width < 760, label = narrow ? 0 : 236, margin = {left: label + 46, right: 14, top: 8, bottom: 38}, pitch = narrow ? 96
+    const narrow = width < 760, label = narrow ? 0 : 236, margin = {left: label + 46, right: 14, top: 8, bottom: 38}, pitch = narrow ? 112
       : 84, plot = 56;
     const height = margin.top + rows.length * pitch + margin.bottom, svg = chart.svg(figure.body, width, height,
       "Change of the answer’s probability by way cut and layer");
     const x = chart.layers(margin.left, width - margin.right, nLayer), centre = il => x(il) + x.bandwidth() / 2;
     rows.forEach((row, e) => {
-      const top = margin.top + e * pitch + (narrow ? 24 : 8), y = d3.scaleLinear().domain([low, high]).range([top + plot, top]);
+      const top = margin.top + e * pitch + (narrow ? 40 : 8), y = d3.scaleLinear().domain([low, high]).range([top + plot, top]);
       chart.line(svg, margin.left, y(0), width - margin.right, y(0), "stroke:var(--ink-3);stroke-width:1");
       chart.line(svg, margin.left, y(low), width - margin.right, y(low), "stroke:var(--rule);stroke-width:1");
       chart.text(svg, margin.left - 7, y(0) + 4, "0", {"text-anchor": "end"});
       chart.text(svg, margin.left - 7, y(low) + 4, signed(low), {"text-anchor": "end"});
-      chart.text(svg, narrow ? margin.left : 0, narrow ? top - 8 : top + 12, row.title, {"font-size": 12.5, "font-weight": 600,
+      chart.text(svg, narrow ? margin.left : 0, narrow ? top - 22 : top + 12, row.title, {"font-size": 12.5, "font-weight": 600,
         style: "fill:var(--ink)"});
       const most = row.lowest <= -negligible ? `loses ${percent(-row.lowest)} at layer ${row.peak}` : "loses less than 1 %";
-      chart.text(svg, narrow ? width - margin.right : 0, narrow ? top - 8 : top + 30, narrow ? "" : most);
+      chart.text(svg, narrow ? width - margin.right : 0, narrow ? top - 22 : top + 30, narrow ? "" : most);
       const shape = d3.area().x((value, il) => centre(il)).y0(y(0)).y1(value => y(value)),
         line = d3.line().x((value, il) => centre(il)).y(value => y(value));
       chart.attributes(svg.append("path"), {d: shape(Array.from(row.values)) || "", style: "fill:var(--s-attention);fill-opacity:0.14"});

@@ -60,15 +60,16 @@ sl.view("lens", section => {
       {role: "img", id: "lens-canvas"}), told = el("p", {class: "strong"}), list = el("tbody", {});
     const figure = sl.figure(section, {name: "lens_image", title: `${answer} on the image tokens`, wide: true, canvas: () => canvas,
       read: "The same question put to every image token: how likely would its residual make the answer’s first token? Yellow is the "
-        + "largest value of the chosen "
-        + "layer. Framed: the five image tokens of the list. Point at a patch for the word that it makes most likely.",
+        + "largest value of the chosen layer."
+        + (sl.maps.placed(image.shape[1]) ? " Framed: the five image tokens of the list. Point at a patch for the word that it makes "
+          + "most likely." : ""),
       not: "Nobody decodes image tokens in normal use. A patch that spells the answer is a sign that its content is present there, not "
         + "that the answer is read from it."});
     const slider = sl.slider("Before layer", 0, L, 1, view.point, value => { view.point = value; draw(); });
     slider.input.id = "lens-slider";
     slider.field.classList.add("long");
-    figure.body.append(el("div", {class: "beside wide"}, el("div", {class: "plate"}, canvas), el("div", {class: "readout"}, slider.field,
-      told,
+    figure.body.append(el("div", {class: "beside wide"}, el("div", {class: "plate"}, canvas), el("div", {class: "readout"}, sl.maps.viewSwitch(),
+      slider.field, told,
       el("table", {class: "words"}, el("thead", {}, el("tr", {}, ["image token", "the answer", "rank",
         "its own first word"].map(title => el("th", {scope: "col"}, title)))), list))));
     if (!sl.maps.placed(N)) figure.body.append(el("p", {class: "caption"},
@@ -83,7 +84,7 @@ sl.view("lens", section => {
       places ? `rank of ${answer}: ${places.at(view.point, i)}` : null]);
     function draw() {
       const row = image.at(view.point), high = sl.maps.top(row);
-      const best = sl.maps.shown(N).slice().sort((a, b) => row[b] - row[a]).slice(0, 5);
+      const best = sl.maps.inSheet(N).slice().sort((a, b) => row[b] - row[a]).slice(0, 5);
       slider.input.value = view.point;
       slider.output.textContent = view.point === L ? "end" : `${view.point} / ${L}`;
       slider.input.setAttribute("aria-valuetext", name(view.point));
@@ -95,6 +96,7 @@ sl.view("lens", section => {
         el("td", {}, places ? String(places.at(view.point, i)) : sl.dash), el("td", {}, wordOf(i)))));
     }
     draw();
+    sl.on("sheet", draw);
     sl.on("layer", () => { view.point = state.layer; draw(); });
   }
 });

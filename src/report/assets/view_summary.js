@@ -18,7 +18,7 @@ sl.view("summary", section => {
   const paint = () => sl.maps.paintPicture(canvas, masked);
   paint();
 
-  const boxes = sl.tensor("image.box"), maps = sl.tensor("flow.image") || sl.tensor("cam.heat");
+  const boxes = sl.tensor("image.box"), seen = sl.tensor("image.view"), maps = sl.tensor("flow.image") || sl.tensor("cam.heat");
   const n = boxes ? boxes.shape[0] : maps ? facts.tokens.filter(token => token.class === "image").length : 0;
   const positions = facts.tokens.map((token, i) => token.class === "image" ? i : -1).filter(i => i >= 0);
   canvas.addEventListener("mousemove", event => {
@@ -26,8 +26,8 @@ sl.view("summary", section => {
     const area = canvas.getBoundingClientRect(), [width, height] = sl.maps.size();
     const i = sl.maps.tokenAt((event.clientX - area.left) / area.width * width, (event.clientY - area.top) / area.height * height, n);
     paint();
-    const position = positions[sl.maps.shown(n).indexOf(i)];
-    note.textContent = i < 0 ? rest : `Image token ${i} of ${n}` + (position === undefined ? "" : `, position ${position} of the prompt`) + ".";
+    const position = positions[sl.maps.shown(n).indexOf(i)], where = sl.maps.sheets.length > 1 && seen ? `, view ${seen.at(i)}` : "";
+    note.textContent = i < 0 ? rest : `Image token ${i} of ${n}${where}` + (position === undefined ? "" : `, position ${position} of the prompt`) + ".";
     if (i < 0) return;
     const box = sl.maps.boxOf(i, n), context = canvas.getContext("2d"), sx = canvas.width / width, sy = canvas.height / height;
     for (const [style, size] of [["#000", 5], ["#fff", 2]]) {
@@ -38,12 +38,23 @@ sl.view("summary", section => {
   });
   canvas.addEventListener("mouseleave", () => { paint(); note.textContent = rest; });
 
+  // Where the model looks more than once, at the whole and at tiles of it.
+  function views() {
+    const {sheets, nameOf} = sl.maps, none = n - d3.sum(sheets, sheet => sheet.tokens.length);
+    if (sheets.length < 2) return null;
+    const parts = sheets.map(sheet => `${nameOf(sheet)} of ${sheet.tokens.length} tokens${sheet.views.length > 1 ? ", side by side" : ""}`);
+    return el("div", {id: "views"}, el("p", {class: "caption"},
+      `The model looked at it in ${d3.sum(sheets, sheet => sheet.views.length)} views: ${parts.join("; ")}.`
+      + (none > 0 ? ` ${none} more image tokens show no part of the picture, such as the ends of rows.` : "")
+      + " Where views overlap, a map shows one of them, or those that lie side by side, at a time; the colour scale is the same for all."), sl.maps.viewSwitch());
+  }
+
   const toggle = sl.maps.hasMask() ? el("label", {class: "check"}, el("input", {type: "checkbox", id: "show-mask",
     onchange: event => { masked = event.target.checked; paint(); }}), "show only the marked object") : null;
   const generated = facts.tokens.filter(token => token.class === "generated" && sl.isNumber(token.prob));
   const given = prompt.answer_source !== undefined && prompt.answer_source !== "greedy";
   section.append(
-    el("div", {class: "picture"}, canvas, note, toggle),
+    el("div", {class: "picture"}, canvas, note, toggle, views()),
     el("div", {class: "words"},
       el("p", {class: "eyebrow"}, "Question"),
       el("h1", {}, prompt.question ?? ""),

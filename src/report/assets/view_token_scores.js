@@ -32,8 +32,8 @@ sl.view("token_scores", section => {
     const ranked = d3.range(n).sort((a, b) => values[b] - values[a]);
     const figure = sl.figure(section, {name: "tokens_image", title: "Score of every image token", wide: true, canvas: joined,
       read: "Left, what raises the answer; right, what lowers it: both on one colour scale, yellow is the largest score of either. Point "
-        + "at a patch for its score."
-        + (sufficient ? " White frames: the smallest set of tokens, best first, that gives back nine tenths of the picture’s effect alone."
+        + `at a ${sl.maps.placed(image.values.length) ? "patch" : "bar"} for its score.`
+        + (sufficient && sl.maps.placed(image.values.length) ? " White frames: the smallest set of tokens, best first, that gives back nine tenths of the picture’s effect alone."
           : ""),
       not: (side.block > 1 ? `Blocks of ${side.block} × ${side.block} patches were switched together; a block’s score is shared out `
         + `evenly over them. ` : "")
@@ -53,8 +53,12 @@ sl.view("token_scores", section => {
     };
     const plates = canvases.map((canvas, k) => el("div", {class: "plate"}, canvas, el("p", {class: "caption"},
       k ? `Lowers the answer, at most ${number(negative)}` : `Raises the answer, at most ${number(positive)}`)));
-    figure.body.append(el("div", {class: "checks"}, sufficient ? check("frame the smallest sufficient set", "set") : null, sl.maps.hasMask()
-      ? check("outline of the object", "outline") : null),
+    const helping = d3.sum(values, value => Math.max(0, value));
+    if (helping > 0) for (const [name, part] of sl.maps.sheetSums(values)) entries.push([`of the helping scores, on ${name}`, percent(part / helping)]);
+    if (sl.maps.placed(n)) figure.body.append(sl.maps.viewSwitch() ?? "", el("div", {class: "checks"},
+      sufficient ? check("frame the smallest sufficient set", "set") : null,
+      sl.maps.hasMask() ? check("outline of the object", "outline") : null));
+    figure.body.append(
       el("div", {class: "stage"}, plates, el("div", {class: "readout"}, el("dl", {}, entries.map(([name, value]) => [el("dt", {}, name),
         el("dd", {}, value)])))),
       el("div", {class: "legend"}, el("span", {}, "0"), el("span", {class: "ramp", style: `background:${sl.maps.gradient()}`, role: "img",
@@ -71,6 +75,7 @@ sl.view("token_scores", section => {
       if (k === 0 && view.set) sl.maps.frames(canvas, sufficient, n);
     });
     draw();
+    sl.on("sheet", draw);
     const blocks = side.block > 1;
     fits("tokens.image_", side, blocks ? ["block", "blocks"] : ["image token", "image tokens"], "can be seen");
   }

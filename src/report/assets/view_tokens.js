@@ -35,9 +35,11 @@ sl.view("tokens", section => {
     chips.push(chip);
     list.append(chip);
   };
+  // The ends of rows and the like stand between image tokens with the same text: they join the run.
+  const inRun = (token, first) => token !== undefined && (token.class === "image" || (token.class === "structure" && facts.text(token) === facts.text(first)));
   for (let i = 0; i < tokens.length;) {
     let last = i;
-    while (tokens[i].class === "image" && last + 1 < tokens.length && tokens[last + 1].class === "image") last++;
+    while (tokens[i].class === "image" && inRun(tokens[last + 1], tokens[i])) last++;
     add(i, last);
     i = last + 1;
   }

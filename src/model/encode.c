@@ -1,0 +1,214 @@
+/* A picture's rows for the decoder: tower over every view, connector, and the pack's order; and the way back. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/connect.h"
+
+static int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static int patch_width(const sl_model *m) { return 3 * m->shape.patch_px * m->shape.patch_px; }
+
+/* [n_patch, 3 p p] of one view: the patch kernels' order is channel, row, column. */
+static void cut_patches(const sl_model *m, const float *pixels, float *out) {
+  const int p = m->shape.patch_px, px = m->shape.image_px, grid_w = m->shape.grid_width, width = patch_width(m);
+  for (int i = 0; i < m->tower.n_patch; i++)
+    for (int channel = 0; channel < 3; channel++)
+      for (int y = 0; y < p; y++) {
+        const size_t row = (size_t)channel * (size_t)px + (size_t)(i / grid_w * p + y);
+        const float *source = pixels + row * (size_t)px + (size_t)(i % grid_w * p);
+        float *to = out + (size_t)i * (size_t)width + (size_t)((channel * p + y) * p);
+        memcpy(to, source, (size_t)p * sizeof *to);
+      }
+}
+
+/* ---- memory ---- */
+
+/* Places of all matrices in the image's buffer; returns the elements they take. */
+static int64_t lay_out(sl_image *image, const sl_model *m, const sl_pack *pack, sl_buffer *buffer, bool keep) {
+  const int n_row = pack->n_view * sl_tower_rows(&m->tower), n = pack->n_view * pack->n_view_token;
+  const int width = m->decoder.shape.d_model, d_vision = m->tower.shape.d_model;
+  int64_t at = 0;
+  image->features = sl_connect_take(buffer, &at, n_row, d_vision);
+  if (keep && m->tower.post_w.buffer) image->last = sl_connect_take(buffer, &at, n_row, d_vision);
+  sl_connect_of(m)->lay_out(image, m, buffer, &at, keep);
+  image->rows = sl_connect_take(buffer, &at, pack->n, width);
+  image->projected = pack->plain ? image->rows : sl_connect_take(buffer, &at, n + 1, width);
+  return at;
+}
+
+/* Row numbers and the ids of a question, one after another. */
+static sl_status upload_lists(sl_image *image, sl_session *s, const sl_pack *pack) {
+  const sl_model *m = s->model;
+  const int R = sl_tower_rows(&m->tower), per = pack->n_view_token, n = pack->n_view * per;
+  const int n_select = m->select.n_list * n, n_all = n_select + 3 * pack->n + pack->n_text;
+  int32_t *host = NULL;
+  SL_TRY(SL_ALLOC(host, (size_t)n_all, "image rows"));
+  for (int b = 0; b < m->select.n_list; b++)
+    for (int i = 0; i < n; i++) host[b * n + i] = i / per * R + m->select.rows[b * per + i % per];
+  int32_t *gather = host + n_select, *positions = gather + pack->n, *sources = positions + pack->n;
+  int n_source = 0;
+  for (int i = 0; i < pack->n; i++) {
+    const int source = pack->source[i];
+    gather[i] = source == SL_PACK_NEWLINE ? n : source;
+    if (source == SL_PACK_NEWLINE) continue;
+    positions[n_source] = i;
+    sources[n_source++] = source;
+  }
+  for (int i = 0; i < pack->n_text; i++) host[n_select + 3 * pack->n + i] = pack->text[i];
+  const size_t bytes = (size_t)n_all * sizeof *host;
+  const sl_status status = sl_buffer_new(&image->lists, m->backend, bytes, "image rows");
+  if (status == SL_OK) sl_buffer_write(s->queue, image->lists, 0, host, bytes);
+  free(host);
+  image->select = (sl_ints){image->lists, 0, n_select};
+  image->gather = (sl_ints){image->lists, n_select, pack->n};
+  image->positions = (sl_ints){image->lists, n_select + pack->n, n_source};
+  image->sources = (sl_ints){image->lists, n_select + 2 * pack->n, n_source};
+  image->text = (sl_ints){image->lists, n_select + 3 * pack->n, pack->n_text};
+  return status;
+}
+
+static sl_status allocate_image(sl_image *image, sl_session *s, const sl_pack *pack, bool keep) {
+  const sl_model *m = s->model;
+  image->n_view = pack->n_view;
+  image->n_text = pack->n_text;
+  image->kept = keep;
+  if (keep && m->qformer.n_layer) SL_TRY(SL_ALLOC(image->qformer, (size_t)m->qformer.n_layer, "Q-Former layers"));
+  const int64_t need = lay_out(image, m, pack, NULL, keep);
+  SL_TRY(sl_buffer_new(&image->buffer, m->backend, (size_t)need * sizeof(float), "image rows"));
+  lay_out(image, m, pack, image->buffer, keep);
+  SL_TRY(upload_lists(image, s, pack));
+  if (!keep) return SL_OK;
+  return sl_keep_reserve(&image->keep, m->backend, &m->tower.shape, m->tower.n_layer, image->features.rows,
+                         (sl_keep_counts){m->tower.n_layer, 0});
+}
+
+static sl_status reserve(sl_session *s, const sl_probe *probe, int n_view, int n_text) {
+  const sl_model *m = s->model;
+  const sl_connect *connect = sl_connect_of(m);
+  const int n_row = sl_tower_rows(&m->tower), n_pattern = probe ? probe->pattern_rows.count : 0;
+  const int n = n_view * m->shape.n_view_token;
+  const int64_t tower = max_of(sl_block_forward_scratch(&m->tower.shape, n_row, n_row, n_pattern),
+                               sl_block_backward_scratch(&m->tower.shape, n_row, false));
+  const int64_t patches = sl_scratch_need(m->tower.n_patch, patch_width(m)) +
+                          sl_scratch_need(n_row, m->tower.shape.d_model);
+  /* The way back: gradients of features and projected rows. */
+  const int64_t back = sl_scratch_need(n_view * n_row, m->tower.shape.d_model) +
+                       2 * sl_scratch_need(n + 1, m->decoder.shape.d_model);
+  const int64_t connector = connect->scratch(m, n_view, n_text, probe);
+  SL_TRY(sl_session_reserve_scratch(s, patches + back + max_of(tower, connector)));
+  const int n_most = (int)max_of(n_row, connect->rows(m, n_view, n_text));
+  return sl_session_reserve_queue(s, n_most, n_most);
+}
+
+/* ---- forward ---- */
+
+/* Row numbers of a view among those of all. */
+static sl_tower_view view_of(const sl_model *m, int view) {
+  return (sl_tower_view){.first_row = view * sl_tower_rows(&m->tower)};
+}
+
+static sl_tower_acts acts_of(const sl_image *image) { return (sl_tower_acts){image->keep.acts, image->last}; }
+
+static sl_status encode_view(sl_image *image, sl_session *s, const sl_context *c, const float *pixels, int view) {
+  const sl_model *m = s->model;
+  const int n_row = sl_tower_rows(&m->tower), width = patch_width(m);
+  const int64_t mark = s->scratch.used;
+  float *host = NULL;
+  SL_TRY(SL_ALLOC(host, (size_t)m->tower.n_patch * (size_t)width, "patches"));
+  cut_patches(m, pixels, host);
+  const sl_mat patches = sl_scratch_mat(&s->scratch, m->tower.n_patch, width);
+  for (int i = 0; i < patches.rows; i++)
+    sl_buffer_write(s->queue, patches.buffer, (size_t)(patches.offset + i * patches.stride) * sizeof(float),
+                    host + (size_t)i * (size_t)width, (size_t)width * sizeof(float));
+  free(host);
+  const sl_tower_view place = view_of(m, view);
+  const sl_tower_acts acts = acts_of(image);
+  const sl_status status = sl_tower_forward(c, &m->tower, sl_mat_rows(image->features, view * n_row, n_row), patches,
+                                            &place, image->kept ? &acts : NULL, s->cancel);
+  s->scratch.used = mark;
+  return status;
+}
+
+static sl_status project(sl_image *image, sl_session *s, const sl_context *c, const sl_pack *pack) {
+  const sl_model *m = s->model;
+  const int n = pack->n_view * pack->n_view_token;
+  SL_TRY(sl_connect_of(m)->forward(s, c, image, sl_mat_rows(image->projected, 0, n)));
+  if (pack->plain) return SL_OK;
+  if (m->newline.buffer) c->ops->copy(c->queue, sl_mat_rows(image->projected, n, 1), m->newline);
+  c->ops->gather_rows(c->queue, image->rows, image->projected, image->gather);
+  return SL_OK;
+}
+
+static sl_status encode(sl_image *image, sl_session *s, const float *pixels, const sl_pack *pack, const sl_probe *probe,
+                        bool keep) {
+  const size_t view_size = 3 * (size_t)pack->view_px * (size_t)pack->view_px;
+  SL_TRY(allocate_image(image, s, pack, keep));
+  SL_TRY(reserve(s, probe, pack->n_view, pack->n_text));
+  const sl_context c = sl_session_context(s, probe);
+  for (int view = 0; view < pack->n_view; view++)
+    SL_TRY(encode_view(image, s, &c, pixels + (size_t)view * view_size, view));
+  return project(image, s, &c, pack);
+}
+
+sl_status sl_image_encode(sl_image **out, sl_session *session, const float *pixels, const sl_pack *pack,
+                          const sl_probe *probe, bool keep) {
+  *out = NULL;
+  sl_image *image = NULL;
+  sl_pack square = {0};
+  if (!pack) SL_TRY(sl_pack_square(&square, session->model, NULL));
+  if (square.n_view > 1) {
+    sl_pack_dispose(&square);
+    SL_FAIL(SL_ERROR_ARGUMENT, "this model sees a picture in several views: encoding it needs their pack");
+  }
+  sl_status status = SL_ALLOC(image, 1, "image");
+  if (status == SL_OK) status = encode(image, session, pixels, pack ? pack : &square, probe, keep);
+  sl_pack_dispose(&square);
+  if (status != SL_OK) {
+    sl_image_free(image);
+    return status;
+  }
+  *out = image;
+  return SL_OK;
+}
+
+void sl_image_free(sl_image *image) {
+  if (!image) return;
+  sl_keep_dispose(&image->keep);
+  sl_buffer_free(image->buffer);
+  sl_buffer_free(image->lists);
+  free(image->qformer);
+  free(image);
+}
+
+/* ---- backward ---- */
+
+/* Gradient of the projected rows; rows that no position shows have none. */
+static sl_mat unpack(const sl_image *image, sl_session *s, const sl_context *c, int n, sl_mat d_rows) {
+  if (image->projected.offset == image->rows.offset) return d_rows;
+  const sl_mat d = sl_scratch_mat(&s->scratch, n, d_rows.cols);
+  const int64_t mark = s->scratch.used;
+  const sl_mat moved = sl_scratch_mat(&s->scratch, image->positions.count, d_rows.cols);
+  c->ops->zero(c->queue, d);
+  c->ops->gather_rows(c->queue, moved, d_rows, image->positions);
+  c->ops->scatter_rows(c->queue, d, moved, image->sources);
+  s->scratch.used = mark;
+  return d;
+}
+
+sl_status sl_image_backward(sl_session *s, const sl_image *image, sl_mat d_rows, const sl_probe *probe) {
+  const sl_model *m = s->model;
+  const int n_row = sl_tower_rows(&m->tower);
+  SL_TRY(reserve(s, probe, image->n_view, image->n_text));
+  const sl_context c = sl_session_context(s, probe);
+  const int64_t mark = s->scratch.used;
+  const sl_mat d = sl_scratch_mat(&s->scratch, image->features.rows, image->features.cols);
+  const sl_mat d_projected = unpack(image, s, &c, image->n_view * m->shape.n_view_token, d_rows);
+  sl_status status = sl_connect_of(m)->backward(s, &c, image, d, d_projected);
+  const sl_tower_acts acts = acts_of(image);
+  for (int view = 0; view < image->n_view && status == SL_OK; view++) {
+    const sl_tower_view place = view_of(m, view);
+    status = sl_tower_backward(&c, &m->tower, sl_mat_rows(d, view * n_row, n_row), &place, &acts, s->cancel);
+  }
+  s->scratch.used = mark;
+  return status;
+}

@@ -1,0 +1,156 @@
+/* From views to image positions. */
+#include "model/pack.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "model/internal.h"
+
+/* ---- splices ---- */
+
+static void push(sl_pack *p, int32_t source) { p->source[p->n++] = source; }
+
+static void push_view(sl_pack *p, int view) {
+  for (int i = 0; i < p->n_view_token; i++) push(p, view * p->n_view_token + i);
+}
+
+/* The base view, then the tiles' cells as one grid without its padding, and a newline behind every line. A picture
+ * without tiles gets its newline once. */
+static void splice_unpad(sl_pack *p, const sl_views *views) {
+  push_view(p, 0);
+  if (views->tile_rows == 0) {
+    push(p, SL_PACK_NEWLINE);
+    return;
+  }
+  const sl_grid_part part = sl_anyres_unpad(views->source_width_px, views->source_height_px,
+                                            views->tile_rows * p->cell_rows, views->tile_cols * p->cell_cols);
+  for (int r = part.first_row; r < part.first_row + part.n_row; r++) {
+    for (int c = part.first_col; c < part.first_col + part.n_col; c++) {
+      const int view = 1 + r / p->cell_rows * views->tile_cols + c / p->cell_cols;
+      push(p, view * p->n_view_token + r % p->cell_rows * p->cell_cols + c % p->cell_cols);
+    }
+    push(p, SL_PACK_NEWLINE);
+  }
+}
+
+static void splice_flat(sl_pack *p, const sl_views *views) {
+  for (int view = 0; view < views->n_view; view++) push_view(p, view);
+}
+
+/* Most positions the splice can make. */
+static sl_status allocate(sl_pack *p, const sl_views *views) {
+  const size_t rows = (size_t)views->n_view * (size_t)p->n_view_token;
+  const size_t newlines = (size_t)views->tile_rows * (size_t)p->cell_rows + 1;
+  SL_TRY(SL_ALLOC(p->source, rows + newlines, "image positions"));
+  SL_TRY(SL_ALLOC(p->shown, rows + newlines, "image positions"));
+  SL_TRY(SL_ALLOC(p->maps, (size_t)views->n_view, "image positions"));
+  memcpy(p->maps, views->maps, (size_t)views->n_view * sizeof *p->maps);
+  return SL_OK;
+}
+
+static void find_shown(sl_pack *p) {
+  p->plain = true;
+  for (int i = 0; i < p->n; i++) {
+    const int source = p->source[i];
+    p->plain = p->plain && source == i;
+    if (source != SL_PACK_NEWLINE && source % p->n_view_token >= p->n_lead) p->shown[p->n_shown++] = i;
+  }
+  p->plain = p->plain && p->n == p->n_view * p->n_view_token;
+  if (p->n_view > 1 || p->transposed || p->n_shown != p->cell_rows * p->cell_cols) return;
+  p->grid_height = p->cell_rows;
+  p->grid_width = p->cell_cols;
+}
+
+/* What a Q-Former reads is the prompt's text: a raw one without the picture's placeholder. */
+static sl_status read_question(sl_pack *p, const sl_model *m, const char *question) {
+  if (!m->question_tokenizer) return SL_OK;
+  const char *all = question ? question : "", *mark = strstr(all, SL_PLACEHOLDER);
+  sl_text text = {0};
+  SL_TRY(sl_text_format(&text, "%.*s%s", mark ? (int)(mark - all) : 0, all, mark ? mark + strlen(SL_PLACEHOLDER) : all));
+  const sl_status status =
+      sl_tokenizer_encode(m->question_tokenizer, text.data, text.length, true, &p->text, &p->n_text);
+  sl_text_dispose(&text);
+  SL_TRY(status);
+  const int most = m->config.projector.max_position;
+  if (p->n_text > most)
+    SL_FAIL(SL_ERROR_ARGUMENT, "the question has %d tokens for the Q-Former; it was made for %d", p->n_text, most);
+  for (int i = 0; i < p->n_text; i++)
+    if (p->text[i] < 0 || p->text[i] >= m->config.projector.n_vocab)
+      SL_FAIL(SL_ERROR_FORMAT, "the Q-Former's tokenizer gives id %d; its vocabulary has %d", (int)p->text[i],
+              m->config.projector.n_vocab);
+  return SL_OK;
+}
+
+static sl_status make(sl_pack *p, const sl_model *m, const sl_views *views, const char *question) {
+  const sl_model_shape *shape = &m->shape;
+  if (views->width_px != shape->image_px || views->height_px != shape->image_px)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the image processor makes pictures of %d x %d px; the tower's image_size is %d",
+            m->dir, views->width_px, views->height_px, shape->image_px);
+  if (shape->cell_rows == 0 && views->n_view > 1)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the image processor makes %d views of the picture; this model's queries read one",
+            m->dir, views->n_view);
+  *p = (sl_pack){.n_view = views->n_view, .view_px = shape->image_px, .n_view_token = shape->n_view_token,
+                 .n_lead = shape->keeps_cls ? 1 : 0, .cell_rows = shape->cell_rows, .cell_cols = shape->cell_cols,
+                 .cell_px = shape->patch_px * m->config.projector.merge,
+                 .transposed = m->config.projector.transposed};
+  SL_TRY(allocate(p, views));
+  (m->family->splice == SL_SPLICE_UNPAD ? splice_unpad : splice_flat)(p, views);
+  find_shown(p);
+  return read_question(p, m, question);
+}
+
+sl_status sl_pack_make(sl_pack *out, const sl_model *model, const sl_views *views, const char *question) {
+  const sl_status status = make(out, model, views, question);
+  if (status != SL_OK) sl_pack_dispose(out);
+  return status;
+}
+
+sl_status sl_pack_square(sl_pack *out, const sl_model *model, const char *question) {
+  sl_views views = {0};
+  SL_TRY(sl_views_plan(&views, &model->preprocess, model->shape.image_px, model->shape.image_px));
+  const sl_status status = sl_pack_make(out, model, &views, question);
+  sl_views_dispose(&views);
+  return status;
+}
+
+void sl_pack_dispose(sl_pack *p) {
+  free(p->source);
+  free(p->shown);
+  free(p->maps);
+  free(p->text);
+  *p = (sl_pack){0};
+}
+
+bool sl_pack_cell(const sl_pack *p, int position, int *view, int *row, int *col) {
+  const int source = p->source[position], cell = source % p->n_view_token - p->n_lead;
+  if (source == SL_PACK_NEWLINE || cell < 0 || p->cell_cols == 0) return false;
+  *view = source / p->n_view_token;
+  *row = p->transposed ? cell % p->cell_rows : cell / p->cell_cols;
+  *col = p->transposed ? cell / p->cell_rows : cell % p->cell_cols;
+  return true;
+}
+
+/* A cell of a view in px of the picture. */
+static void box_of(const sl_pack *p, int view, int row, int col, float box[4]) {
+  const sl_pixel_map *map = &p->maps[view];
+  box[0] = (float)(col * p->cell_px * map->scale_x + map->offset_x);
+  box[1] = (float)(row * p->cell_px * map->scale_y + map->offset_y);
+  box[2] = (float)((col + 1) * p->cell_px * map->scale_x + map->offset_x);
+  box[3] = (float)((row + 1) * p->cell_px * map->scale_y + map->offset_y);
+}
+
+void sl_pack_patch_boxes(const sl_pack *p, float (*box)[4]) {
+  const int side = p->view_px / p->cell_px;
+  for (int i = 0; i < side * side; i++) box_of(p, 0, i / side, i % side, box[i]);
+}
+
+void sl_pack_boxes(const sl_pack *p, float (*box)[4], int32_t *view) {
+  for (int i = 0; i < p->n; i++) {
+    int v, row, col;
+    memset(box[i], 0, sizeof box[i]);
+    view[i] = -1;
+    if (!sl_pack_cell(p, i, &v, &row, &col)) continue;
+    view[i] = v;
+    box_of(p, v, row, col, box[i]);
+  }
+}
