@@ -37,6 +37,7 @@ static void print_model(const json_t *root) {
   const json_t *unused = json_object_get(weights, "unused");
   printf("%-12s %s\n", "model", text(root, "path"));
   printf("%-12s %s (%s)\n", "family", text(root, "title"), text(root, "family"));
+  if (json_object_get(vision, "path")) printf("%-12s %s\n", "tower", text(vision, "path"));
   print_part("vision", vision);
   printf("%-12s %lld x %lld px, patches of %lld px, %lld x %lld grid, %lld image tokens\n", "picture",
          whole(vision, "image_px"), whole(vision, "image_px"), whole(vision, "patch_px"), whole(grid, "height"),

@@ -59,6 +59,7 @@ int cli_open_model(sl_model **out, const cli_args *args) {
   const sl_status status = sl_model_open(out, path, &options);
   cli_progress_end();
   const int code = cli_fail(status);
-  /* The library knows the names of devices and modes; that it has none such is bad usage. */
-  return status == SL_ERROR_ARGUMENT && (args->value[OPT_DEVICE] || args->value[OPT_DTYPE]) ? EXIT_USAGE : code;
+  /* The library knows the names of devices and modes, and which models need a tower; a wrong choice is bad usage. */
+  const bool chosen = args->value[OPT_DEVICE] || args->value[OPT_DTYPE] || args->value[OPT_VISION_MODEL];
+  return status == SL_ERROR_ARGUMENT && chosen ? EXIT_USAGE : code;
 }

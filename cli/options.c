@@ -18,8 +18,8 @@ const cli_option cli_options[OPT_COUNT] = {
          "the folder in $SIGHTLINE_MODEL, else the small model that comes with sightline."},
     [OPT_VISION_MODEL] =
         {"vision-model", "DIR", HOW,
-         "The vision tower's folder, for models published without it (Shikra, the original LLaVA-1.5). Default: the tower "
-         "that config.json names, beside the model or in Hugging Face's cache."},
+         "The vision tower's folder, for models published without it (Shikra, the original LLaVA-1.5). Default: the "
+         "tower that config.json names, beside the model or in Hugging Face's cache."},
     [OPT_IMAGE] = {"image", "FILE", WHAT, "The picture: PNG, JPEG, WebP or binary PPM."},
     [OPT_PROMPT] =
         {"prompt", "TEXT", WHAT,

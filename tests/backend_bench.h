@@ -1,5 +1,5 @@
-/* The bench of backend tests: the same operands on ref and cpu, what the cpu backend may use, comparison that also watches
- * the gaps between rows, gradients against central differences, and a whole attention. */
+/* The bench of backend tests: the same operands on ref and cpu, what the cpu backend may use, comparison that also
+ * watches the gaps between rows, gradients against central differences, and a whole attention. */
 #ifndef TESTS_BACKEND_BENCH_H
 #define TESTS_BACKEND_BENCH_H
 
@@ -158,8 +158,8 @@ static inline double loss_of(bench *b, const pair *y, const pair *dy, run_op for
   test_free(out);
   return sum;
 }
-static inline void check_gradient(bench *b, const pair *x, const pair *y, const pair *dy, const pair *dx, run_op forward,
-                           void *context, double tolerance) {
+static inline void check_gradient(bench *b, const pair *x, const pair *y, const pair *dy, const pair *dx,
+                                  run_op forward, void *context, double tolerance) {
   float *slope = read_mat(b, REF, dx->m[REF]);
   double worst = 0, square = 0;
   for (int t = 0; t < x->m[0].rows; t++) {

@@ -19,6 +19,7 @@ static const family families[] = {
     {"shikra", 6, 0}, {"llava-original", 4, 0}, {"qwen-vl", 4, 0},
     /* Four post-norm layers more than the others: f32 is off by 6e-6, 16 bits of the activations by 1.6e-4. */
     {"instructblip", 7, 3e-4},
+    {"smolvlm", 4, 0}, {"idefics3", 4, 0},
 };
 #define N_FAMILY (int)(sizeof families / sizeof *families)
 

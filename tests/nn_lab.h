@@ -1,5 +1,5 @@
-/* The laboratory of nn's tests: random stacks on the reference backend, and every gradient against finite differences of
- * its forward, coordinate by coordinate.
+/* The laboratory of nn's tests: random stacks on the reference backend, and every gradient against finite differences
+ * of its forward, coordinate by coordinate.
  *
  * The derivative by one coordinate c of a site's value is taken with f(v) = sum of w * output over random w:
  *   (8 (f(c + h) - f(c - h)) - (f(c + 2h) - f(c - 2h))) / 12 h,   h = 0.05
@@ -129,6 +129,10 @@ static inline void fill_block(lab *l, sl_block_weights *b, bool bias) {
     const bool heads = s->qk_norm == SL_QK_NORM_HEAD;
     b->q_norm_w = random_mat(l, 1, heads ? s->d_head : s->n_head * s->d_head, 1, 0.2);
     b->k_norm_w = random_mat(l, 1, heads ? s->d_head : s->n_head_kv * s->d_head, 1, 0.2);
+  }
+  if (s->sandwich) {
+    b->post1_w = random_mat(l, 1, D, 0.8, 0.2);
+    b->post2_w = random_mat(l, 1, D, 0.8, 0.2);
   }
   if (l->scales) {
     b->scale1 = random_mat(l, 1, D, 0.5, 0.3);
@@ -445,8 +449,8 @@ static inline bool wants_all(void *user, sl_part part, sl_site site, int layer, 
   return !backward;
 }
 
-static inline void see_all(void *user, sl_queue *queue, sl_part part, sl_site site, int layer, int first_row, sl_mat value,
-                    sl_mat grad) {
+static inline void see_all(void *user, sl_queue *queue, sl_part part, sl_site site, int layer, int first_row,
+                           sl_mat value, sl_mat grad) {
   (void)queue, (void)grad;
   capture *c = user;
   assert_true(c->n < 64);
@@ -488,10 +492,25 @@ static inline void assert_near(const char *what, double found, double expected, 
 
 /* ---- blocks of InternViT ---- */
 
-static const sl_block_shape intern_300m = {.part = SL_PART_VISION, .d_model = 12, .n_head = 3, .n_head_kv = 3, .d_head = 4,
-                                           .d_mlp = 18, .norm = SL_NORM_LAYER, .eps = 1e-2f, .act = SL_ACT_GELU_ERF};
-static const sl_block_shape intern_6b = {.part = SL_PART_VISION, .d_model = 12, .n_head = 3, .n_head_kv = 3, .d_head = 4,
-                                         .d_mlp = 18, .norm = SL_NORM_RMS, .eps = 1e-2f, .act = SL_ACT_GELU_ERF,
-                                         .qk_norm = SL_QK_NORM_WIDTH, .qk_eps = 3e-2f};
+static const sl_block_shape intern_300m = {.part = SL_PART_VISION,
+                                           .d_model = 12,
+                                           .n_head = 3,
+                                           .n_head_kv = 3,
+                                           .d_head = 4,
+                                           .d_mlp = 18,
+                                           .norm = SL_NORM_LAYER,
+                                           .eps = 1e-2f,
+                                           .act = SL_ACT_GELU_ERF};
+static const sl_block_shape intern_6b = {.part = SL_PART_VISION,
+                                         .d_model = 12,
+                                         .n_head = 3,
+                                         .n_head_kv = 3,
+                                         .d_head = 4,
+                                         .d_mlp = 18,
+                                         .norm = SL_NORM_RMS,
+                                         .eps = 1e-2f,
+                                         .act = SL_ACT_GELU_ERF,
+                                         .qk_norm = SL_QK_NORM_WIDTH,
+                                         .qk_eps = 3e-2f};
 
 #endif

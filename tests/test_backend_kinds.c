@@ -1,6 +1,7 @@
-/* The backend's ops for families other than LLaVA's: norms of groups of columns, rotation over several axes, queries that
- * grow with their position, elementwise products, attention within windows and intervals. As in test_backend.c: ref against closed forms, cpu against ref on every
- * level of processor, and the same bits for a row whatever rows come along. */
+/* The backend's ops for families other than LLaVA's: norms of groups of columns, rotation over several axes, queries
+ * that grow with their position, elementwise products, attention within windows and intervals. As in test_backend.c:
+ * ref against closed forms, cpu against ref on every level of processor, and the same bits for a row whatever rows come
+ * along. */
 #include "backend_bench.h"
 
 static void check_groups(bench *b, int rows, int n_group, int width, sl_norm kind) {
@@ -173,8 +174,8 @@ static void products(void **state) {
 
 typedef enum sight { SLIDING, IMAGES, BLOCKS, N_SIGHT } sight;
 
-/* Keys first .. last of a query at key index p: the last 20; causal but for pictures at keys 5 .. 44 and 70 .. 79, which
- * see themselves whole; blocks of 33 keys beside each other. */
+/* Keys first .. last of a query at key index p: the last 20; causal but for pictures at keys 5 .. 44 and 70 .. 79,
+ * which see themselves whole; blocks of 33 keys beside each other. */
 static void sees(sight kind, int p, int n_key, int *first, int *last) {
   *first = 0;
   *last = p;

@@ -197,6 +197,18 @@ class Ask(Cli):
         os.mkdir(self.path("empty"))
         self.fails(self.work("ask", model="empty"), 1, "config.json")
 
+    def test_tower_in_a_folder_of_its_own(self):
+        for name in ("shikra", "llava-original"):
+            folder = os.path.join(HERE, "golden", name)
+            case = read_json(os.path.join(folder, "golden.json"))["cases"]["c0"]
+            given = {"model": folder, "image": os.path.join(folder, case["picture"]), "prompt": case["prompt"]}
+            r = self.work("ask", "--vision-model", os.path.join(folder, "vision"), "--raw-prompt", "--max-tokens", "8", "--json", **given)
+            self.assertEqual(r.returncode, 0, r.stderr)
+            self.assertEqual([t["id"] for t in json.loads(r.stdout)["answer_tokens"]], case["greedy"])
+            nowhere = {"env": {"HF_HUB_CACHE": self.dir}}
+            self.fails(self.work("ask", "--raw-prompt", **given, **nowhere), 1, "openai/clip-vit-large-patch14", self.dir, "--vision-model")
+        self.fails(self.work("ask", "--vision-model", self.dir), 2, "LLaVA-1.5", "--vision-model")
+
     def test_without_any_model(self):
         # A copy with nothing beside it, and with other names for the folders where an installed model would be.
         with open(PROGRAM, "rb") as f:

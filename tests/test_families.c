@@ -209,6 +209,51 @@ static void cam_matches(void **state) {
     }
 }
 
+/* ---- attention flow ---- */
+
+/* The image's share of the first answer token's attention, counted as the golden counts classes outside the image. */
+static void check_flow(family_run *r) {
+  const sl_tensor *share = golden_find(&r->g, r->test_case, "flow/share");
+  const int32_t *classes = golden_find(&r->g, r->test_case, "flow/class")->data;
+  const sl_layout *layout = &r->layout;
+  for (int t = 0; t < layout->n_token; t++)
+    if (t < layout->first_image || t >= layout->first_image + layout->n_image) layout->classes[t] = (uint8_t)classes[t];
+  sl_shared shared = {0};
+  sl_cancel *cancel = NULL;
+  const sl_answer_token answer[3] = {{.id = layout->ids[layout->n_prompt]}};
+  ASSERT_OK(sl_cancel_new(&cancel));
+  sl_analysis_context context = {.model = r->model, .session = r->session, .pack = &r->pack, .image = r->image,
+                                 .layout = layout, .answer = answer, .n_answer = 3, .info = &sl_flow_analysis.info,
+                                 .said = json_object(), .warnings = json_array(), .cancel = cancel, .shared = &shared};
+  ASSERT_OK(sl_flow_analysis.run(&context));
+  const json_t *told = json_object_get(context.said, "image_share");
+  assert_int_equal(json_array_size(told), share->shape[0]);
+  for (int l = 0; l < (int)share->shape[0]; l++) {
+    const double want = (double)((const float *)share->data)[l * 3 * SL_CLASS_COUNT + SL_CLASS_IMAGE];
+    const double got = json_number_value(json_array_get(told, (size_t)l));
+    if (!(fabs(got - want) <= 1e-5))
+      fail_msg("%s %s: layer %d gives the image %.6f of its attention, expected %.6f", r->where, r->test_case, l, got, want);
+  }
+  sl_shared_dispose(&shared);
+  json_decref(context.said);
+  json_decref(context.warnings);
+  sl_cancel_free(cancel);
+}
+
+static void flow_matches(void **state) {
+  (void)state;
+  for (int f = 0; f < N_FAMILY; f++) {
+    family_run r;
+    family_open(&r, families[f].folder, CPU);
+    family_start_case(&r, 0);
+    family_append_answer(&r, 3);
+    family_encode(&r, NULL, false);
+    /* A kept class token is structure here, image in the golden: test_analysis compares that folder. */
+    if (!sl_model_get_shape(r.model)->keeps_cls) check_flow(&r);
+    family_close(&r);
+  }
+}
+
 /* ---- gradients ---- */
 
 typedef struct gradient_sink {
@@ -351,7 +396,7 @@ static void plans_match(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(inputs_match), cmocka_unit_test(sites_match), cmocka_unit_test(greedy_matches),
+      cmocka_unit_test(inputs_match), cmocka_unit_test(sites_match), cmocka_unit_test(greedy_matches), cmocka_unit_test(flow_matches),
       cmocka_unit_test(cam_matches),  cmocka_unit_test(gradients_match),
       cmocka_unit_test(plans_match),
   };

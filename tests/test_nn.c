@@ -1,5 +1,5 @@
-/* nn/: the CLIP tower, the LLaMA-like decoder and the two-layer projector against finite differences (nn_lab.h), and the
- * names of sites. */
+/* nn/: the CLIP tower, the LLaMA-like decoder and the two-layer projector against finite differences (nn_lab.h), and
+ * the names of sites. */
 #include "nn_lab.h"
 
 static void one_block(const char *name, const sl_block_shape *shape, bool bias, int first_row, keeps how, bool use_kv) {

@@ -1,6 +1,6 @@
 /* nn/: what blocks of families other than LLaVA's have: layer scale, norms of queries and keys, positions that scale
- * queries, rotation over several axes, windows and images that see themselves. Every gradient against finite differences
- * (nn_lab.h), every forward against its equation in f64. */
+ * queries, rotation over several axes, windows and images that see themselves. Every gradient against finite
+ * differences (nn_lab.h), every forward against its equation in f64. */
 #include "nn_lab.h"
 
 /* The decoder's shape with norms of each head, own scale of scores, and queries that grow from position 6 on. */
@@ -46,6 +46,29 @@ static void normed_heads(void **state) {
   check_block("rotated block normed over the width", &wide, true, false, 0, WHOLE, SL_COMPUTE_F32);
 }
 
+/* Four norms a layer. */
+static sl_block_shape gemma_shape(void) {
+  sl_block_shape s = llama;
+  s.sandwich = true;
+  s.qk_norm = SL_QK_NORM_HEAD;
+  s.qk_eps = 2e-2f;
+  s.score_scale = 0.3f;
+  s.act = SL_ACT_GELU_TANH;
+  return s;
+}
+
+static void normed_sublayers(void **state) {
+  (void)state;
+  const sl_block_shape s = gemma_shape();
+  sl_block_shape plain = intern_6b;
+  plain.sandwich = true;
+  for (keeps how = INPUT; how < N_KEEPS; how++) {
+    check_block("Gemma 3 block", &s, false, false, 0, how, SL_COMPUTE_F32);
+    check_block("Gemma 3 block from row 3", &s, true, false, 3, how, SL_COMPUTE_F32);
+    check_block("block with normed sublayers, no gate", &plain, true, false, 0, how, SL_COMPUTE_F32);
+  }
+}
+
 static void growing_queries(void **state) {
   (void)state;
   sl_block_shape s = llama;
@@ -57,11 +80,11 @@ static void growing_queries(void **state) {
 /* What is kept has room for exactly the promised scratch (sl_scratch_mat asserts it). */
 static void scratch_is_enough(void **state) {
   (void)state;
-  const sl_block_shape shapes[] = {intern_300m, intern_6b, head_norm_shape()};
-  for (int i = 0; i < 3 * 2 * N_KEEPS; i++) {
+  const sl_block_shape shapes[] = {intern_300m, intern_6b, head_norm_shape(), gemma_shape()};
+  for (int i = 0; i < 4 * 2 * N_KEEPS; i++) {
     const keeps how = (keeps)(i % N_KEEPS);
     lab l = lab_open();
-    l.scales = true;
+    l.scales = i / (2 * N_KEEPS) < 3;
     fill_stack(&l, &shapes[i / (2 * N_KEEPS)], 1, 7, true, how, i / N_KEEPS % 2 ? SL_COMPUTE_BF16 : SL_COMPUTE_F32);
     random_sum(&l, 7, 12);
     capture c = {.l = &l};
@@ -75,49 +98,60 @@ static void scratch_is_enough(void **state) {
   }
 }
 
-/* A sublayer's output is its product times the scale, and what is added to the residual. */
-static void check_scaled(lab *l, const capture *c, const sl_site sites[4], const sl_weight *w, sl_mat bias, sl_mat scale) {
+/* x rms-normed: the equation in f64. */
+static void norm_group(double *out, const float *x, int n, const float *w, double eps) {
+  double square = 0;
+  for (int i = 0; i < n; i++) square += (double)x[i] * (double)x[i];
+  for (int i = 0; i < n; i++) out[i] = (double)x[i] / sqrt(square / n + eps) * (double)w[i];
+}
+
+/* A sublayer's output is its product, times the scale or normed, and what is added to the residual. */
+static void check_sublayer(lab *l, const capture *c, const sl_site sites[4], const sl_weight *w, sl_mat bias,
+                           sl_mat factors) {
   const seen *before = find(c, sites[0], 0), *in = find(c, sites[1], 0), *out = find(c, sites[2], 0);
+  const seen *after = find(c, sites[3], 0);
   const sl_mat x = random_mat(l, 7, in->cols, 0, 1), product = random_mat(l, 7, 12, 0, 1);
   float plain[7 * 12], factor[12];
   write_mat(l, x, in->values);
   context_of(l, NULL).ops->linear(l->queue, product, x, w, bias, false);
   read_mat(l, product, plain);
-  read_mat(l, scale, factor);
+  read_mat(l, factors, factor);
+  double expected[7 * 12];
+  for (int t = 0; t < 7; t++) {
+    norm_group(expected + t * 12, plain + t * 12, 12, factor, (double)l->shape.eps);
+    for (int i = 0; i < 12 && !l->shape.sandwich; i++)
+      expected[t * 12 + i] = (double)factor[i] * (double)plain[t * 12 + i];
+  }
   for (int i = 0; i < 7 * 12; i++) {
-    assert_near("sublayer", (double)out->values[i], (double)factor[i % 12] * (double)plain[i], 1e-6);
-    assert_near("residual", (double)find(c, sites[3], 0)->values[i], (double)before->values[i] + (double)out->values[i], 1e-6);
+    assert_near("sublayer", (double)out->values[i], expected[i], 1e-6);
+    assert_near("residual", (double)after->values[i], (double)before->values[i] + (double)out->values[i], 1e-6);
   }
 }
 
-static void scales_are_applied(void **state) {
+static void sublayers_add_up(void **state) {
   (void)state;
-  lab l = lab_open();
-  l.scales = true;
-  fill_stack(&l, &intern_300m, 1, 7, true, INPUT, SL_COMPUTE_F32);
-  random_sum(&l, 7, 12);
-  capture c = {.l = &l};
-  const sl_probe probe = {.user = &c, .wants = wants_all, .see = see_all};
-  float plain[7 * 12], watched[7 * 12];
-  block_forward(&l, &probe, false);
-  read_mat(&l, l.x, watched);
-  const sl_block_weights *w = &l.blocks[0];
-  check_scaled(&l, &c, (const sl_site[]){SL_SITE_RESID_PRE, SL_SITE_Z, SL_SITE_ATTN_OUT, SL_SITE_RESID_MID}, w->o, w->o_b,
-               w->scale1);
-  check_scaled(&l, &c, (const sl_site[]){SL_SITE_RESID_MID, SL_SITE_MLP_POST, SL_SITE_MLP_OUT, SL_SITE_RESID_POST},
-               w->down, w->down_b, w->scale2);
-  block_forward(&l, NULL, false); /* nobody looks: the same bits */
-  read_mat(&l, l.x, plain);
-  assert_memory_equal(plain, watched, sizeof plain);
-  capture_free(&c);
-  lab_close(&l);
-}
-
-/* x rotated, rms-normed: the equation in f64. Columns of one head. */
-static void norm_group(double *out, const float *x, int n, const float *w, double eps) {
-  double square = 0;
-  for (int i = 0; i < n; i++) square += (double)x[i] * (double)x[i];
-  for (int i = 0; i < n; i++) out[i] = (double)x[i] / sqrt(square / n + eps) * (double)w[i];
+  const sl_block_shape gemma = gemma_shape();
+  for (int sandwich = 0; sandwich < 2; sandwich++) {
+    lab l = lab_open();
+    l.scales = !sandwich;
+    fill_stack(&l, sandwich ? &gemma : &intern_300m, 1, 7, true, INPUT, SL_COMPUTE_F32);
+    random_sum(&l, 7, 12);
+    capture c = {.l = &l};
+    const sl_probe probe = {.user = &c, .wants = wants_all, .see = see_all};
+    float plain[7 * 12], watched[7 * 12];
+    block_forward(&l, &probe, false);
+    read_mat(&l, l.x, watched);
+    const sl_block_weights *w = &l.blocks[0];
+    check_sublayer(&l, &c, (const sl_site[]){SL_SITE_RESID_PRE, SL_SITE_Z, SL_SITE_ATTN_OUT, SL_SITE_RESID_MID}, w->o,
+                   w->o_b, sandwich ? w->post1_w : w->scale1);
+    check_sublayer(&l, &c, (const sl_site[]){SL_SITE_RESID_MID, SL_SITE_MLP_POST, SL_SITE_MLP_OUT, SL_SITE_RESID_POST},
+                   w->down, w->down_b, sandwich ? w->post2_w : w->scale2);
+    block_forward(&l, NULL, false); /* nobody looks: the same bits */
+    read_mat(&l, l.x, plain);
+    assert_memory_equal(plain, watched, sizeof plain);
+    capture_free(&c);
+    lab_close(&l);
+  }
 }
 
 static void rotate_group(double *x, int d, const double *angle) {
@@ -152,7 +186,8 @@ static void check_scores(lab *l, int n_axis, const int32_t *positions, const flo
     for (int t = 0; t < n; t++) {
       for (int i = 0; i < width; i++) wide[side][t][i] = (double)raw[t * width + i];
       if (s->qk_norm != SL_QK_NORM_NONE)
-        for (int g = 0; g < width; g += group) norm_group(&wide[side][t][g], raw + t * width + g, group, w, (double)s->qk_eps);
+        for (int g = 0; g < width; g += group)
+          norm_group(&wide[side][t][g], raw + t * width + g, group, w, (double)s->qk_eps);
       double angle[16] = {0};
       for (int i = 0; inv_freq && i < d / 2; i++)
         for (int a = 0; a < n_axis; a++) angle[i] += positions[t * n_axis + a] * (double)inv_freq[a * d / 2 + i];
@@ -184,7 +219,7 @@ static void scores_follow_their_equation(void **state) {
   const sl_block_shape heads = head_norm_shape();
   int32_t positions[7];
   float inv_freq[3];
-  for (int t = 0; t < 7; t++) positions[t] = 3 + 2 * t; /* as fill_stack makes them: the factor starts at the third row */
+  for (int t = 0; t < 7; t++) positions[t] = 3 + 2 * t; /* as fill_stack makes them: logN starts at the third row */
   for (int i = 0; i < 3; i++) inv_freq[i] = (float)pow(50, -2.0 * i / 6);
   l = lab_open();
   fill_stack(&l, &heads, 1, 7, true, INPUT, SL_COMPUTE_F32);
@@ -228,7 +263,8 @@ static void check_sight(lab *l, const char *name, const int32_t *first, const in
 static void what_rows_see(void **state) {
   (void)state;
   static const int32_t zeros[7] = {0}, window[7] = {0, 0, 0, 1, 2, 3, 4}, causal[7] = {0, 1, 2, 3, 4, 5, 6};
-  static const int32_t image[7] = {0, 4, 4, 4, 4, 5, 6}, left[7] = {0, 0, 0, 3, 3, 5, 5}, right[7] = {2, 2, 2, 4, 4, 6, 6};
+  static const int32_t image[7] = {0, 4, 4, 4, 4, 5, 6};
+  static const int32_t left[7] = {0, 0, 0, 3, 3, 5, 5}, right[7] = {2, 2, 2, 4, 4, 6, 6};
   for (int first_row = 0; first_row <= 4; first_row += 4) {
     sl_block_shape s = llama;
     s.window = 3;
@@ -313,9 +349,10 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(scaled_blocks),
       cmocka_unit_test(normed_heads),
+      cmocka_unit_test(normed_sublayers),
       cmocka_unit_test(growing_queries),
       cmocka_unit_test(scratch_is_enough),
-      cmocka_unit_test(scales_are_applied),
+      cmocka_unit_test(sublayers_add_up),
       cmocka_unit_test(scores_follow_their_equation),
       cmocka_unit_test(two_axes),
       cmocka_unit_test(what_rows_see),

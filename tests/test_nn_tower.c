@@ -1,5 +1,6 @@
-/* nn/: towers without class token or with other norms, several views, windows; projectors by their parts and the selection of
- * features. Every gradient against finite differences (nn_lab.h), every forward against its equation in f64. */
+/* nn/: towers without class token or with other norms, several views, windows; projectors by their parts and the
+ * selection of features. Every gradient against finite differences (nn_lab.h), every forward against its equation in
+ * f64. */
 #include "nn_lab.h"
 
 typedef enum tower_parts { WITH_CLASS = 1, WITH_PRE = 2, WITH_POST = 4, WITH_BIAS = 8 } tower_parts;
@@ -9,8 +10,8 @@ static void fill_tower(lab *l, const sl_block_shape *shape, int parts, int first
   l->scales = true;
   fill_stack(l, shape, 2, 7, true, WHOLE, SL_COMPUTE_F32);
   const int n_class = parts & WITH_CLASS ? 1 : 0;
-  l->tower = (sl_tower){.shape = l->shape, .n_layer = 2, .n_class = n_class, .n_patch = 7 - n_class, .blocks = l->blocks,
-                        .patch = random_weight(l, 12, 27), .positions = random_mat(l, 7, 12, 0, 1)};
+  l->tower = (sl_tower){.shape = l->shape, .n_layer = 2, .n_class = n_class, .n_patch = 7 - n_class,
+                        .blocks = l->blocks, .patch = random_weight(l, 12, 27), .positions = random_mat(l, 7, 12, 0, 1)};
   if (parts & WITH_CLASS) l->tower.class_token = random_mat(l, 1, 12, 0, 1);
   if (parts & WITH_BIAS) l->tower.patch_b = random_mat(l, 1, 12, 0, 1);
   if (parts & WITH_PRE) {
@@ -103,7 +104,8 @@ static void views_are_independent(void **state) {
     ASSERT_OK(sl_tower_forward(&c, &l.tower, sl_mat_rows(x, 7 * v, 7), patches[v], &(sl_tower_view){.first_row = 7 * v},
                                &acts, NULL));
   for (int v = 0; v < 2; v++)
-    ASSERT_OK(sl_tower_backward(&c, &l.tower, sl_mat_rows(d, 7 * v, 7), &(sl_tower_view){.first_row = 7 * v}, &acts, NULL));
+    ASSERT_OK(sl_tower_backward(&c, &l.tower, sl_mat_rows(d, 7 * v, 7), &(sl_tower_view){.first_row = 7 * v}, &acts,
+                                NULL));
   read_mat(&l, x, out);
   read_mat(&l, d, grad);
   for (int v = 0; v < 2; v++) {

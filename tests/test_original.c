@@ -136,7 +136,8 @@ static void wrong_towers(void **state) {
   folder f = folder_copy("shikra"), tower = folder_copy("shikra/vision");
   forget_caches();
   EXPECT_FAILURE("no such folder", f.dir, "/nonexistent/clip", SL_ERROR_FILE, "/nonexistent/clip/config.json");
-  EXPECT_FAILURE("a model that has its tower", GOLDEN_DIR "/llava-gqa", tower.dir, SL_ERROR_ARGUMENT, "LLaVA-1.5", tower.dir);
+  EXPECT_FAILURE("a model that has its tower", GOLDEN_DIR "/llava-gqa", tower.dir, SL_ERROR_ARGUMENT, "LLaVA-1.5",
+                 tower.dir);
   folder_set_json(&tower, "config.json", "vision_config.model_type", "\"siglip_vision_model\"");
   EXPECT_FAILURE("another architecture", f.dir, tower.dir, SL_ERROR_UNSUPPORTED, tower.dir, "siglip_vision_model",
                  "clip_vision_model");
@@ -150,6 +151,9 @@ static void wrong_towers(void **state) {
   folder_delete(&tower, "model.safetensors");
   EXPECT_FAILURE("no weights", f.dir, tower.dir, SL_ERROR_FILE, tower.dir, "model.safetensors");
   folder_set_json(&f, "config.json", "mm_vision_tower", NULL);
+  folder_set_json(&f, "config.json", "mm_use_im_start_end", "false");
+  EXPECT_FAILURE("pictures without marks", f.dir, tower.dir, SL_ERROR_UNSUPPORTED, "mm_use_im_start_end", "<im_end>");
+  folder_set_json(&f, "config.json", "mm_use_im_start_end", "true");
   EXPECT_FAILURE("no name", f.dir, NULL, SL_ERROR_FILE, f.dir, "mm_vision_tower", "--vision-model");
   folder_remove(&f);
   folder_remove(&tower);
@@ -162,12 +166,12 @@ static void wrong_original_values(void **state) {
     sl_status status;
     const char *part, *other;
   } rows[] = {
-      {"mm_projector_type", "\"mlp3x_gelu\"", SL_ERROR_UNSUPPORTED, "mm_projector_type is \"mlp3x_gelu\"", "mlp2x_gelu"},
+      {"mm_projector_type", "\"mlp3x_gelu\"", SL_ERROR_UNSUPPORTED, "mm_projector_type is \"mlp3x", "mlp2x_gelu"},
       {"mm_projector_type", "\"linear\"", SL_ERROR_FORMAT, "mm_projector.weight", "missing"},
       {"mm_vision_select_feature", "\"cls\"", SL_ERROR_FORMAT, "mm_vision_select_feature is \"cls\"", "cls_patch"},
       {"mm_vision_select_layer", "9", SL_ERROR_FORMAT, "9", "3 layers"},
-      {"image_aspect_ratio", "\"anyres_max_9\"", SL_ERROR_UNSUPPORTED, "mm_patch_merge_type is \"flat\"", "spatial_unpad"},
-      {"rope_scaling", "{\"type\": \"linear\", \"factor\": 2.0}", SL_ERROR_UNSUPPORTED, "rope type is \"linear\"", "default"},
+      {"image_aspect_ratio", "\"anyres_max_9\"", SL_ERROR_UNSUPPORTED, "merge_type is \"flat\"", "spatial_unpad"},
+      {"rope_scaling", "{\"type\": \"linear\", \"factor\": 2.0}", SL_ERROR_UNSUPPORTED, "is \"linear\"", "default"},
       {"quantization_config", "{\"quant_method\": \"gptq\"}", SL_ERROR_UNSUPPORTED, "gptq", "not supported"},
       {"model_type", "\"llava_mpt\"", SL_ERROR_UNSUPPORTED, "llava_mpt", "llava_llama"},
       {"num_attention_heads", "5", SL_ERROR_FORMAT, "hidden_size 24", "num_attention_heads 5"},
@@ -179,6 +183,26 @@ static void wrong_original_values(void **state) {
                    rows[i].other);
     folder_remove(&f);
   }
+}
+
+static void keep_message(void *user, const char *message) { snprintf(user, 400, "%s", message); }
+
+/* A folder called a delta is opened all the same, and the user told. */
+static void deltas_are_told(void **state) {
+  (void)state;
+  char path[64], message[400] = "";
+  const sl_model_options options = {.size = sizeof options, .backend = "ref", .compute = "f32", .n_thread = 1,
+                                    .log = keep_message, .user = message, .vision_model = GOLDEN_DIR "/shikra/vision"};
+  sl_model *model = NULL;
+  ASSERT_OK(sl_model_open(&model, GOLDEN_DIR "/shikra", &options));
+  sl_model_close(model);
+  assert_string_equal(message, "");
+  snprintf(path, sizeof path, "/tmp/sl_delta_%d", (int)getpid());
+  assert_int_equal(symlink(GOLDEN_DIR "/shikra", path), 0);
+  ASSERT_OK(sl_model_open(&model, path, &options));
+  sl_model_close(model);
+  assert_int_equal(unlink(path), 0);
+  if (!strstr(message, "--delta-base")) fail_msg("told: \"%s\"", message);
 }
 
 /* ---- ids of the original LLaVA ---- */
@@ -204,31 +228,49 @@ static void ids_are_cut_at_the_picture(void **state) {
     ASSERT_OK(sl_layout_build(&l, model, NULL, rows[i].prompt, true));
     assert_int_equal(l.n_prompt, rows[i].n_id + 15);
     for (int t = 0, k = 0; t < l.n_prompt; t++) {
-      if (l.ids[t] != rows[i].ids[k]) fail_msg("%s: token %d is %d, expected %d", rows[i].prompt, t, l.ids[t], rows[i].ids[k]);
+      if (l.ids[t] != rows[i].ids[k])
+        fail_msg("%s: token %d is %d, expected %d", rows[i].prompt, t, l.ids[t], rows[i].ids[k]);
       k += t < l.first_image || t >= l.first_image + l.n_image - 1;
     }
     sl_layout_dispose(&l);
   }
+  size_t n_bytes = 0;
+  assert_string_equal(sl_model_piece(model, -200, &n_bytes), "<image>"); /* what reports show */
+  assert_int_equal(n_bytes, 7);
+  assert_null(sl_model_piece(model, -1, &n_bytes));
   sl_model_close(model);
 }
 
-/* The first LLaVA writes a picture between marks, which are tokens. */
+/* The first LLaVA writes a picture between marks, which are tokens. Its tokenizer was of the time of Shikra's, whose
+ * ids are transformers 4.28.1's: with one vocabulary both read a prompt alike, but for the picture's own id. */
 static void marks_stand_around_the_picture(void **state) {
   (void)state;
+  static const char *const prompts[] = {"USER: <image>\nWhat is it? ASSISTANT:",
+                                        "USER: What is <image>  in it? ASSISTANT:"};
   folder f = folder_copy("shikra");
   folder_set_json(&f, "config.json", "model_type", "\"llava\"");
-  sl_model *model = NULL;
-  sl_layout l = {0};
-  ASSERT_OK(open_at(&model, f.dir, GOLDEN_DIR "/shikra/vision"));
-  ASSERT_OK(sl_layout_build(&l, model, NULL, "USER: <image>\nWhat is it? ASSISTANT:", true));
-  assert_int_equal(l.n_image, 16);
-  assert_int_equal(l.ids[l.first_image - 1], 341);
-  assert_int_equal(l.ids[l.first_image], -200);
-  assert_int_equal(l.ids[l.first_image + 16], 342);
-  assert_int_equal(l.classes[l.first_image - 1], SL_CLASS_STRUCTURE);
-  assert_int_equal(l.classes[l.first_image + 16], SL_CLASS_STRUCTURE);
-  sl_layout_dispose(&l);
-  sl_model_close(model);
+  sl_model *llava = NULL, *shikra = NULL;
+  ASSERT_OK(open_at(&llava, f.dir, GOLDEN_DIR "/shikra/vision"));
+  ASSERT_OK(open_at(&shikra, GOLDEN_DIR "/shikra", GOLDEN_DIR "/shikra/vision"));
+  for (size_t i = 0; i < sizeof prompts / sizeof *prompts; i++) {
+    sl_layout l = {0}, s = {0};
+    ASSERT_OK(sl_layout_build(&l, llava, NULL, prompts[i], true));
+    ASSERT_OK(sl_layout_build(&s, shikra, NULL, prompts[i], true));
+    assert_int_equal(l.n_image, 16);
+    assert_int_equal(l.n_prompt, s.n_prompt);
+    for (int t = 0; t < l.n_prompt; t++) {
+      assert_int_equal(l.ids[t], s.ids[t] == 340 ? -200 : s.ids[t]);
+      assert_int_equal(l.classes[t], s.classes[t]);
+    }
+    assert_int_equal(l.ids[l.first_image - 1], 341);
+    assert_int_equal(l.classes[l.first_image - 1], SL_CLASS_STRUCTURE);
+    assert_int_equal(l.ids[l.first_image + 16], 342);
+    assert_int_equal(l.classes[l.first_image + 16], SL_CLASS_STRUCTURE);
+    sl_layout_dispose(&l);
+    sl_layout_dispose(&s);
+  }
+  sl_model_close(llava);
+  sl_model_close(shikra);
   folder_remove(&f);
 }
 
@@ -296,7 +338,8 @@ static void original_config(const folder *f, const folder *tower, const char *mo
 static void check_case(family_run *r, int number) {
   family_start_case(r, number);
   const sl_tensor *ids = golden_find(&r->g, r->test_case, "ids"), *pixels = golden_find(&r->g, r->test_case, "pixels");
-  const sl_tensor *pack = golden_find(&r->g, r->test_case, "pack"), *greedy = golden_find(&r->g, r->test_case, "greedy");
+  const sl_tensor *pack = golden_find(&r->g, r->test_case, "pack");
+  const sl_tensor *greedy = golden_find(&r->g, r->test_case, "greedy");
   const int image = (int)json_integer_value(json_object_get(r->g.facts, "image_token_id"));
   assert_int_equal(sl_tensor_count(ids), r->layout.n_prompt);
   for (int t = 0; t < r->layout.n_prompt; t++) {
@@ -315,7 +358,9 @@ static void tiles_in_the_original_layout(void **state) {
   (void)state;
   static const struct {
     const char *golden, *model_type;
-  } rows[] = {{"llava-next-vicuna", "llava"}, {"llava-next-vicuna", "llava_llama"}, {"llava-next-mistral", "llava_mistral"}};
+  } rows[] = {{"llava-next-vicuna", "llava"},
+              {"llava-next-vicuna", "llava_llama"},
+              {"llava-next-mistral", "llava_mistral"}};
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
     folder f = folder_copy(rows[i].golden), tower = folder_copy(rows[i].golden);
     folder_rewrite(&f, original_name, NULL, NULL);
@@ -335,7 +380,24 @@ static void tiles_in_the_original_layout(void **state) {
   }
 }
 
-/* Allocations of opening two folders fail, one at a time: an error, and nothing left behind (the sanitizers see that). */
+/* A folder that brings its own tower needs no other when the name says the tower's shape. */
+static void well_known_towers_need_no_folder(void **state) {
+  (void)state;
+  folder f = folder_copy("llava-next-vicuna"), tower = folder_copy("llava-next-vicuna");
+  forget_caches();
+  folder_rewrite(&f, original_name, NULL, NULL);
+  original_config(&f, &tower, "llava");
+  folder_set_json(&f, "config.json", "image_aspect_ratio", "\"pad\"");
+  folder_set_json(&f, "config.json", "mm_vision_tower", "\"openai/clip-vit-large-patch14-336\"");
+  EXPECT_FAILURE("a tower of another shape", f.dir, NULL, SL_ERROR_FORMAT, f.dir, "[1024, 3, 14, 14]");
+  folder_set_json(&f, "config.json", "mm_vision_tower", "\"openai/clip-vit-base-patch16\"");
+  EXPECT_FAILURE("a name that says nothing", f.dir, NULL, SL_ERROR_FILE, "openai/clip-vit-base-patch16",
+                 "--vision-model");
+  folder_remove(&f);
+  folder_remove(&tower);
+}
+
+/* Allocations of opening two folders fail, one at a time: an error, and nothing is left (the sanitizers see that). */
 static void allocations_may_fail(void **state) {
   (void)state;
   for (long n = 1;; n += n < 100 ? 1 : 7) {
@@ -359,9 +421,11 @@ int main(void) {
       cmocka_unit_test(tower_is_found_in_the_cache),
       cmocka_unit_test(wrong_towers),
       cmocka_unit_test(wrong_original_values),
+      cmocka_unit_test(deltas_are_told),
       cmocka_unit_test(ids_are_cut_at_the_picture),
       cmocka_unit_test(marks_stand_around_the_picture),
       cmocka_unit_test(tiles_in_the_original_layout),
+      cmocka_unit_test(well_known_towers_need_no_folder),
       cmocka_unit_test(allocations_may_fail),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -283,6 +283,21 @@ static void test_views(void **state) {
   assert_int_not_equal(access(in_parent("run/images/cam_view2_05.png"), F_OK), 0); /* view 2 is beside view 1 */
 }
 
+/* Learned queries: each token's value on the patches that it reads, and the files say so. */
+static void test_queries(void **state) {
+  (void)state;
+  sl_rgb picture;
+  free(build(MOCK_QUERIES));
+  assert_int_not_equal(access(in_parent("run/images/cam_05.png"), F_OK), 0);
+  assert_int_equal(access(in_parent("run/images/attention_projected_film.png"), F_OK), 0);
+  assert_int_equal(access(in_parent("run/images/tokens_image_projected.png"), F_OK), 0);
+  if (sl_rgb_load(&picture, in_parent("run/images/cam_projected_05.png"), false) != SL_OK) fail_msg("%s", sl_error_message());
+  const double inside = mean_of(&picture, 205, 185, 225, 205, 1) - mean_of(&picture, 205, 185, 225, 205, 2);
+  const double corner = mean_of(&picture, 0, 300, 40, 340, 1) - mean_of(&picture, 0, 300, 40, 340, 2);
+  if (!(inside > 40 && inside > corner + 20)) fail_msg("object %g, corner %g", inside, corner);
+  sl_rgb_dispose(&picture);
+}
+
 /* Results as large as a 7B model's stay in a page that can be sent: 32 x 32 heads with a map each, 576 tokens. */
 static void test_large(void **state) {
   (void)state;
@@ -381,6 +396,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_sheets_out_of_memory, setup, teardown),
       cmocka_unit_test_setup_teardown(test_overlays, setup, teardown),
       cmocka_unit_test_setup_teardown(test_views, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_queries, setup, teardown),
       cmocka_unit_test_setup_teardown(test_large, setup, teardown),
       cmocka_unit_test(test_raster),
       cmocka_unit_test(test_blend),

@@ -47,7 +47,7 @@ static void world_open(world *w, const char *backend, bool widens) {
   const sl_mat places = random_mat(l, 1, N, 0, 0);
   sl_buffer_write(l->queue, places.buffer, 0, numbers, sizeof numbers);
   w->r = (sl_resampler){
-      .n_head = HEADS, .d_head = D / HEADS, .eps = 1e-6f, .compute = SL_COMPUTE_F32, .query = wave_mat(l, N, D, 8, 0, 1),
+      .n_head = HEADS, .d_head = D / HEADS, .eps = 1e-6f, .query = wave_mat(l, N, D, 8, 0, 1),
       .pos_q = wave_mat(l, N, D, 10, 0, 1), .pos_k = wave_mat(l, T, D, 11, 0, 1),
       .norm_kv_w = wave_mat(l, 1, D, 7, 1, 1), .norm_kv_b = wave_mat(l, 1, D, 7.5, 0, 1),
       .norm_q_w = wave_mat(l, 1, D, 9, 1, 1), .norm_q_b = wave_mat(l, 1, D, 9.5, 0, 1),
@@ -97,7 +97,8 @@ static void gradients(void **state) {
     world w;
     world_open(&w, "ref", widens);
     w.r.eps = 0.2f; /* smooth enough for differences of this step */
-    check_stage(&w.l, &(stage){widens ? "resampler" : "resampler of the tower's width", forward, backward}, 2, TOLERANCE);
+    const stage s = {widens ? "resampler" : "resampler of the tower's width", forward, backward};
+    check_stage(&w.l, &s, 2, TOLERANCE);
     lab_close(&w.l);
   }
 }
@@ -182,7 +183,8 @@ static void positions(void **state) {
     float in[24], out[20], same[24];
     const int cols = cases[n].cols, n_in = cases[n].in_height * cases[n].in_width;
     for (int i = 0; i < n_in * cols; i++) in[i] = (float)(3 * sin(0.9 * (i / cols) + 2.1 * (i % cols)));
-    sl_positions_resample(out, cases[n].out_height, cases[n].out_width, in, cases[n].in_height, cases[n].in_width, cols);
+    sl_positions_resample(out, cases[n].out_height, cases[n].out_width, in, cases[n].in_height, cases[n].in_width,
+                          cols);
     assert_all_near("position", out, cases[n].expected, cases[n].out_height * cases[n].out_width * cols, 1e-6);
     sl_positions_resample(same, cases[n].in_height, cases[n].in_width, in, cases[n].in_height, cases[n].in_width, cols);
     assert_memory_equal(same, in, (size_t)(n_in * cols) * sizeof *in); /* the same grid: the same bits */

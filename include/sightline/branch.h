@@ -74,7 +74,7 @@ typedef struct sl_question_info {
   int first_image, n_image;
   int first_row; /* positions from here on were run for this question, those before for the prefix */
   int n_layer, n_head, n_head_kv, n_vocab;
-  const int32_t *ids; /* [n_token]; image positions hold the placeholder's id */
+  const int32_t *ids; /* [n_token]; image positions hold the placeholder's id (-200 in the original LLaVA: no token) */
   const char *answer; /* UTF-8, special tokens left out */
 } sl_question_info;
 

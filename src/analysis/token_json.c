@@ -55,7 +55,7 @@ json_t *sl_json_token_text(const sl_analysis_context *c, int32_t id) {
   } marks[] = {{"\xe2\x96\x81", " "}, {"\xc4\xa0", " "}, {"\xc4\x8a", "\n"}, {"<0x0A>", "\n"}};
   const size_t n_mark = sizeof marks / sizeof *marks;
   size_t n_byte = 0;
-  const char *piece = sl_tokenizer_piece(sl_model_get_tokenizer(c->model), id, &n_byte);
+  const char *piece = sl_model_piece(c->model, id, &n_byte);
   sl_text text = {0};
   bool ok = sl_text_append(&text, "", 0) == SL_OK;
   for (size_t i = 0; piece && i < n_byte && ok;) {

@@ -67,9 +67,9 @@ typedef enum sl_norm { SL_NORM_LAYER, SL_NORM_RMS } sl_norm;
 typedef enum sl_act { SL_ACT_QUICK_GELU, SL_ACT_GELU_ERF, SL_ACT_GELU_TANH, SL_ACT_SILU } sl_act;
 
 /* One attention: z = softmax(scale * q k^T + mask) v per head; query head h reads kv head h / (n_head / n_head_kv).
- * Query row i stands at key index p = first_query + i; with `causal` it sees keys 0 .. p, of which only the last `window`
- * where that is not 0; else all. Lists first_key and last_key say it row by row instead: images that see themselves whole,
- * windows of a picture. A row sees at least one key. */
+ * Query row i stands at key index p = first_query + i; with `causal` it sees keys 0 .. p, of which only the last
+ * `window` where that is not 0; else all. Lists first_key and last_key say it row by row instead: images that see
+ * themselves whole, windows of a picture. A row sees at least one key. */
 typedef struct sl_attend {
   int n_head, n_head_kv, d_head;
   float scale;
@@ -153,8 +153,8 @@ struct sl_ops {
    * positions[t * A + a] * inv_freq[a, i] (inv_freq [A, d/2]; angles in f32 as transformers computes them; one axis in
    * text, two in a plane, three with time). sign +1 forward, -1 backward (the transpose). */
   void (*rope)(sl_queue *queue, sl_mat x, int d_head, sl_ints positions, sl_mat inv_freq, int sign);
-  /* Attention's temperature in long sequences, in place: x[t] *= max(1, log(p + 1) / log(n)), p = positions[t * A], where
-   * positions holds A = count / T numbers a row. Its own transpose. */
+  /* Attention's temperature in long sequences, in place: x[t] *= max(1, log(p + 1) / log(n)), p = positions[t * A],
+   * where positions holds A = count / T numbers a row. Its own transpose. */
   void (*log_n)(sl_queue *queue, sl_mat x, sl_ints positions, int n);
 
   void (*attend)(sl_queue *queue, const sl_attend *a);
@@ -195,7 +195,8 @@ int sl_queue_threads(const sl_queue *queue); /* worker threads, at least 1 */
 
 /* The scratch an op may need grows with its operands; nn declares its largest product before work starts, so that ops
  * never allocate: rows T, the largest of all widths N and K (and H d of attention), and the longest key row Tk (for
- * attend_shared: all its columns, padding and local ones included). Grows only. An op given larger operands than were declared fails an assertion; heads wider than 256 are not supported. */
+ * attend_shared: all its columns, padding and local ones included). Grows only. An op given larger operands than were
+ * declared fails an assertion; heads wider than 256 are not supported. */
 sl_status sl_queue_reserve(sl_queue *queue, int max_rows, int max_width, int max_key);
 
 /* Device memory, 64-byte aligned, zeroed. Offsets in bytes; write and read wait for the queue. */

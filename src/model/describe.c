@@ -36,6 +36,7 @@ sl_status sl_model_to_json(const sl_model *m, json_t **out) {
   if (vision) {
     json_object_set_new(vision, "patch_px", json_integer(m->shape.patch_px));
     json_object_set_new(vision, "image_px", json_integer(m->shape.image_px));
+    if (m->vision_dir) json_object_set_new(vision, "path", json_string(m->vision_dir)); /* a folder of its own */
   }
   const char *name = base_name(m->dir);
   return packed(json_pack("{s:s, s:s%, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:o}", "path", m->dir,
@@ -88,7 +89,7 @@ static json_t *tokens_json(const sl_model *m, const sl_layout *layout) {
   json_t *tokens = json_array();
   for (int t = 0; tokens && t < layout->n_token; t++) {
     size_t n = 0;
-    const char *piece = sl_tokenizer_piece(m->tokenizer, layout->ids[t], &n);
+    const char *piece = sl_model_piece(m, layout->ids[t], &n);
     json_array_append_new(tokens, json_pack("{s:i, s:i, s:s%, s:s, s:s}", "position", t, "id", layout->ids[t], "piece",
                                             piece ? piece : "", piece ? n : (size_t)0, "class",
                                             sl_class_name((sl_token_class)layout->classes[t]), "role",

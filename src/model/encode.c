@@ -40,17 +40,19 @@ static int64_t lay_out(sl_image *image, const sl_model *m, const sl_pack *pack, 
 static sl_status upload_lists(sl_image *image, sl_session *s, const sl_pack *pack) {
   const sl_model *m = s->model;
   const int R = sl_tower_rows(&m->tower), per = pack->n_view_token, n = pack->n_view * per;
-  const int n_select = m->select.n_list * n, n_all = n_select + 3 * pack->n + pack->n_text;
+  const int n_select = m->select.n_list * n, n_all = n_select + 4 * pack->n + pack->n_text;
   int32_t *host = NULL;
   SL_TRY(SL_ALLOC(host, (size_t)n_all, "image rows"));
   for (int b = 0; b < m->select.n_list; b++)
     for (int i = 0; i < n; i++) host[b * n + i] = i / per * R + m->select.rows[b * per + i % per];
   int32_t *gather = host + n_select, *positions = gather + pack->n, *sources = positions + pack->n;
+  int32_t *words = sources + pack->n + pack->n_text;
   int n_source = 0;
   for (int i = 0; i < pack->n; i++) {
     const int source = pack->source[i];
-    gather[i] = source == SL_PACK_NEWLINE ? n : source;
-    if (source == SL_PACK_NEWLINE) continue;
+    gather[i] = source == SL_PACK_NEWLINE ? n : source < 0 ? 0 : source;
+    if (source < SL_PACK_NEWLINE) words[i] = SL_PACK_TEXT(source);
+    if (source < 0) continue;
     positions[n_source] = i;
     sources[n_source++] = source;
   }
@@ -64,6 +66,7 @@ static sl_status upload_lists(sl_image *image, sl_session *s, const sl_pack *pac
   image->positions = (sl_ints){image->lists, n_select + pack->n, n_source};
   image->sources = (sl_ints){image->lists, n_select + 2 * pack->n, n_source};
   image->text = (sl_ints){image->lists, n_select + 3 * pack->n, pack->n_text};
+  image->words = (sl_ints){image->lists, n_select + 3 * pack->n + pack->n_text, pack->n};
   return status;
 }
 
@@ -129,6 +132,16 @@ static sl_status encode_view(sl_image *image, sl_session *s, const sl_context *c
   return status;
 }
 
+/* Embeddings of the tokens of text that stand between the views, run by run. */
+static void write_words(const sl_image *image, const sl_context *c, const sl_model *m, const sl_pack *pack) {
+  for (int first = 0, end; first < pack->n; first = end) {
+    const bool words = pack->source[first] < SL_PACK_NEWLINE;
+    for (end = first + 1; end < pack->n && words == (pack->source[end] < SL_PACK_NEWLINE);) end++;
+    const sl_ints ids = {image->lists, image->words.offset + first, end - first};
+    if (words) c->ops->embed(c->queue, sl_mat_rows(image->rows, first, end - first), m->decoder.embed, ids);
+  }
+}
+
 static sl_status project(sl_image *image, sl_session *s, const sl_context *c, const sl_pack *pack) {
   const sl_model *m = s->model;
   const int n = pack->n_view * pack->n_view_token;
@@ -136,6 +149,7 @@ static sl_status project(sl_image *image, sl_session *s, const sl_context *c, co
   if (pack->plain) return SL_OK;
   if (m->newline.buffer) c->ops->copy(c->queue, sl_mat_rows(image->projected, n, 1), m->newline);
   c->ops->gather_rows(c->queue, image->rows, image->projected, image->gather);
+  write_words(image, c, m, pack);
   return SL_OK;
 }
 

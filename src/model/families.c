@@ -7,13 +7,13 @@
 
 extern const sl_family sl_family_llava_first, sl_family_llava_original, sl_family_llava, sl_family_llava_next_vicuna,
     sl_family_llava_next_mistral, sl_family_llava_next, sl_family_internvl, sl_family_internvl_remote,
-    sl_family_shikra, sl_family_qwen_vl, sl_family_instructblip;
+    sl_family_shikra, sl_family_qwen_vl, sl_family_instructblip, sl_family_idefics3;
 
 /* Of several with the same model_type the first that claims the folder. */
 static const sl_family *const families[] = {
     &sl_family_llava_next_vicuna, &sl_family_llava_next_mistral, &sl_family_llava_first, &sl_family_llava_original,
     &sl_family_llava, &sl_family_llava_next, &sl_family_internvl, &sl_family_internvl_remote, &sl_family_shikra,
-    &sl_family_qwen_vl, &sl_family_instructblip};
+    &sl_family_qwen_vl, &sl_family_instructblip, &sl_family_idefics3};
 
 /* Whether a family before the i-th has this model_type too. */
 static bool claims_before(size_t i, const char *model_type) {
@@ -81,12 +81,18 @@ sl_status sl_family_kind(const sl_kind **out, const sl_family *family, const sl_
   return status;
 }
 
-sl_status sl_family_prompt(const sl_prompt **out, const sl_family *family, const sl_kind *decoder, json_t *config,
-                           const char *name) {
+/* Whether a template is for the name wanted and the tokenizer at hand. */
+static bool fits(const sl_prompt *prompt, const char *wanted, const sl_tokenizer *tokenizer) {
+  if (prompt->when && strcmp(prompt->when, wanted) != 0) return false;
+  return !prompt->token || sl_tokenizer_find(tokenizer, prompt->token) >= 0;
+}
+
+sl_status sl_family_prompt(const sl_prompt **out, const sl_family *family, const sl_kind *decoder,
+                           const sl_tokenizer *tokenizer, json_t *config, const char *name) {
   const char *wanted = decoder->model_type;
   if (family->prompt_key) SL_TRY(sl_json_get_string(config, family->prompt_key, &wanted, name));
   *out = family->prompts;
-  while ((*out)->when && strcmp((*out)->when, wanted) != 0) ++*out;
+  while (!fits(*out, wanted, tokenizer)) ++*out;
   return SL_OK;
 }
 

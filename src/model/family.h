@@ -7,6 +7,7 @@
 
 #include <stddef.h>
 
+#include "input/tokenizer.h"
 #include "input/views.h"
 #include "model/config.h"
 
@@ -93,9 +94,9 @@ typedef struct sl_part_row {
   const sl_kind *const *kinds;
 } sl_part_row;
 
-extern const sl_kind sl_kind_clip, sl_kind_intern, sl_kind_intern_remote, sl_kind_qwen_vit, sl_kind_eva;
+extern const sl_kind sl_kind_clip, sl_kind_intern, sl_kind_intern_remote, sl_kind_qwen_vit, sl_kind_eva, sl_kind_idefics_vit;
 extern const sl_kind sl_kind_mlp, sl_kind_mlp2x, sl_kind_shuffle, sl_kind_shuffle_remote, sl_kind_linear, sl_kind_resampler,
-    sl_kind_qformer;
+    sl_kind_qformer, sl_kind_shuffle_linear;
 extern const sl_kind sl_kind_llama, sl_kind_mistral, sl_kind_qwen2, sl_kind_internlm2, sl_kind_qwen;
 
 /* A rewriting of tensor names to the canonical ones: `from` at the start of a name becomes `to`; rules are tried in
@@ -113,12 +114,14 @@ extern const char *const sl_llava_ignored[];
 #define SL_N_ORIGINAL_RENAME 5
 extern const sl_rename sl_original_renames[SL_N_ORIGINAL_RENAME];
 extern const char *const sl_original_ignored[];
+bool sl_llava_is_original(const json_t *config);
 sl_status sl_llava_settle_original(sl_config *config, const char *name);
 
 /* How the projected rows of a picture's views become positions. */
 typedef enum sl_splice {
   SL_SPLICE_FLAT,   /* the rows of all views, one view after another */
-  SL_SPLICE_UNPAD   /* the base view, then the tiles as one picture without its padding, a newline after every row */
+  SL_SPLICE_UNPAD,  /* the base view, then the tiles as one picture without its padding, a newline after every row */
+  SL_SPLICE_ROWS    /* the tiles row by row, then the whole picture, all of them between tokens of text (Idefics3) */
 } sl_splice;
 
 /* A prompt template. */
@@ -128,6 +131,7 @@ typedef struct sl_prompt {
   const char *user;      /* the role marker that starts the user's turn; "": none */
   const char *assistant; /* the role marker that ends the prompt; "": none */
   const char *system;    /* the system text, unless the config has its own; NULL: none */
+  const char *token;     /* only where the tokenizer has this token; NULL: any */
 } sl_prompt;
 
 typedef struct sl_family {
@@ -178,9 +182,9 @@ typedef struct sl_kinds {
   const sl_kind *vision, *projector, *text;
 } sl_kinds;
 
-/* The template for the decoder's kind, or the one that the config names. */
-sl_status sl_family_prompt(const sl_prompt **out, const sl_family *family, const sl_kind *decoder, json_t *config,
-                           const char *name);
+/* The template for the decoder's kind, or the one that the config names, that goes with the tokenizer. */
+sl_status sl_family_prompt(const sl_prompt **out, const sl_family *family, const sl_kind *decoder,
+                           const sl_tokenizer *tokenizer, json_t *config, const char *name);
 
 int sl_dim_size(const sl_config *config, sl_dim dim);
 

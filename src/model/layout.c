@@ -128,6 +128,12 @@ static sl_status encode_prompt(const sl_model *m, const char *prompt, int32_t **
   return status;
 }
 
+/* The id at an image position: the image token's, or that of a token of text between the views. */
+static int32_t image_id(const sl_model *m, const sl_pack *pack, int position) {
+  const int32_t source = pack->source[position];
+  return source < SL_PACK_NEWLINE ? SL_PACK_TEXT(source) : m->shape.image_token_id;
+}
+
 /* Replaces the image token by as many as the picture has positions. */
 static sl_status expand_image(sl_layout *l, const sl_model *m, const sl_pack *pack, const int32_t *ids, int n_id) {
   int at = -1;
@@ -156,7 +162,7 @@ static sl_status expand_image(sl_layout *l, const sl_model *m, const sl_pack *pa
                                                               : (sl_place){-1, 0, 0};
   }
   for (int t = 0; t < l->n_token; t++)
-    l->ids[t] = t < at ? ids[t] : t < at + n_image ? m->shape.image_token_id : ids[t - n_image + 1];
+    l->ids[t] = t < at ? ids[t] : t < at + n_image ? image_id(m, pack, t - at) : ids[t - n_image + 1];
   return SL_OK;
 }
 

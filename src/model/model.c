@@ -197,8 +197,6 @@ sl_status sl_model_read_config(sl_model *m, json_t *json, const char *name) {
   SL_TRY(check_vision(&m->config, f->vision.section, name));
   SL_TRY(check_total(&m->config, name));
   if (f->settle) SL_TRY(f->settle(&m->config, name));
-  SL_TRY(sl_family_prompt(&m->prompt, f, m->kinds.text, json, name));
-  SL_TRY(fill_frame(m, json, name));
   fill_shapes(m);
   return fill_nn(m, name);
 }
@@ -218,6 +216,16 @@ static sl_status open_tower(sl_model *m, const char *given, const char *name) {
     SL_TRY(sl_tower_folder_find(&m->vision_dir, m->dir, json_string_value(json_object_get(json, "mm_vision_tower"))));
   if (!given && json_is_object(json_object_get(json, m->family->vision.section))) return SL_OK;
   return sl_tower_folder_config(json, m->dir, m->vision_dir);
+}
+
+/* A delta opens like a model and answers nonsense; only the folder's name tells (shikra-7b-delta-v1). */
+static void warn_of_delta(const sl_model *m, const sl_model_options *options) {
+  const char *slash = strrchr(m->dir, '/'), *name = slash && slash[1] ? slash + 1 : m->dir;
+  if (!options->log || !strstr(name, "delta")) return;
+  char message[320];
+  snprintf(message, sizeof message, "%.120s: by its name these weights are a delta; `sightline convert --delta-base` "
+           "adds the model that they were made against", name);
+  options->log(options->user, message);
 }
 
 static sl_status open_config(sl_model *m, const char *vision_model) {
@@ -289,8 +297,18 @@ static sl_status open_question_tokenizer(sl_model *m) {
   return status;
 }
 
+static sl_status choose_prompt(sl_model *m) {
+  char *path = NULL;
+  SL_TRY(sl_path_join(&path, m->dir, "config.json"));
+  sl_status status = sl_family_prompt(&m->prompt, m->family, m->kinds.text, m->tokenizer, m->config.json, path);
+  if (status == SL_OK) status = fill_frame(m, m->config.json, path);
+  free(path);
+  return status;
+}
+
 static sl_status open_text(sl_model *m) {
   SL_TRY(sl_tokenizer_open_folder(&m->tokenizer, m->dir, m->family->tokenizer));
+  SL_TRY(choose_prompt(m));
   SL_TRY(find_image_token(m));
   if (m->family->question_tokenizer) SL_TRY(open_question_tokenizer(m));
   return find_eos(m);
@@ -349,6 +367,7 @@ static sl_status open_all(sl_model *m, const char *path, const sl_model_options 
   SL_TRY(check_preprocess(m));
   SL_TRY(open_text(m));
   sl_model_compare_template(m, options);
+  warn_of_delta(m, options);
   SL_TRY(choose_backend(m, options));
   return sl_model_load(m, options);
 }
@@ -402,3 +421,10 @@ sl_compute sl_model_get_compute(const sl_model *m) { return m->compute; }
 const sl_backend *sl_model_get_backend(const sl_model *m) { return m->backend; }
 const char *sl_model_get_template(const sl_model *m) { return m->frame; }
 bool sl_model_reads_question(const sl_model *m) { return m->question_tokenizer != NULL; }
+
+const char *sl_model_piece(const sl_model *m, int32_t id, size_t *n_bytes) {
+  const char *piece = sl_tokenizer_piece(m->tokenizer, id, n_bytes);
+  if (piece || id != m->shape.image_token_id) return piece;
+  *n_bytes = strlen(m->family->image_token);
+  return m->family->image_token;
+}

@@ -40,6 +40,9 @@ const sl_tokenizer *sl_model_get_tokenizer(const sl_model *model);
 const sl_preprocess *sl_model_get_preprocess(const sl_model *model);
 sl_compute sl_model_get_compute(const sl_model *model);
 const sl_backend *sl_model_get_backend(const sl_model *model);
+/* Content of a token as its tokenizer stores it, borrowed, or of picture positions whose id is no token; NULL for an
+ * unused id. */
+const char *sl_model_piece(const sl_model *model, int32_t id, size_t *n_bytes);
 const char *sl_model_get_template(const sl_model *model); /* "USER: <image>\n{question} ASSISTANT:" */
 
 /* The image tokens depend on the question too (a Q-Former reads it). */

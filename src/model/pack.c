@@ -8,6 +8,16 @@
 
 /* ---- splices ---- */
 
+/* Room for the rows of all views and n_more positions between them. */
+static sl_status allocate(sl_pack *p, const sl_views *views, size_t n_more) {
+  const size_t n = (size_t)views->n_view * (size_t)p->n_view_token + n_more;
+  SL_TRY(SL_ALLOC(p->source, n, "image positions"));
+  SL_TRY(SL_ALLOC(p->shown, n, "image positions"));
+  SL_TRY(SL_ALLOC(p->maps, (size_t)views->n_view, "image positions"));
+  memcpy(p->maps, views->maps, (size_t)views->n_view * sizeof *p->maps);
+  return SL_OK;
+}
+
 static void push(sl_pack *p, int32_t source) { p->source[p->n++] = source; }
 
 static void push_view(sl_pack *p, int view) {
@@ -16,11 +26,13 @@ static void push_view(sl_pack *p, int view) {
 
 /* The base view, then the tiles' cells as one grid without its padding, and a newline behind every line. A picture
  * without tiles gets its newline once. */
-static void splice_unpad(sl_pack *p, const sl_views *views) {
+static sl_status splice_unpad(sl_pack *p, const sl_model *m, const sl_views *views) {
+  (void)m;
+  SL_TRY(allocate(p, views, (size_t)views->tile_rows * (size_t)p->cell_rows + 1));
   push_view(p, 0);
   if (views->tile_rows == 0) {
     push(p, SL_PACK_NEWLINE);
-    return;
+    return SL_OK;
   }
   const sl_grid_part part = sl_anyres_unpad(views->source_width_px, views->source_height_px,
                                             views->tile_rows * p->cell_rows, views->tile_cols * p->cell_cols);
@@ -31,29 +43,59 @@ static void splice_unpad(sl_pack *p, const sl_views *views) {
     }
     push(p, SL_PACK_NEWLINE);
   }
-}
-
-static void splice_flat(sl_pack *p, const sl_views *views) {
-  for (int view = 0; view < views->n_view; view++) push_view(p, view);
-}
-
-/* Most positions the splice can make. */
-static sl_status allocate(sl_pack *p, const sl_views *views) {
-  const size_t rows = (size_t)views->n_view * (size_t)p->n_view_token;
-  const size_t newlines = (size_t)views->tile_rows * (size_t)p->cell_rows + 1;
-  SL_TRY(SL_ALLOC(p->source, rows + newlines, "image positions"));
-  SL_TRY(SL_ALLOC(p->shown, rows + newlines, "image positions"));
-  SL_TRY(SL_ALLOC(p->maps, (size_t)views->n_view, "image positions"));
-  memcpy(p->maps, views->maps, (size_t)views->n_view * sizeof *p->maps);
   return SL_OK;
 }
+
+static sl_status splice_flat(sl_pack *p, const sl_model *m, const sl_views *views) {
+  (void)m;
+  SL_TRY(allocate(p, views, 0));
+  for (int view = 0; view < views->n_view; view++) push_view(p, view);
+  return SL_OK;
+}
+
+#define AROUND "<fake_token_around_image>"
+#define WHOLE AROUND "<global-img>"
+
+/* The text of a picture, one image token for each view: the processor's own (models/idefics3/processing_idefics3.py). */
+static sl_status write_rows(sl_text *text, const sl_views *views, const char *image_token) {
+  for (int r = 0; r < views->tile_rows; r++) {
+    for (int c = 0; c < views->tile_cols; c++)
+      SL_TRY(sl_text_format(text, AROUND "<row_%d_col_%d>%s", r + 1, c + 1, image_token));
+    SL_TRY(sl_text_format(text, "\n"));
+  }
+  return sl_text_format(text, "%s" WHOLE "%s" AROUND, views->tile_rows > 0 ? "\n" : "", image_token);
+}
+
+/* The tiles row by row, then the whole, as their text has them. */
+static sl_status splice_rows(sl_pack *p, const sl_model *m, const sl_views *views) {
+  sl_text text = {0};
+  int32_t *ids = NULL;
+  int n_id = 0, view = 0;
+  sl_status status = write_rows(&text, views, m->family->image_token);
+  if (status == SL_OK) status = sl_tokenizer_encode(m->tokenizer, text.data, text.length, false, &ids, &n_id);
+  if (status == SL_OK) status = allocate(p, views, (size_t)n_id);
+  for (int i = 0; status == SL_OK && i < n_id; i++) {
+    if (ids[i] != m->shape.image_token_id)
+      push(p, SL_PACK_TEXT(ids[i]));
+    else if (view < views->n_view)
+      push_view(p, view++);
+  }
+  if (status == SL_OK && view != views->n_view)
+    status = sl_fail(SL_ERROR_FORMAT, "%s: its tokenizer makes %d image tokens of %d views", m->dir, view, views->n_view);
+  free(ids);
+  sl_text_dispose(&text);
+  return status;
+}
+
+static sl_status (*const splices[])(sl_pack *p, const sl_model *m, const sl_views *views) = {
+    [SL_SPLICE_FLAT] = splice_flat, [SL_SPLICE_UNPAD] = splice_unpad, [SL_SPLICE_ROWS] = splice_rows};
 
 static void find_shown(sl_pack *p) {
   p->plain = true;
   for (int i = 0; i < p->n; i++) {
     const int source = p->source[i];
     p->plain = p->plain && source == i;
-    if (source != SL_PACK_NEWLINE && source % p->n_view_token >= p->n_lead) p->shown[p->n_shown++] = i;
+    if (source >= 0 && source % p->n_view_token >= p->n_lead) p->shown[p->n_shown++] = i;
   }
   p->plain = p->plain && p->n == p->n_view * p->n_view_token;
   if (p->n_view > 1 || p->transposed || p->n_shown != p->cell_rows * p->cell_cols) return;
@@ -93,8 +135,7 @@ static sl_status make(sl_pack *p, const sl_model *m, const sl_views *views, cons
                  .n_lead = shape->keeps_cls ? 1 : 0, .cell_rows = shape->cell_rows, .cell_cols = shape->cell_cols,
                  .cell_px = shape->patch_px * m->config.projector.merge,
                  .transposed = m->config.projector.transposed};
-  SL_TRY(allocate(p, views));
-  (m->family->splice == SL_SPLICE_UNPAD ? splice_unpad : splice_flat)(p, views);
+  SL_TRY(splices[m->family->splice](p, m, views));
   find_shown(p);
   return read_question(p, m, question);
 }
@@ -123,7 +164,7 @@ void sl_pack_dispose(sl_pack *p) {
 
 bool sl_pack_cell(const sl_pack *p, int position, int *view, int *row, int *col) {
   const int source = p->source[position], cell = source % p->n_view_token - p->n_lead;
-  if (source == SL_PACK_NEWLINE || cell < 0 || p->cell_cols == 0) return false;
+  if (source < 0 || cell < 0 || p->cell_cols == 0) return false;
   *view = source / p->n_view_token;
   *row = p->transposed ? cell % p->cell_rows : cell / p->cell_cols;
   *col = p->transposed ? cell / p->cell_rows : cell % p->cell_cols;

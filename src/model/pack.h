@@ -7,12 +7,14 @@
 #include "input/views.h"
 #include "model/model.h"
 
-#define SL_PACK_NEWLINE (-1) /* a source: the learned row that ends a line of tokens */
+/* Sources that are no row of a view. */
+#define SL_PACK_NEWLINE (-1)          /* the learned row that ends a line of tokens */
+#define SL_PACK_TEXT(id) (-2 - (id)) /* an ordinary token between the rows, and the way back: its own inverse */
 
 /* Zero-initialise; release with sl_pack_dispose. N image positions, V views. */
 typedef struct sl_pack {
   int n;                       /* N */
-  int32_t *source;             /* [N] row among the projected rows of all views, or SL_PACK_NEWLINE */
+  int32_t *source;             /* [N] row among the projected rows of all views, SL_PACK_NEWLINE or SL_PACK_TEXT(id) */
   bool plain;                  /* position i shows row i: nothing is moved */
   int n_view, view_px;         /* V square views of view_px */
   int n_view_token;            /* rows of a view, cells after the first n_lead of them */

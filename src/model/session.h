@@ -34,7 +34,7 @@ sl_status sl_session_forward(sl_session *session, const sl_layout *layout, const
                              int n_row, float *logits, const sl_probe *probe, bool keep);
 
 /* Bytes that kept activations may take (default SL_KEEP_LIMIT). What does not fit is recomputed in the backward pass. */
-#define SL_KEEP_LIMIT ((size_t)7 << 28)
+#define SL_KEEP_LIMIT ((size_t)49 << 25)
 void sl_session_set_keep_limit(sl_session *session, size_t n_bytes);
 /* What a forward with keep will take for a sequence of n_token rows under the limit. */
 size_t sl_session_keep_bytes(const sl_session *session, int n_token);

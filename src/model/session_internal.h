@@ -21,8 +21,9 @@ struct sl_image {
   sl_mat projected; /* [V n_view_token + 1, D], the newline last; `rows` itself where the pack moves nothing */
   sl_ints select;   /* rows of features that make input */
   sl_ints gather;   /* [N] rows of projected that make rows */
-  sl_ints positions, sources; /* the same without newlines, for the way back: rows[positions] = projected[sources] */
+  sl_ints positions, sources; /* the same without newlines and text, for the way back: rows[positions] = projected[sources] */
   sl_ints text;     /* [n_text] ids of the question in a Q-Former */
+  sl_ints words;    /* [N] ids of the tokens of text among the positions, 0 elsewhere */
   int n_view, n_text;
   sl_keep keep;
   bool kept;

@@ -117,9 +117,9 @@ sl_status sl_tower_folder_lacks(const char *dir, const char *name) {
             "not name; give it with --vision-model", dir);
   SL_TRY(find_places(&p, dir, name));
   const sl_status status =
-      sl_fail(SL_ERROR_FILE, "%s: its vision tower \"%s\" (mm_vision_tower) is a folder of its own, and none of %s, %s, "
-              "%s, %s/snapshots/* has its config.json; give it with --vision-model", dir, name, p.paths[0], p.paths[1],
-              p.paths[2], p.paths[3]);
+      sl_fail(SL_ERROR_FILE, "%s: its vision tower \"%s\" (mm_vision_tower) is a folder of its own, and none of %s, "
+              "%s, %s, %s/snapshots/* has its config.json; give it with --vision-model", dir, name, p.paths[0],
+              p.paths[1], p.paths[2], p.paths[3]);
   free_places(&p);
   return status;
 }

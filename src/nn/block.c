@@ -17,8 +17,9 @@ int64_t sl_block_backward_scratch(const sl_block_shape *s, int n_row, bool recom
   const int64_t qkv = sl_scratch_need(n_row, sl_block_qkv_width(s)), z = sl_scratch_need(n_row, s->n_head * s->d_head);
   const int64_t up = sl_scratch_need(n_row, sl_block_up_width(s)), x = sl_scratch_need(n_row, s->d_model);
   const int64_t normed = s->qk_norm == SL_QK_NORM_NONE ? 0 : qkv; /* q and k before their norm, and after */
-  const int64_t attention = 2 * qkv + normed + z + x + larger(z, x);
-  const int64_t mlp = x + up + larger(sl_scratch_need(n_row, s->d_mlp), x);
+  const int64_t out = s->sandwich ? x : 0; /* a sublayer's output again, and for attention z */
+  const int64_t attention = 2 * qkv + normed + z + x + larger(s->sandwich ? z + out : z, x);
+  const int64_t mlp = x + up + larger(sl_scratch_need(n_row, s->d_mlp) + out, x);
   if (!recompute) return x + larger(attention, mlp); /* one half at a time, and its residual in f32 */
   /* x in f32, and qkv, lse and mid, which are made first and stay. */
   const int64_t again = larger(mlp, sl_block_forward_scratch(s, n_row, n_row, 0));
@@ -55,12 +56,11 @@ static sl_ints ints_from(sl_ints ints, int first) {
 }
 
 /* Query rows first .. of the sequence, rows first_row .. of the pass. */
-static sl_attend attention(const sl_context *c, const sl_block_shape *s, sl_mat q, sl_mat k, sl_mat v, sl_mat z, sl_mat lse,
-                           int first, int first_row) {
-  return (sl_attend){.window = s->window, .first_key = ints_from(c->first_key, first_row),
-                     .last_key = ints_from(c->last_key, first_row),
-                     .n_head = s->n_head, .n_head_kv = s->n_head_kv, .d_head = s->d_head,
-                     .scale = sl_block_score_scale(s), .causal = s->causal, .first_query = first,
+static sl_attend attention(const sl_context *c, const sl_block_shape *s, sl_mat q, sl_mat k, sl_mat v, sl_mat z,
+                           sl_mat lse, int first, int first_row) {
+  return (sl_attend){.n_head = s->n_head, .n_head_kv = s->n_head_kv, .d_head = s->d_head,
+                     .scale = sl_block_score_scale(s), .causal = s->causal, .first_query = first, .window = s->window,
+                     .first_key = ints_from(c->first_key, first_row), .last_key = ints_from(c->last_key, first_row),
                      .q = q, .k = k, .v = v, .z = z, .lse = lse, .compute = s->compute};
 }
 
@@ -83,7 +83,7 @@ static void prepare_qk(const sl_context *c, const sl_block_shape *s, const sl_bl
   }
 }
 
-/* Gradients of q and k as attention uses them become those of the projection's output. q, k: before their norm, if any. */
+/* Gradients of q and k as attention uses them become those of the projection's output. q, k: before any norm. */
 static void prepare_qk_backward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, sl_mat dq,
                                 sl_mat dk, sl_mat q, sl_mat k, sl_ints positions) {
   const sl_ops *op = c->ops;
@@ -102,12 +102,12 @@ void sl_block_rotate(const sl_context *c, const sl_block_shape *s, sl_mat k, sl_
   if (s->inv_freq.buffer) c->ops->rope(c->queue, k, s->d_head, positions, s->inv_freq, sign);
 }
 
-/* y += scale (x W^T + b); when somebody wants or changes the sublayer's own output, or it is scaled, it is computed apart,
- * which rounds once more. With taps that holds for every row and layer: a row's bits must not depend on the edits of its
- * neighbours. */
+/* y += s(x W^T + b); when somebody wants or changes the sublayer's own output, or it is scaled or normed, it is
+ * computed apart, which rounds once more. With taps that holds for every row and layer: a row's bits must not depend on
+ * the edits of its neighbours. */
 static void add_sublayer(const sl_context *c, const sl_block_shape *s, sl_site site, int layer, int first, sl_mat y,
-                         sl_mat x, const sl_weight *w, sl_mat bias, sl_mat scale) {
-  if (!sl_wants(c, s->part, site, layer, false) && !c->taps && !scale.buffer) {
+                         sl_mat x, const sl_weight *w, sl_mat bias, sl_mat scale, sl_mat post_w) {
+  if (!sl_wants(c, s->part, site, layer, false) && !c->taps && !scale.buffer && !s->sandwich) {
     c->ops->linear(c->queue, y, x, w, bias, true);
     return;
   }
@@ -115,6 +115,7 @@ static void add_sublayer(const sl_context *c, const sl_block_shape *s, sl_site s
   const sl_mat out = sl_scratch_mat(c->scratch, y.rows, y.cols);
   c->ops->linear(c->queue, out, x, w, bias, false);
   if (scale.buffer) c->ops->multiply(c->queue, out, out, scale);
+  if (s->sandwich) c->ops->norm(c->queue, SL_NORM_RMS, out, out, post_w, (sl_mat){0}, s->eps);
   sl_see(c, s->part, site, layer, first, out);
   c->ops->add(c->queue, y, y, out);
   c->scratch->used = mark;
@@ -174,8 +175,15 @@ static void attention_forward(const sl_context *c, const sl_block_shape *s, cons
     if (s->qk_norm == SL_QK_NORM_NONE) op->copy(c->queue, keep->qkv, qkv);
     op->copy(c->queue, keep->lse, lse);
   }
-  add_sublayer(c, s, SL_SITE_ATTN_OUT, layer, first, x, z, w->o, w->o_b, w->scale1);
+  add_sublayer(c, s, SL_SITE_ATTN_OUT, layer, first, x, z, w->o, w->o_b, w->scale1, w->post1_w);
   c->scratch->used = mark;
+}
+
+static void activate(const sl_context *c, const sl_block_shape *s, sl_mat hidden, sl_mat up) {
+  if (s->gated)
+    c->ops->gate(c->queue, s->act, hidden, up);
+  else
+    c->ops->act(c->queue, s->act, hidden, up);
 }
 
 static void mlp_forward(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, int layer, sl_mat x,
@@ -190,15 +198,11 @@ static void mlp_forward(const sl_context *c, const sl_block_shape *s, const sl_b
   sl_see(c, s->part, SL_SITE_LN2, layer, first, normed);
   op->linear(c->queue, up, normed, w->up, w->up_b, false);
   sl_see(c, s->part, SL_SITE_MLP_PRE, layer, first, sl_mat_cols(up, 0, s->d_mlp));
-  if (s->gated) {
-    sl_see(c, s->part, SL_SITE_MLP_PRE_LINEAR, layer, first, sl_mat_cols(up, s->d_mlp, s->d_mlp));
-    op->gate(c->queue, s->act, hidden, up);
-  } else {
-    op->act(c->queue, s->act, hidden, up);
-  }
+  if (s->gated) sl_see(c, s->part, SL_SITE_MLP_PRE_LINEAR, layer, first, sl_mat_cols(up, s->d_mlp, s->d_mlp));
+  activate(c, s, hidden, up);
   sl_see(c, s->part, SL_SITE_MLP_POST, layer, first, hidden);
   if (keep && keep->up.buffer) op->copy(c->queue, keep->up, up);
-  add_sublayer(c, s, SL_SITE_MLP_OUT, layer, first, x, hidden, w->down, w->down_b, w->scale2);
+  add_sublayer(c, s, SL_SITE_MLP_OUT, layer, first, x, hidden, w->down, w->down_b, w->scale2, w->post2_w);
   c->scratch->used = mark;
 }
 
@@ -260,11 +264,19 @@ static sl_mat up_rows(const sl_context *c, const sl_block_shape *s, const sl_blo
   return up;
 }
 
-/* The sublayer's share of a gradient: d itself, or d times the layer scale, put into `out`. */
-static sl_mat scaled(const sl_context *c, sl_mat out, sl_mat d, sl_mat scale) {
-  if (!scale.buffer) return d;
-  c->ops->multiply(c->queue, out, d, scale);
-  return out;
+/* The sublayer's share of a gradient: d itself; or d times the layer scale; or d through the norm of its output, which
+ * is x W^T + b computed again; put into `out`. */
+static sl_mat sublayer_gradient(const sl_context *c, const sl_block_shape *s, sl_mat out, sl_mat d, sl_mat scale,
+                                sl_mat post_w, sl_mat x, const sl_weight *w, sl_mat bias) {
+  if (scale.buffer) c->ops->multiply(c->queue, out, d, scale);
+  if (s->sandwich) {
+    const int64_t mark = c->scratch->used;
+    const sl_mat y = sl_scratch_mat(c->scratch, d.rows, d.cols);
+    c->ops->linear(c->queue, y, x, w, bias, false);
+    c->ops->norm_dx(c->queue, SL_NORM_RMS, out, d, y, post_w, s->eps, false);
+    c->scratch->used = mark;
+  }
+  return scale.buffer || s->sandwich ? out : d;
 }
 
 /* d (rows first_row ..): through the MLP branch, added to the residual's own gradient. */
@@ -279,7 +291,9 @@ static void mlp_backward(const sl_context *c, const sl_block_shape *s, const sl_
   const sl_mat up = up_rows(c, s, w, acts, first_row);
   const sl_mat d_hidden = sl_scratch_mat(c->scratch, n_row, s->d_mlp);
 
-  op->linear_dx(c->queue, d_hidden, scaled(c, d_normed, d_rows, w->scale2), w->down, false);
+  if (s->sandwich) activate(c, s, d_hidden, up); /* the sublayer's input for a moment */
+  const sl_mat d_out = sublayer_gradient(c, s, d_normed, d_rows, w->scale2, w->post2_w, d_hidden, w->down, w->down_b);
+  op->linear_dx(c->queue, d_hidden, d_out, w->down, false);
   if (s->gated) {
     /* In place where it is no kept copy itself: that must survive for the next target. */
     const bool kept = acts->up.buffer && acts->up.dtype == SL_F32;
@@ -300,15 +314,21 @@ static void mlp_backward(const sl_context *c, const sl_block_shape *s, const sl_
   c->scratch->used = mark;
 }
 
-/* z is not kept: whoever wants its gradient pays for it. */
+/* z of the forward pass again: it is not kept. */
+static sl_mat attended_again(const sl_context *c, const sl_attend *backward) {
+  sl_attend a = *backward;
+  a.z = sl_scratch_mat(c->scratch, a.q.rows, a.q.cols);
+  a.lse = (sl_mat){0};
+  c->ops->attend(c->queue, &a);
+  return a.z;
+}
+
+/* Whoever wants the gradient of z pays for its value. */
 static void show_z(const sl_context *c, const sl_block_shape *s, int layer, const sl_attend *backward, sl_mat d_z) {
   if (!sl_wants(c, s->part, SL_SITE_Z, layer, true)) return;
   const int64_t mark = c->scratch->used;
-  sl_attend a = *backward;
-  a.z = sl_scratch_mat(c->scratch, d_z.rows, d_z.cols);
-  a.lse = (sl_mat){0};
-  c->ops->attend(c->queue, &a);
-  sl_see_grad(c, s->part, SL_SITE_Z, layer, a.first_query, a.z, d_z);
+  const sl_mat z = attended_again(c, backward);
+  sl_see_grad(c, s->part, SL_SITE_Z, layer, backward->first_query, z, d_z);
   c->scratch->used = mark;
 }
 
@@ -340,11 +360,15 @@ static void attention_backward(const sl_context *c, const sl_block_shape *s, con
   split_qkv(s, qkv, &q, &k, &v);
   split_qkv(s, d_qkv, &dq, &dk, &dv);
 
-  /* d_normed is free until the projection's gradient is known. */
-  op->linear_dx(c->queue, d_z, scaled(c, sl_mat_rows(d_normed, 0, n_row), sl_mat_rows(d, first_row, n_row), w->scale1),
-                w->o, false);
   const sl_attend a = attention(c, s, sl_mat_rows(q, first_row, n_row), k, v, (sl_mat){0},
                                 sl_mat_rows(acts->lse, first_row, n_row), first_row, first_row);
+  const int64_t here = c->scratch->used;
+  const sl_mat z = s->sandwich ? attended_again(c, &a) : (sl_mat){0};
+  /* d_normed is free until the projection's gradient is known. */
+  const sl_mat d_out = sublayer_gradient(c, s, sl_mat_rows(d_normed, 0, n_row), sl_mat_rows(d, first_row, n_row),
+                                         w->scale1, w->post1_w, z, w->o, w->o_b);
+  c->scratch->used = here;
+  op->linear_dx(c->queue, d_z, d_out, w->o, false);
   show_z(c, s, layer, &a, d_z);
   if (first_row > 0) op->zero(c->queue, sl_mat_rows(dq, 0, first_row));
   op->attend_dx(c->queue, &a, d_z, sl_mat_rows(dq, first_row, n_row), dk, dv);
@@ -353,7 +377,6 @@ static void attention_backward(const sl_context *c, const sl_block_shape *s, con
   sl_see_grad(c, s->part, SL_SITE_V, layer, 0, v, dv);
   op->linear_dx(c->queue, d_normed, d_qkv, w->qkv, false);
   if (sl_wants(c, s->part, SL_SITE_LN1, layer, true)) {
-    const int64_t here = c->scratch->used;
     const sl_mat normed = sl_scratch_mat(c->scratch, n_all, s->d_model);
     op->norm(c->queue, s->norm, normed, acts->x, w->norm1_w, w->norm1_b, s->eps);
     sl_see_grad(c, s->part, SL_SITE_LN1, layer, 0, normed, d_normed);

@@ -1,10 +1,10 @@
 /* The pre-norm transformer block that vision towers and LLaMA-like decoders share: forward and backward side by side.
  *
- *   a = norm1(x);  q, k, v = a Wqkv + b;  norm q, k;  rotate q, k;  z = attend(q, k, v);  m = x + s1 (z Wo + b)
- *   n = norm2(m);  y = m + s2 ((act(n Wg) * n Wu) Wd + b)        (or act(n W1 + b) W2 + b without a gate)
+ *   a = norm1(x);  q, k, v = a Wqkv + b;  norm q, k;  rotate q, k;  z = attend(q, k, v);  m = x + s1(z Wo + b)
+ *   n = norm2(m);  y = m + s2((act(n Wg) * n Wu) Wd + b)         (or act(n W1 + b) W2 + b without a gate)
  *
- * Norm of q and k, rotation and the layer scales s1, s2 are there as the family has them.
- */
+ * Norm of q and k, rotation, and s1, s2 (a layer scale, or a second norm as in Gemma 3) are there as the family has
+ * them. */
 #ifndef SL_NN_BLOCK_H
 #define SL_NN_BLOCK_H
 
@@ -25,6 +25,7 @@ typedef struct sl_block_shape {
   int window; /* causal blocks see the last `window` keys only; 0 = all */
   sl_compute compute; /* of the weights: attention's own products follow it */
   sl_mat inv_freq; /* [A, d/2], positions then hold A numbers a row; absent = no rotary embedding */
+  bool sandwich; /* sublayers' outputs are normed before they are added */
   sl_qk_norm qk_norm;
   float qk_eps;
   float score_scale; /* of q k; 0 = 1 / sqrt(d) */
@@ -38,6 +39,7 @@ typedef struct sl_block_weights {
   sl_mat qkv_b, o_b, up_b, down_b;
   sl_mat q_norm_w, k_norm_w; /* [1, H d] and [1, Hkv d] over the width, [1, d] by heads */
   sl_mat scale1, scale2;     /* [1, D] layer scale; absent = 1 */
+  sl_mat post1_w, post2_w;   /* [1, D] RMS norm of the sublayers' outputs, with `sandwich`; then there is no scale */
 } sl_block_weights;
 
 /* What the backward pass needs of one block's forward. `x` is always there; qkv, lse and mid together, or they are

@@ -9,8 +9,8 @@
 
 #include "nn/context.h"
 
-/* out [N, m D] from features [T, D]: row i is features lists[0 * N + i], .., lists[(m - 1) * N + i] side by side. With m = 1
- * the class token is dropped; with m = 4 cells of 2 x 2 patches become one row (pixel shuffle, patch merging). */
+/* out [N, m D] from features [T, D]: row i is features lists[0 * N + i], .., lists[(m - 1) * N + i] side by side. With
+ * m = 1 the class token is dropped; with m = 4 cells of 2 x 2 patches become one row (pixel shuffle, patch merging). */
 void sl_select_forward(const sl_context *c, sl_mat out, sl_mat features, sl_ints lists, int m);
 
 /* d_features [T, D] from d_out [N, m D]: zero where a row is in no list. No row may be listed twice. */
@@ -25,12 +25,15 @@ typedef struct sl_projector {
 } sl_projector;
 
 /* Columns of what the backward pass wants kept: those of linear_1's output, 0 where there is nothing to keep. */
-static inline int sl_projector_kept_cols(const sl_projector *p) { return p->linear_2 ? sl_weight_rows(p->linear_1) : 0; }
+static inline int sl_projector_kept_cols(const sl_projector *p) {
+  return p->linear_2 ? sl_weight_rows(p->linear_1) : 0;
+}
 
 int64_t sl_projector_scratch(const sl_projector *projector, int n_row);
 
 /* out [N, D] from features [N, K]; `keep_pre` [N, kept_cols] stores the values before the activation unless absent. */
-void sl_projector_forward(const sl_context *c, const sl_projector *projector, sl_mat out, sl_mat features, sl_mat keep_pre);
+void sl_projector_forward(const sl_context *c, const sl_projector *projector, sl_mat out, sl_mat features,
+                          sl_mat keep_pre);
 
 /* d_features [N, K] from d_out [N, D]. */
 void sl_projector_backward(const sl_context *c, const sl_projector *projector, sl_mat d_features, sl_mat d_out,

@@ -1,6 +1,6 @@
-/* The resampler, forward and backward (equations in resampler.h). Source: arXiv:2308.12966, section 2.1; its attention is
- * the usual one (arXiv:1706.03762) with separate inputs for keys and values. P stands on the right of its input, so the
- * forward pass takes the product that is a gradient elsewhere, and the backward pass the other one. */
+/* The resampler, forward and backward (equations in resampler.h). Source: arXiv:2308.12966, section 2.1; its attention
+ * is the usual one (arXiv:1706.03762) with separate inputs for keys and values. P stands on the right of its input, so
+ * the forward pass takes the product that is a gradient elsewhere, and the backward pass the other one. */
 #include "nn/resampler.h"
 
 int64_t sl_resampler_forward_scratch(const sl_resampler *r, int n_row, bool pattern) {

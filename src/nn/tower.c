@@ -1,5 +1,5 @@
 /* Vision towers, forward and backward (equations in tower.h). Sources: CLIP arXiv:2103.00020, EVA arXiv:2211.07636,
- * InternViT arXiv:2312.14238, SigLIP arXiv:2303.15343; which of their parts a checkpoint has is read from its tensors. */
+ * InternViT arXiv:2312.14238, SigLIP arXiv:2303.15343. */
 #include "nn/tower.h"
 
 /* Class token, patches and positions, before any norm. */

@@ -21,7 +21,7 @@ typedef struct sl_tower {
   sl_mat class_token;     /* [n_class, D] */
   sl_mat positions;       /* [n_class + n_patch, D]; absent where blocks rotate instead */
   sl_mat norm_w, norm_b;  /* before block 0, always a LayerNorm (CLIP, Qwen-VL); absent = none */
-  const bool *sees_all;   /* [n_layer] blocks that attend to the whole view even where views have windows; NULL = none */
+  const bool *sees_all;   /* [n_layer] blocks that attend to the whole view though views have windows; NULL = none */
   sl_mat post_w, post_b;  /* after the last block, of the blocks' kind (EVA, SigLIP); absent = none */
 } sl_tower;
 

@@ -1,5 +1,5 @@
 /* Overlay pictures. Each map is divided by its own maximum, as the page does at first: they show where, not how
- * much. */
+ * much. Tokens without a place are drawn on the patches that they read: heat[p] = sum_i map[i] projection[i, p]. */
 #include "report/overlays.h"
 
 #include <math.h>
@@ -28,7 +28,8 @@ typedef struct canvas {
   sl_rgb stored, large, small; /* the picture as stored, for one overlay, for the film */
   sl_sheets sheets;
   const sl_sheet *sheet; /* the one that is drawn */
-  char suffix[24];       /* of its files' names: "", or "_view" and its first view behind the first sheet */
+  char suffix[32];       /* of its files' names: "_projected" where it is, "_view" and its first view behind the first sheet */
+  float *values;         /* [n_token of sheets] the map that is drawn */
   float *raster;
 } canvas;
 
@@ -45,6 +46,7 @@ static void canvas_dispose(canvas *c) {
   sl_rgb_dispose(&c->small);
   sl_sheets_dispose(&c->sheets);
   free(c->raster);
+  free(c->values);
 }
 
 static sl_status canvas_prepare(canvas *c, const sl_run_reader *run) {
@@ -63,8 +65,9 @@ static sl_status canvas_prepare(canvas *c, const sl_run_reader *run) {
 
 static void choose_sheet(canvas *c, int number) {
   c->sheet = &c->sheets.at[number];
-  c->suffix[0] = '\0';
-  if (number > 0) snprintf(c->suffix, sizeof c->suffix, "_view%d", c->sheet->view[0]);
+  snprintf(c->suffix, sizeof c->suffix, "%s", c->sheets.projection ? "_projected" : "");
+  const size_t n = strlen(c->suffix);
+  if (number > 0) snprintf(c->suffix + n, sizeof c->suffix - n, "_view%d", c->sheet->view[0]);
 }
 
 /* One entry of a map, 0 where it is not a number. `row` need not be aligned. */
@@ -74,11 +77,28 @@ static float entry(const char *row, int token) {
   return isfinite(value) ? value : 0;
 }
 
+/* The map of all tokens, or of the patches that they read, into c->values. */
+static void read_map(canvas *c, const char *row) {
+  const sl_tensor *projection = c->sheets.projection;
+  const int n = c->sheets.n_token;
+  if (!projection) {
+    for (int i = 0; i < n; i++) c->values[i] = entry(row, i);
+    return;
+  }
+  for (int p = 0; p < n; p++) {
+    double sum = 0;
+    for (int i = 0; i < (int)projection->shape[0]; i++)
+      sum += (double)entry(row, i) * (double)entry((const char *)projection->data + (size_t)i * (size_t)n * 4, p);
+    c->values[p] = (float)sum;
+  }
+}
+
 /* The largest value that is seen in any sheet: one scale for all, so that they can be compared. */
-static float map_maximum(const sl_sheets *sheets, const char *row) {
+static float map_maximum(const canvas *c) {
   float maximum = 0;
-  for (int s = 0; s < sheets->count; s++) {
-    for (int i = 0; i < sheets->at[s].n_token; i++) maximum = fmaxf(maximum, entry(row, sheets->at[s].token[i]));
+  for (int s = 0; s < c->sheets.count; s++) {
+    const sl_sheet *sheet = &c->sheets.at[s];
+    for (int i = 0; i < sheet->n_token; i++) maximum = fmaxf(maximum, c->values[sheet->token[i]]);
   }
   return maximum;
 }
@@ -99,10 +119,11 @@ static sl_status draw_layer(sl_rgb *out, canvas *c, const sl_rgb *picture, const
   const sl_token_map tokens = {sheet->n_token, sheet->grid_height, sheet->grid_width, sheet->box};
   float *values = NULL;
   SL_TRY(SL_ALLOC(values, (size_t)sheet->n_token, "map"));
-  for (int i = 0; i < sheet->n_token; i++) values[i] = entry(row, sheet->token[i]);
+  read_map(c, row);
+  for (int i = 0; i < sheet->n_token; i++) values[i] = c->values[sheet->token[i]];
   sl_status status = sl_overlay_raster(c->raster, out->width_px, out->height_px, &tokens, values, c->stored.width_px,
                                        c->stored.height_px);
-  if (status == SL_OK) sl_overlay_blend(out, c->raster, map_maximum(&c->sheets, row), strength);
+  if (status == SL_OK) sl_overlay_blend(out, c->raster, map_maximum(c), strength);
   free(values);
   return status;
 }
@@ -217,10 +238,13 @@ sl_status sl_overlays_write(const sl_run_reader *run) {
   SL_TRY(find_maps(&d, run, &n_token));
   if (n_token == 0 || !sl_run_has_picture(run, "input")) return SL_OK;
   sl_status status = sl_sheets_read(&c.sheets, run);
-  if (status == SL_OK && c.sheets.n_token != n_token) {
-    status = sl_fail(SL_ERROR_FORMAT, "%s: image.box has %d rows for %lld image tokens", sl_run_dir(run),
-                     c.sheets.n_token, (long long)n_token);
+  const sl_tensor *projection = c.sheets.projection;
+  const int64_t n_known = projection ? projection->shape[0] : c.sheets.n_token;
+  if (status == SL_OK && n_known != n_token) {
+    status = sl_fail(SL_ERROR_FORMAT, "%s: %s has %lld rows for %lld image tokens", sl_run_dir(run),
+                     projection ? "image.projection" : "image.box", (long long)n_known, (long long)n_token);
   }
+  if (status == SL_OK) status = SL_ALLOC(c.values, (size_t)c.sheets.n_token, "map");
   if (status == SL_OK && c.sheets.count > 0) status = canvas_prepare(&c, run);
   for (int i = 0; i < c.sheets.count && status == SL_OK; i++) {
     choose_sheet(&c, i);

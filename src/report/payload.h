@@ -7,8 +7,8 @@
 
 /* Appends {"run": run.json, "tensors": {...}, "pictures": {...}, "sheets": [{"views": [..], "grid": [h, w] or [],
  * "tokens": [..]}] (report/sheet.h), "sections": [[name, title], ...], "colours": base64 RGB}. Tensors are base64 of
- * little-endian values: {"shape": [..], "type": "f32"|"i32"|"u8"|"q16", "data": ..}; q16 has "scale", one f32 per row (a
- * map): value = entry / 65535 * scale. No "<" occurs anywhere. */
+ * little-endian values: {"shape": [..], "type": "f32"|"i32"|"u8"|"q16", "data": ..}; q16 has "scale", one f32 per row
+ * (a map): value = entry / 65535 * scale. No "<" occurs anywhere. */
 sl_status sl_payload_append(sl_text *out, const sl_run_reader *run);
 
 /* True when the run holds every result that section `index` needs. */

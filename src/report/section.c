@@ -17,7 +17,8 @@ SL_ASSET(sl_view_compare, "report/assets/view_compare.js");
 SL_ASSET(sl_view_run, "report/assets/view_run.js");
 
 const sl_section sl_sections[] = {
-    {.name = "summary", .title = "", .script = sl_view_summary, .takes = {"image.box", "image.view"}},
+    {.name = "summary", .title = "", .script = sl_view_summary, .takes = {"image.box", "image.view", "image.patch_box"},
+     .maps = {"image.projection"}},
     {.name = "tokens", .title = "What the model read and wrote", .script = sl_view_tokens},
     {.name = "flow",
      .title = "Where the answer looks",

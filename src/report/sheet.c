@@ -23,6 +23,7 @@ typedef struct places {
   int *view_of;  /* [n_token] index into views, -1 = no place */
   view *views;
   int n_view, n_shown;
+  const sl_tensor *projection; /* the tokens here are patches */
 } places;
 
 static void places_dispose(places *p) {
@@ -87,6 +88,14 @@ static sl_status read_places(places *p, const sl_run_reader *run) {
   p->n_token = (int)n_token;
   p->grid_height = (int)height;
   p->grid_width = (int)width;
+  const sl_tensor *patch_box = sl_run_find(run, "image.patch_box");
+  p->projection = sl_run_find(run, "image.projection");
+  if (p->projection && patch_box) {
+    p->n_token = (int)patch_box->shape[0];
+    p->grid_height = p->grid_width = 0;
+    return read_boxes(p, patch_box, NULL);
+  }
+  p->projection = NULL;
   const sl_tensor *box = sl_run_find(run, "image.box");
   return box ? read_boxes(p, box, sl_run_find(run, "image.view")) : SL_OK;
 }
@@ -213,6 +222,7 @@ static sl_status make_sheets(sl_sheets *out, places *p) {
   const bool from_grid = !p->box && p->n_token > 0 && (int64_t)p->grid_height * p->grid_width == p->n_token;
   const int count = p->box ? group_views(p) : from_grid;
   out->n_token = p->n_token;
+  out->projection = p->projection;
   if (count == 0) return SL_OK;
   SL_TRY(SL_ALLOC(out->at, (size_t)count, "sheets"));
   out->count = count;

@@ -17,9 +17,12 @@ typedef struct sl_sheets {
   sl_sheet *at;
   int count;   /* 0: the tokens have no place in the picture */
   int n_token; /* all image tokens, also those that show no part of the picture (a class token, ends of rows) */
+  const sl_tensor *projection; /* [tokens, n_token] f32 or NULL: what is said of tokens below holds for patches, onto
+                                * which maps of the tokens are to be projected first */
 } sl_sheets;
 
-/* Reads image.box, image.view and the grid. A box without area, or a view below 0, is a token without a place. */
+/* Reads image.box, image.view and the grid. A box without area, or a view below 0, is a token without a place. Where
+ * tokens are learned queries (image.projection), the sheets are those of the patches (image.patch_box). */
 sl_status sl_sheets_read(sl_sheets *out, const sl_run_reader *run);
 void sl_sheets_dispose(sl_sheets *sheets);
 

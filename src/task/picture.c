@@ -189,7 +189,7 @@ static sl_status boxes_make(boxes *b, const sl_picture *p) {
 
 sl_status sl_picture_object(const sl_picture *p, double threshold, bool **object) {
   *object = NULL;
-  if (!p->mask.data) return SL_OK;
+  if (!p->mask.data || p->projection) return SL_OK;
   boxes b;
   SL_TRY(boxes_make(&b, p));
   const sl_status status = SL_ALLOC(*object, (size_t)b.n_image, "object tokens");

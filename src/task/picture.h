@@ -34,7 +34,7 @@ void sl_picture_dispose(sl_picture *picture);
 double sl_mask_share(const sl_grey *mask, const float box[4]);
 
 /* For every image position: true when at least `threshold` of the area that it shows is masked. New array (free()), NULL
- * without a mask. */
+ * without a mask, or where image tokens have no places. */
 sl_status sl_picture_object(const sl_picture *picture, double threshold, bool **object);
 
 /* Puts images/input.png and mask.png, image.box, image.view, image.feature and, for queries, image.projection and

@@ -49,7 +49,7 @@ static json_t *token_text(const sl_model *model, int32_t id) {
 
 static json_t *piece_json(const sl_model *model, int32_t id) {
   size_t n_byte = 0;
-  const char *piece = sl_tokenizer_piece(sl_model_get_tokenizer(model), id, &n_byte);
+  const char *piece = sl_model_piece(model, id, &n_byte);
   return piece ? sl_json_text(piece, n_byte) : json_null();
 }
 

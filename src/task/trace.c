@@ -69,6 +69,8 @@ static sl_status read_picture(sl_trace *t) {
   if (t->object) {
     SL_TRY(sl_run_json_set(json_object_get(t->root, "image"), "object_tokens", json_integer(n_object)));
     if (n_object == 0) SL_TRY(warn(t, "no image token is object: the mask covers too little of every patch"));
+  } else if (t->picture.mask.data) {
+    SL_TRY(warn(t, "nothing is scored against the object mask: this model's image tokens are queries without a place"));
   }
   SL_TRY(sl_trace_note_time(t, "picture", since));
   return sl_trace_check_cancel(t);
@@ -168,6 +170,18 @@ static sl_status record_sites(sl_trace *t) {
   return status;
 }
 
+/* The results are safe by now: who has no room for the report can have it later. */
+static sl_status build_report(const char *dir) {
+  const sl_status status = sl_report_build(dir);
+  if (status == SL_OK) return SL_OK;
+  char *reason = NULL;
+  SL_TRY(sl_strdup(&reason, sl_error_message()));
+  const sl_status told = sl_fail(status, "%s; the results are whole in %s, and `sightline report %s` makes the page",
+                                 reason, dir, dir);
+  free(reason);
+  return told;
+}
+
 /* Publishes the run directory and builds the report in it. */
 static sl_status publish(sl_trace *t) {
   if (!t->run) return SL_OK;
@@ -175,7 +189,7 @@ static sl_status publish(sl_trace *t) {
   SL_TRY(sl_run_commit(t->run));
   if (t->request->no_report) return SL_OK;
   sl_trace_progress(t, "report", 0, 1);
-  SL_TRY(sl_report_build(t->request->out_dir));
+  SL_TRY(build_report(t->request->out_dir));
   sl_trace_progress(t, "report", 1, 1);
   return SL_OK;
 }

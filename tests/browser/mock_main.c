@@ -1,4 +1,4 @@
-/* mock_run DIR [plain|hostile|flow|cam|no_grid|views|compare|large]: writes a mock run directory with its report, for the browser test. */
+/* mock_run DIR [plain|hostile|flow|cam|no_grid|views|compare|queries|large]: writes a mock run directory with its report, for the browser test. */
 #include <stdio.h>
 #include <string.h>
 
@@ -6,10 +6,10 @@
 #include "sightline/report.h"
 
 int main(int argc, char **argv) {
-  static const char *const kinds[] = {"plain", "hostile", "flow", "cam", "no_grid", "views", "compare", "large"};
+  static const char *const kinds[] = {"plain", "hostile", "flow", "cam", "no_grid", "views", "compare", "queries", "large"};
   mock_kind kind = MOCK_PLAIN;
-  if (argc < 2 || argc > 3) return fprintf(stderr, "usage: mock_run DIR [plain|hostile|flow|cam|no_grid|views|compare|large]\n"), 2;
-  for (int i = 0; argc == 3 && i < 8; i++) {
+  if (argc < 2 || argc > 3) return fprintf(stderr, "usage: mock_run DIR [plain|hostile|flow|cam|no_grid|views|compare|queries|large]\n"), 2;
+  for (int i = 0; argc == 3 && i < (int)(sizeof kinds / sizeof *kinds); i++) {
     if (strcmp(argv[2], kinds[i]) == 0) kind = (mock_kind)i;
   }
   sl_status status = mock_run_write(argv[1], kind);

@@ -29,6 +29,9 @@ typedef struct mock {
   float *heat;  /* [L, A, N] */
 } mock;
 
+/* Tokens without a place of their own. */
+static bool is_loose(mock_kind kind) { return kind == MOCK_NO_GRID || kind == MOCK_QUERIES; }
+
 static double noise(uint64_t stream, uint64_t index) { return sl_rng_uniform(7, stream, index); }
 
 /* 1 inside the object, soft at its border; (x, y) in 0..1. */
@@ -102,7 +105,7 @@ static void place_views(mock *m) {
 static void place_tokens(mock *m) {
   if (m->kind == MOCK_VIEWS) {
     place_views(m);
-  } else if (m->kind == MOCK_NO_GRID) {
+  } else if (is_loose(m->kind)) {
     m->object[3] = m->object[4] = m->object[19] = 1;
   } else {
     for (int i = 0; i < m->n_image; i++) place_on_grid(m, i, i % m->side, i / m->side, m->side);
@@ -215,7 +218,7 @@ static sl_status put_cam(mock *m) {
   static float stats[N_LAYER * 4], mass[N_LAYER], correlation[N_LAYER], vision[N_MAP * MAX_IMAGE];
   static uint8_t defined[N_LAYER];
   int n = m->n_image;
-  bool grid = m->kind != MOCK_NO_GRID && m->kind != MOCK_VIEWS;
+  bool grid = !is_loose(m->kind) && m->kind != MOCK_VIEWS;
   for (int l = 0; l < N_LAYER; l++) {
     const float *map = m->heat + l * N_MAP * n;
     map_stats(m, map, true, stats + l * 4);
@@ -241,6 +244,26 @@ static sl_status put_cam(mock *m) {
 static sl_status put_boxes(const mock *m) {
   SL_TRY(sl_run_put(m->run, "image.view", SL_I32, 1, (int64_t[]){m->n_image}, m->view));
   return sl_run_put(m->run, "image.box", SL_F32, 2, (int64_t[]){m->n_image, 4}, m->box);
+}
+
+/* The tokens of the object read its patches, the others the rest, evenly. */
+static sl_status put_projection(const mock *m) {
+  enum { ACROSS = 8, N_PATCH = ACROSS * ACROSS };
+  static float share[32 * N_PATCH], box[N_PATCH * 4];
+  const float px = (float)PICTURE_PX / ACROSS;
+  for (int p = 0; p < N_PATCH; p++)
+    for (int k = 0; k < 4; k++) box[p * 4 + k] = px * (float)((k % 2 ? p / ACROSS : p % ACROSS) + k / 2);
+  for (int i = 0; i < m->n_image; i++) {
+    int n = 0;
+    for (int round = 0; round < 2; round++)
+      for (int p = 0; p < N_PATCH; p++) {
+        const bool object = object_at((p % ACROSS + 0.5) / ACROSS, (p / ACROSS + 0.5) / ACROSS) > 0.5;
+        if (object != (m->object[i] > 0.5)) continue;
+        if (round == 0) n++; else share[i * N_PATCH + p] = 1.0f / (float)n;
+      }
+  }
+  SL_TRY(sl_run_put(m->run, "image.patch_box", SL_F32, 2, (int64_t[]){N_PATCH, 4}, box));
+  return sl_run_put(m->run, "image.projection", SL_F32, 2, (int64_t[]){m->n_image, N_PATCH}, share);
 }
 
 typedef struct word {
@@ -337,7 +360,7 @@ static void fill_json(const mock *m) {
                                                 hostile ? HOSTILE : "red square", "answer_source", "greedy"));
   json_object_set_new(root, "tokens", make_tokens(m, hostile));
   json_object_set_new(root, "spans", json_pack("{s:[[i,i]],s:[[i,i]]}", "system", 0, 9, "image", 9, first_text));
-  json_object_set_new(root, "grid", m->kind == MOCK_NO_GRID || m->kind == MOCK_VIEWS
+  json_object_set_new(root, "grid", is_loose(m->kind) || m->kind == MOCK_VIEWS
                                           ? json_null()
                                           : json_pack("{s:i,s:i}", "height", m->side, "width", m->side));
   json_object_set_new(root, "queries", json_pack("[i,i]", first_text + n_after - 1, first_text + n_after));
@@ -365,7 +388,7 @@ static sl_status put_head_maps(const mock *m) {
 
 static sl_status put_causal(const mock *m) {
   const mock_size size = {.n_layer = m->n_layer, .n_head = m->n_head, .n_image = m->n_image,
-                          .side = m->kind == MOCK_NO_GRID || m->kind == MOCK_VIEWS ? 0 : m->side,
+                          .side = is_loose(m->kind) || m->kind == MOCK_VIEWS ? 0 : m->side,
                           .n_before = (int)(sizeof before / sizeof *before), .n_text = (int)(sizeof after / sizeof *after),
                           .word = m->kind == MOCK_HOSTILE ? HOSTILE : " red", .object = m->object,
                           .note = m->kind == MOCK_HOSTILE ? HOSTILE : "the penalty is the smallest that was tried"};
@@ -385,14 +408,15 @@ sl_status mock_run_write(const char *dir, mock_kind kind) {
   if (kind == MOCK_COMPARE) return mock_compare_write(dir);
   mock m = {.kind = kind, .n_layer = N_LAYER, .n_head = N_HEAD, .side = SIDE};
   if (kind == MOCK_LARGE) m.n_layer = LARGE_LAYER, m.n_head = LARGE_HEAD, m.side = LARGE_SIDE;
-  m.n_image = kind == MOCK_NO_GRID ? 32 : kind == MOCK_VIEWS ? N_WHOLE + ROW * SIDE : m.side * m.side;
+  m.n_image = is_loose(kind) ? 32 : kind == MOCK_VIEWS ? N_WHOLE + ROW * SIDE : m.side * m.side;
   place_tokens(&m);
   bool causal = kind != MOCK_FLOW && kind != MOCK_CAM;
   SL_TRY(sl_run_new(&m.run, dir, true));
   fill_json(&m);
   sl_status status = kind == MOCK_LARGE ? put_head_maps(&m) : put_measured(&m);
   if (status == SL_OK && causal) status = put_causal(&m);
-  if (status == SL_OK && kind != MOCK_NO_GRID) status = put_boxes(&m);
+  if (status == SL_OK && !is_loose(kind)) status = put_boxes(&m);
+  if (status == SL_OK && kind == MOCK_QUERIES) status = put_projection(&m);
   if (status == SL_OK && kind != MOCK_CAM) status = put_pictures(&m);
   if (status == SL_OK) status = sl_run_commit(m.run);
   free(m.flow);

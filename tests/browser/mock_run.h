@@ -12,6 +12,7 @@ typedef enum mock_kind {
   MOCK_NO_GRID, /* 32 image tokens without a grid or boxes */
   MOCK_VIEWS,   /* three views: the whole as 6 x 6 tokens, its halves as 6 x 12 each, a token at the end of every row */
   MOCK_COMPARE, /* a comparison of 12 runs: three classes in two looks */
+  MOCK_QUERIES, /* the same tokens as learned queries: a projection onto 8 x 8 patches */
   MOCK_LARGE    /* as large as LLaVA-1.5-7B: 32 layers of 32 heads, 24 x 24 image tokens; no flow but the heads' maps, no CAM */
 } mock_kind;
 

@@ -117,11 +117,11 @@ def check_frame(check):
     """Cropped pictures say so and are dimmed where the model saw nothing."""
     if not check.has("#picture") or not check.chrome.run("sl.maps.hasPicture()"):
         return print("skipped: no picture in this report")
-    cropped = check.chrome.run("(() => { const boxes = sl.tensor('image.box'), [width, height] = sl.maps.size(); if (!boxes) return false;"
+    cropped = check.chrome.run("(() => { const boxes = sl.tensor('image.patch_box') || sl.tensor('image.box'), [width, height] = sl.maps.size(); if (!boxes) return false;"
                                "const of = k => sl.maps.shown(boxes.shape[0]).map(i => boxes.at(i)[k]);"
                                "return Math.min(...of(0)) >= 1 || Math.min(...of(1)) >= 1 || Math.max(...of(2)) <= width - 1 || Math.max(...of(3)) <= height - 1; })()")
     check.that(("Outside the frame" in check.chrome.run("document.getElementById('patch').textContent")) == cropped, "cropping is said where it happened")
-    darker = check.chrome.run("(() => { const shown = document.getElementById('picture'), plain = sl.maps.canvas(shown.width); sl.maps.paint(plain, new Float32Array((sl.tensor('image.box') || {shape: [1]}).shape[0]), {maximum: 0});"
+    darker = check.chrome.run("(() => { const shown = document.getElementById('picture'), plain = sl.maps.canvas(shown.width); sl.maps.paint(plain, new Float32Array((sl.tensor('image.patch_box') || sl.tensor('image.box') || {shape: [1]}).shape[0]), {maximum: 0});"
                               "const light = c => d3.mean(c.getContext('2d').getImageData(0, 0, c.width, c.height).data); return light(shown) < light(plain) * 0.99; })()")
     check.that(not check.chrome.run("sl.tensor('image.box') !== null") or darker == cropped, "only what was cropped away is dimmed")
 

@@ -328,15 +328,19 @@ def wrong_settings(model, lm, d_head):
     lns = [m for m in model.modules() if isinstance(m, torch.nn.LayerNorm)]
     eps = 1e-6 if lns[0].eps == 1e-5 else 1e-5
     freq = {theta: 1.0 / (theta ** (torch.arange(0, d_head, 2).float() / d_head)) for theta in (10000.0, 500.0)}
-    theta = 500.0 if torch.allclose(lm.rotary_emb.inv_freq, freq[10000.0]) else 10000.0
-    return {"rms eps 1e-6": [(m, "variance_epsilon", 1e-6) for m in norms], "layer norm eps %g" % eps: [(m, "eps", eps) for m in lns],
-            "rope theta %g" % theta: [(lm.rotary_emb, "inv_freq", freq[theta])]}
+    out = {"layer norm eps %g" % eps: [(m, "eps", eps) for m in lns]}
+    if norms:       # Gemma's have other names
+        theta = 500.0 if torch.allclose(lm.rotary_emb.inv_freq, freq[10000.0]) else 10000.0
+        out.update({"rms eps 1e-6": [(m, "variance_epsilon", 1e-6) for m in norms], "rope theta %g" % theta: [(lm.rotary_emb, "inv_freq", freq[theta])]})
+    return out
 
 
 def to_float64(model, lm_of):
     """A float64 copy with the float32 run's rotary frequencies."""
     m = copy.deepcopy(model).to(torch.float64)
-    lm_of(m).rotary_emb.inv_freq = lm_of(model).rotary_emb.inv_freq.clone()
+    for name, x in lm_of(model).rotary_emb.named_buffers():
+        if name.endswith("inv_freq"):
+            setattr(lm_of(m).rotary_emb, name, x.clone())
     return m
 
 
@@ -385,7 +389,8 @@ def check_llama(a, lm, c):
 
 def check_vision(a, v, n_layers, n_row):
     """The same for pre-norm vision layers; patterns are those of the first view, n_row rows long."""
-    act = (lambda x: x * torch.sigmoid(1.702 * x)) if v.hidden_act == "quick_gelu" else torch.nn.functional.gelu
+    act = {"quick_gelu": lambda x: x * torch.sigmoid(1.702 * x), "gelu": torch.nn.functional.gelu,
+           "gelu_pytorch_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh")}[v.hidden_act]
     for i in range(n_layers):
         b = lambda n: a(f"vision.blocks.{i}." + n)
         q, k, value, z = (b(f"attn.hook_{x}")[:n_row] for x in "qkvz")

@@ -16,6 +16,7 @@ warnings.filterwarnings("ignore", message="Palette images with Transparency")
 
 import branch
 import common
+import gemma3
 import instructblip
 import internvl
 import llava
@@ -26,6 +27,7 @@ import pocket
 import qformer
 import qwen_vl
 import shikra
+import smolvlm
 import stats
 import text
 import text_more
@@ -35,7 +37,8 @@ import torch_files
 PARTS = {**{n: (lambda out, n=n, s=s: llava.make_one(out, n, s)) for n, s in llava.SPECS.items()}, "tokenizer": text.make, "tokenizer-kinds": text_more.make, "pixels": pixels.make, "pocket": pocket.make, "stats": stats.make, "torch": torch_files.make,
          "branch": branch.make, "tiles": tiles.make, "qformer": qformer.make,
          **{n: (lambda out, n=n: llava_next.make(out, n)) for n in llava_next.SPECS}, "shikra": shikra.make, "llava-original": llava_original.make, "instructblip": instructblip.make,
-         **{n: (lambda out, n=n: internvl.make_one(out, n)) for n in internvl.SPECS}, "qwen-vl": qwen_vl.make_one}
+         **{n: (lambda out, n=n: internvl.make_one(out, n)) for n in internvl.SPECS},
+         **{n: (lambda out, n=n: smolvlm.make_one(out, n)) for n in smolvlm.SPECS}, "gemma3": gemma3.make, "qwen-vl": qwen_vl.make_one}
 
 
 def main():

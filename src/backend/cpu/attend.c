@@ -3,8 +3,8 @@
  *
  * Method: two passes over whole score rows (a band's scores stay in L2), so there is no rescaling and a row's bits
  * depend neither on the other rows nor on the cut into tasks: scores are one sum over d, z sums keys in pieces of 256
- * in ascending order, hidden keys of a band add exact zeros. Pieces that no row of the band sees are skipped. With bf16 both
- * products run on AMX tiles, or on vectors with rounded values. Source: arXiv:1706.03762. */
+ * in ascending order, hidden keys of a band add exact zeros. Pieces that no row of the band sees are skipped. With bf16
+ * both products run on AMX tiles, or on vectors with rounded values. Source: arXiv:1706.03762. */
 #include <math.h>
 #include <string.h>
 
@@ -182,8 +182,8 @@ static float softmax_row(const sl_vector *vector, const sl_attend *a, float *all
   return (float)(1 / sum);
 }
 
-/* Scores of a band from key `first` on, and z from its numerators: on vectors, or on tiles with rows of s turned to bf16 in
- * place. */
+/* Scores of a band from key `first` on, and z from its numerators: on vectors, or on tiles with rows of s turned to bf16
+ * in place. */
 static void multiply_scores(const sl_vector *vector, const sl_attend *a, const head_keys *h, const float *q, int rows,
                             int first, int n_padded) {
   int d = a->d_head, d_tile = sl_round_up(d, 32);

@@ -23,8 +23,8 @@ static inline sl_attend_size sl_attend_padded(const sl_attend *a) {
   return (sl_attend_size){sl_attend_keys(a->k.rows), sl_round_up(a->d_head, 16)};
 }
 
-/* Keys of a band of query rows. They start where a piece of z's sums does, so that a row's bits do not depend on what its
- * neighbours see. */
+/* Keys of a band of query rows. They start where a piece of z's sums does, so that a row's bits do not depend on what
+ * its neighbours see. */
 static inline sl_key_span sl_attend_band(const sl_attend *a, int row, int rows) {
   return sl_attend_band_sees(a, row, rows, SL_ATTEND_DEPTH);
 }

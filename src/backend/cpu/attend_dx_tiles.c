@@ -62,8 +62,8 @@ static void multiply_keys(const sl_attend_gradient *g, const head_tiles *h, floa
                                         .n_tiles = (n + 15) / 16, .k_tiles = h->d_tile / 32});
 }
 
-/* Scores become probabilities, and dp the scores' gradient; what is hidden of n_tile keys from `first` on, and rows up to a
- * multiple of 32, zero. */
+/* Scores become probabilities, and dp the scores' gradient; what is hidden of n_tile keys from `first` on, and rows up
+ * to a multiple of 32, zero. */
 static void softmax_rows(const sl_attend_gradient *g, const head_tiles *h, int head, int row, int rows, int first,
                          int n_tile) {
   const sl_attend *a = g->a;

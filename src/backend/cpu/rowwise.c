@@ -76,8 +76,8 @@ void sl_cpu_gate_dx(sl_queue *queue, sl_act kind, sl_mat dgu, sl_mat dh, sl_mat 
 }
 
 /* Cosines and sines of a row are computed once and turn every head. */
-static void rope_row(const sl_vector *vector, float *x, int n_head, int d_head, const int32_t *position, sl_mat inv_freq,
-                     int sign) {
+static void rope_row(const sl_vector *vector, float *x, int n_head, int d_head, const int32_t *position,
+                     sl_mat inv_freq, int sign) {
   enum { PIECE = 128 }; /* half of the widest head, 256 */
   int half = d_head / 2;
   float c[PIECE], s[PIECE];

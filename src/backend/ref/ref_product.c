@@ -1,8 +1,8 @@
 /* Products and embedding, reference: one dot product per output, f64 sums.
  *
  * bf16 rounds both operands. bf16x2 splits x into hi + lo (hi = bf16(x), lo = bf16(x - hi)); a weight that is not bf16
- * is split the same way and the product lo * lo is left out: it is below what the sums keep. A weight is read and split once
- * for ROWS rows; every sum still runs over its terms in ascending order. */
+ * is split the same way and the product lo * lo is left out: it is below what the sums keep. A weight is read and split
+ * once for ROWS rows; every sum still runs over its terms in ascending order. */
 #include "backend/ref/ref.h"
 
 enum { ROWS = 32 };

@@ -30,7 +30,7 @@ static const sl_rename renames[] = {
 static const char *const ignored[] = {"*.rotary_emb.inv_freq", "*.position_ids", NULL};
 
 static const sl_prompt prompts[] = {
-    {NULL, "<image>{question}", "", "", NULL},
+    {NULL, "<image>{question}", "", "", NULL, NULL},
 };
 
 /* The decoder's own section is known to name other end tokens than the tokenizer has. */

@@ -23,7 +23,7 @@ static const sl_config_field native_fields[] = {
 
 static const sl_prompt native_prompts[] = {
     {NULL, "<|im_start|>user\n<image>\n{question}<|im_end|>\n<|im_start|>assistant\n", "<|im_start|>user\n",
-     "<|im_start|>assistant\n"},
+     "<|im_start|>assistant\n", NULL, NULL},
 };
 
 static const char *const stops[] = {"<|im_end|>", NULL};
@@ -87,10 +87,10 @@ static const char *const remote_ignored[] = {"*.rotary_emb.inv_freq", "vision_to
   "<|im_start|>system\n{system}" end "<|im_start|>user\n<image>\n{question}" end "<|im_start|>assistant\n"
 
 static const sl_prompt remote_prompts[] = {
-    {"internvl2_5", CHATML("<|im_end|>\n"), "<|im_start|>user\n", "<|im_start|>assistant\n", SYSTEM_2_5},
+    {"internvl2_5", CHATML("<|im_end|>\n"), "<|im_start|>user\n", "<|im_start|>assistant\n", SYSTEM_2_5, NULL},
     {"phi3-chat", "<|system|>\n{system}<|end|><|user|>\n<image>\n{question}<|end|><|assistant|>\n", "<|user|>\n",
-     "<|assistant|>\n", SYSTEM_1},
-    {NULL, CHATML("<|im_end|>"), "<|im_start|>user\n", "<|im_start|>assistant\n", SYSTEM_1}, /* Hermes-2, internlm2-chat */
+     "<|assistant|>\n", SYSTEM_1, NULL},
+    {NULL, CHATML("<|im_end|>"), "<|im_start|>user\n", "<|im_start|>assistant\n", SYSTEM_1, NULL},
 };
 
 static sl_status remote_preprocess(sl_preprocess *out, const sl_config *c, const char *name) {

@@ -24,7 +24,7 @@ static const sl_config_field fields[] = {
 };
 
 static const sl_prompt prompts[] = {
-    {NULL, "USER: <image>\n{question} ASSISTANT:", "USER:", "ASSISTANT:"},
+    {NULL, "USER: <image>\n{question} ASSISTANT:", "USER:", "ASSISTANT:", NULL, NULL},
 };
 
 static sl_status settle(sl_config *c, const char *name) {
@@ -50,15 +50,16 @@ static const sl_config_field original_fields[] = {
   "polite answers to the user's questions. "
 
 static const sl_prompt original_prompts[] = {
-    {NULL, VICUNA_V1 "USER: <image>\n{question} ASSISTANT:", "USER:", "ASSISTANT:"},
+    {NULL, VICUNA_V1 "USER: <image>\n{question} ASSISTANT:", "USER:", "ASSISTANT:", NULL, NULL},
 };
 
-static bool claims_original(const json_t *config) {
-  return json_object_get(config, "mm_vision_tower") && !json_object_get(config, "text_config");
+bool sl_llava_is_original(const json_t *config) {
+  return (json_object_get(config, "mm_vision_tower") || json_object_get(config, "mm_hidden_size")) &&
+         !json_object_get(config, "text_config");
 }
 
 static bool claims_first(const json_t *config) {
-  return claims_original(config) && json_is_true(json_object_get(config, "mm_use_im_start_end"));
+  return sl_llava_is_original(config) && json_is_true(json_object_get(config, "mm_use_im_start_end"));
 }
 
 sl_status sl_llava_settle_original(sl_config *c, const char *name) {
@@ -83,7 +84,7 @@ const sl_family sl_family_llava_original = {
     ORIGINAL,
     .title = "LLaVA-1.5 (original layout)",
     .image_text = "<image>",
-    .claims = claims_original,
+    .claims = sl_llava_is_original,
 };
 
 const sl_family sl_family_llava_first = {

@@ -29,10 +29,10 @@ static const sl_weight_row weights[] = {
   "polite answers to the human's questions. "
 
 static const sl_prompt prompts[] = {
-    {"mistral", "[INST] <image>\n{question} [/INST]", "[INST]", "[/INST]"},
+    {"mistral", "[INST] <image>\n{question} [/INST]", "[INST]", "[/INST]", NULL, NULL},
     {"qwen2", "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<image>\n{question}<|im_end|>\n"
-              "<|im_start|>assistant\n", "<|im_start|>user\n", "<|im_start|>assistant\n"},
-    {NULL, VICUNA_SYSTEM "USER: <image>\n{question} ASSISTANT:", "USER:", "ASSISTANT:"},
+              "<|im_start|>assistant\n", "<|im_start|>user\n", "<|im_start|>assistant\n", NULL, NULL},
+    {NULL, VICUNA_SYSTEM "USER: <image>\n{question} ASSISTANT:", "USER:", "ASSISTANT:", NULL, NULL},
 };
 
 static sl_status settle(sl_config *c, const char *name) {
@@ -79,8 +79,7 @@ static const sl_config_field original_fields[] = {
 
 static bool claims_tiles(const json_t *config) {
   const char *ratio = json_string_value(json_object_get(config, "image_aspect_ratio"));
-  return json_object_get(config, "mm_vision_tower") && !json_object_get(config, "text_config") && ratio &&
-         strncmp(ratio, "anyres", 6) == 0;
+  return sl_llava_is_original(config) && ratio && strncmp(ratio, "anyres", 6) == 0;
 }
 
 static sl_status settle_tiles(sl_config *c, const char *name) {

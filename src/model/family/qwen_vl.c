@@ -27,7 +27,7 @@ static const char *const ignored[] = {"*.rotary_emb.inv_freq", "*.attn.masked_bi
 
 static const sl_prompt prompts[] = {
     {NULL, "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nPicture 1: <image>\n{question}"
-           "<|im_end|>\n<|im_start|>assistant\n", "<|im_start|>user\n", "<|im_start|>assistant\n", NULL},
+           "<|im_end|>\n<|im_start|>assistant\n", "<|im_start|>user\n", "<|im_start|>assistant\n", NULL, NULL},
 };
 
 static const char *const stops[] = {"<|im_end|>", "<|im_start|>", "<|endoftext|>", NULL};

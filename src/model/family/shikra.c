@@ -24,7 +24,7 @@ static const sl_config_field fields[] = {
   "polite answers to the user's questions. "
 
 static const sl_prompt prompts[] = {
-    {NULL, SYSTEM "USER: <image> {question} ASSISTANT:", "USER:", "ASSISTANT:"},
+    {NULL, SYSTEM "USER: <image> {question} ASSISTANT:", "USER:", "ASSISTANT:", NULL, NULL},
 };
 
 /* CLIP's, after padding to a square with white. */
@@ -33,6 +33,13 @@ static sl_status preprocess(sl_preprocess *out, const sl_config *c, const char *
   *out = sl_preprocess_crop(c->vision.image_px, SL_NORM_CLIP);
   out->pad_to_square = true;
   memset(out->pad_rgb, 255, sizeof out->pad_rgb);
+  return SL_OK;
+}
+
+static sl_status settle(sl_config *c, const char *name) {
+  if (json_is_false(json_object_get(c->json, "mm_use_im_start_end")))
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: mm_use_im_start_end is false; sightline writes Shikra's pictures between "
+            "<im_start> and <im_end>", name);
   return SL_OK;
 }
 
@@ -54,4 +61,5 @@ const sl_family sl_family_shikra = {
     .tower_apart = true,
     .tokenizer = SL_TOKENIZER_STRIP_ADDED, /* published results are of transformers 4.28 */
     .preprocess = preprocess,
+    .settle = settle,
 };

@@ -1,5 +1,5 @@
 /* Projectors made of Linear layers: LLaVA's two with an activation between, Shikra's one, and InternVL's pixel shuffle
- * (2 x 2 patches side by side), norm and two Linears. */
+ * (2 x 2 patches side by side), norm and two Linears; Idefics3's pixel shuffle and one Linear. */
 #include <math.h>
 #include <string.h>
 
@@ -56,6 +56,15 @@ static const sl_weight_row remote_weights[] = {
     {SL_W_PROJECTOR_2_B, "3.bias", {SL_DIM_D}, SL_ALWAYS},
 };
 
+/* Idefics3's: pixel shuffle with a side of its own, and one Linear without bias. */
+static const sl_config_field shuffle_linear_fields[] = {
+    SL_INT("scale_factor", projector.merge, 2, 1, 16),
+};
+
+static const sl_weight_row shuffle_linear_weights[] = {
+    {SL_W_PROJECTOR_1, "modality_projection.proj.weight", {SL_DIM_D, SL_DIM_MERGED}, SL_ALWAYS},
+};
+
 /* Both of the original's: a lone Linear has no activation to use it. */
 static sl_status settle_original(sl_config *c, const json_t *section, const char *name) {
   (void)section, (void)name;
@@ -93,3 +102,6 @@ const sl_kind sl_kind_shuffle = {.model_type = "shuffle", .fields = shuffle_fiel
 const sl_kind sl_kind_shuffle_remote = {.model_type = "shuffle", .fields = shuffle_fields,
                                         .n_field = COUNT(shuffle_fields), .weights = remote_weights,
                                         .n_weight = COUNT(remote_weights), .settle = settle_remote};
+const sl_kind sl_kind_shuffle_linear = {.model_type = "shuffle", .fields = shuffle_linear_fields,
+                                        .n_field = COUNT(shuffle_linear_fields), .weights = shuffle_linear_weights,
+                                        .n_weight = COUNT(shuffle_linear_weights), .settle = settle_original};

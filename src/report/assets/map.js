@@ -3,7 +3,9 @@
 
 sl.maps = (() => {
   const colours = sl.bytesOf(sl.data.colours);
-  const boxes = sl.tensor("image.box");
+  // Learned queries have no place: their maps are drawn on the patches that they read, value times share of attention.
+  const projection = sl.tensor("image.projection"), nQuery = projection ? projection.shape[0] : -1;
+  const boxes = sl.tensor(projection ? "image.patch_box" : "image.box");
   // Views that lie side by side form a sheet (src/report/sheet.h); one sheet is drawn at a time.
   const sheets = sl.data.sheets, sheet = () => sheets[sl.state.sheet];
   const nPlaced = boxes ? boxes.shape[0] : sheets.length > 0 ? sheets[0].tokens.length : -1; // tokens of a map that has a place
@@ -41,9 +43,28 @@ sl.maps = (() => {
   const size = () => picture ? [picture.naturalWidth, picture.naturalHeight] : [336, 336];
   // Tokens that show a part of the picture: all of them, and those of the sheet that is drawn.
   const everywhere = sheets.flatMap(one => one.tokens).sort((a, b) => a - b), isWhole = n => sheets.length > 0 && n === nPlaced;
-  const placed = n => isWhole(n) || (sheets.length > 0 && n === everywhere.length);
-  const shown = n => isWhole(n) ? everywhere : d3.range(n);
-  const inSheet = n => isWhole(n) ? sheet().tokens : d3.range(n);
+  const located = n => isWhole(n) || (sheets.length > 0 && n === everywhere.length);
+  const projected = n => n === nQuery && sheets.length > 0;
+  const placed = n => !projected(n) && located(n), drawn = n => projected(n) || located(n);
+  const shown = n => !projected(n) && isWhole(n) ? everywhere : d3.range(n);
+  const inSheet = n => !projected(n) && isWhole(n) ? sheet().tokens : d3.range(n);
+  function project(values) {
+    const out = new Float32Array(nPlaced);
+    for (let i = 0; i < nQuery; i++) {
+      if (values[i] === 0) continue;
+      const row = projection.at(i);
+      for (let p = 0; p < nPlaced; p++) out[p] += values[i] * row[p];
+    }
+    return out;
+  }
+  // What is to be drawn of a map: `ofPatches` says that it is one of the tower's, whatever its length.
+  const onPatches = (values, ofPatches) => projected(values.length) && !ofPatches ? project(values) : values;
+  const cells = n => projected(n) ? nPlaced : shown(n).length; // what a map is spread over
+  // A sentence for maps of tokens without a place, or nothing.
+  const placeNote = n => placed(n) ? "" : projected(n)
+    ? "Projected: these image tokens are learned queries without a place in the picture. Each token’s value is spread over the patches "
+      + "that it reads, by its share of cross-attention: the map shows where the tokens look, not what a single patch does."
+    : "These image tokens have no fixed place in the picture: one bar per token, in order.";
   // Maps of the vision tower have entries for patches only, without a class token.
   function whole(values) {
     if (isWhole(values.length)) return values;
@@ -53,7 +74,7 @@ sl.maps = (() => {
   }
   // In px of the stored picture. Without boxes the grid of the only sheet covers it.
   function boxOf(i, n) {
-    if (!placed(n)) return null;
+    if (!located(n)) return null;
     if (boxes) return boxes.at(i);
     const [width, height] = size(), [gh, gw] = sheet().grid, w = width / gw, h = height / gh;
     const x = i % gw * w, y = Math.floor(i / gw) * h;
@@ -159,8 +180,9 @@ sl.maps = (() => {
   // options: maximum, strength 0..1, smooth, hatch, outline
   function paint(canvas, values, options) {
     const context = canvas.getContext("2d", {willReadFrequently: true}), {width, height} = canvas;
-    if (options.hatch) return drawHatch(context, width, height, placed(values.length));
-    if (!placed(values.length)) return drawBars(context, Array.from(values), options.maximum, width, height);
+    if (options.hatch) return drawHatch(context, width, height, drawn(values.length));
+    values = onPatches(values, options.ofPatches);
+    if (!located(values.length)) return drawBars(context, Array.from(values), options.maximum, width, height);
     drawPicture(context, width, height);
     if (options.maximum > 0 && options.strength > 0) {
       values = whole(values);
@@ -184,7 +206,7 @@ sl.maps = (() => {
 
   // The part of the picture that the tokens show, in its px; null when that is all of it, or not known.
   function frame() {
-    const seen = picture && boxes ? shown(boxes.shape[0]).map(i => boxes.at(i)) : [], [width, height] = size();
+    const seen = picture && boxes ? everywhere.map(i => boxes.at(i)) : [], [width, height] = size();
     if (seen.length === 0) return null;
     const [x0, y0, x1, y1] = [d3.min, d3.min, d3.max, d3.max].map((most, k) => most(seen, box => box[k]));
     return x0 < 1 && y0 < 1 && x1 > width - 1 && y1 > height - 1 ? null : [x0, y0, x1, y1];
@@ -228,6 +250,7 @@ sl.maps = (() => {
 
   // Frames round some tokens, black under white.
   function frames(canvas, tokens, n) {
+    if (projected(n)) return;
     const context = canvas.getContext("2d"), sx = canvas.width / size()[0], sy = canvas.height / size()[1];
     for (const [style, lineWidth] of [["#000", 4], ["#fff", 2]]) {
       context.strokeStyle = style;
@@ -241,6 +264,7 @@ sl.maps = (() => {
 
   // A tooltip for the token under the pointer: lines(i).
   function pointed(canvas, n, lines) {
+    if (projected(n)) return;
     canvas.addEventListener("mousemove", event => {
       const box = canvas.getBoundingClientRect(), [width, height] = size(), x = (event.clientX - box.left) / box.width;
       const i = placed(n) ? tokenAt(x * width, (event.clientY - box.top) / box.height * height, n) : Math.min(n - 1, Math.max(0, Math.floor(x * n)));
@@ -257,7 +281,12 @@ sl.maps = (() => {
   const canvas = (width, attributes) => sl.el("canvas", {width: Math.round(width),
     height: Math.max(1, Math.round(width * size()[1] / size()[0])), ...attributes});
   // The largest value that can be seen.
-  const top = values => { let best = 0; for (const i of shown(values.length)) if (values[i] > best) best = values[i]; return best; };
+  const top = (map, ofPatches) => {
+    const values = onPatches(map, ofPatches);
+    let best = 0;
+    for (const i of isWhole(values.length) ? everywhere : d3.range(values.length)) if (values[i] > best) best = values[i];
+    return best;
+  };
   // Share of a map on tokens that show no part of the picture.
   const unseen = values => { const sum = d3.sum(values); return sum > 0 ? Math.max(0, 1 - d3.sum(shown(values.length), i => values[i]) / sum) : 0; };
   // A sheet in words, and a switch between them; both nothing where there is but one.
@@ -276,10 +305,10 @@ sl.maps = (() => {
     return field;
   }
   // Sum of a map's positive entries on the tokens of every sheet: [[name, sum]], nothing where there is but one.
-  const sheetSums = values => sheets.length < 2 || !isWhole(values.length) ? []
+  const sheetSums = values => sheets.length < 2 || projected(values.length) || !isWhole(values.length) ? []
     : sheets.map(one => [nameOf(one), d3.sum(one.tokens, i => Math.max(0, values[i]))]);
   const gradient = () => "linear-gradient(90deg," + d3.range(0, 1.01, 0.1).map(colour).join(",") + ")";
-  return {prepare, paint, paintPicture, frame, colour, canvas, frames, pointed, top, boxOf, tokenAt, placed, unseen, shown, inSheet,
+  return {prepare, paint, paintPicture, frame, colour, canvas, frames, pointed, top, boxOf, tokenAt, placed, projected, drawn, cells, placeNote, unseen, shown, inSheet,
           size, gradient, sheets, nameOf, sheetName, sheetSums, viewSwitch,
           hasMask: () => mask !== null, hasPicture: () => picture !== null};
 })();

@@ -38,7 +38,7 @@ sl.view("cam", section => {
   const views = sl.maps.viewSwitch();
   if (views) controls.append(views);
   section.append(controls);
-  if (!sl.maps.placed(heat.shape.slice(2).reduce((a, b) => a * b, 1))) controls.querySelectorAll(".slider, .checks").forEach(field => { field.classList.add("unused"); });
+  if (!sl.maps.drawn(heat.shape.slice(2).reduce((a, b) => a * b, 1))) controls.querySelectorAll(".slider, .checks").forEach(field => { field.classList.add("unused"); });
 
   // The large map or maps.
   const stage = sl.figure(section, {name: "cam_layer", title: "One layer", wide: true, canvas: () => joined(),
@@ -60,9 +60,8 @@ sl.view("cam", section => {
   stage.body.append(el("div", {class: "stage"}, camPlate, attentionPlate, words), layer.field,
     el("div", {class: "legend"}, el("span", {}, "0"), el("span", {class: "ramp", style: `background:${sl.maps.gradient()}`, role: "img", "aria-label": "colour scale"}), el("span", {}, "maximum")));
 
-  if (!sl.maps.placed(heat.shape.slice(2).reduce((a, b) => a * b, 1))) {
-    stage.body.append(el("p", {class: "caption"}, "These image tokens have no fixed place in the picture: one bar per token, in order."));
-  }
+  const placeNote = sl.maps.placeNote(heat.shape.slice(2).reduce((a, b) => a * b, 1));
+  if (placeNote) stage.body.append(el("p", {class: "caption"}, placeNote));
 
   function draw() {
     const il = state.layer, defined = facts.isDefined(il), {show} = view;
@@ -182,7 +181,7 @@ sl.view("cam", section => {
     const canvas = sl.maps.canvas(300, {role: "img", "aria-label": "CAM in the vision tower"}), note = el("p", {class: "strong"});
     const figure = sl.figure(section, {name: "cam_vision", title: "Before the language model", canvas: () => canvas});
     figure.body.append(el("div", {class: "beside"}, canvas, el("div", {class: "readout"}, note, el("p", {}, "The same map at the vision tower’s last kept layer: what the tower’s features contribute before the language model reads them."))));
-    const drawTower = () => { const row = vision.at(state.map); note.textContent = sl.maps.top(row) > 0 ? "" : "The map is empty: no patch’s features would raise the target."; sl.maps.paint(canvas, row, {maximum: sl.maps.top(row), strength: 0.75, outline: view.outline}); };
+    const drawTower = () => { const row = vision.at(state.map), ofPatches = true; note.textContent = sl.maps.top(row, ofPatches) > 0 ? "" : "The map is empty: no patch’s features would raise the target."; sl.maps.paint(canvas, row, {maximum: sl.maps.top(row, ofPatches), strength: 0.75, outline: view.outline, ofPatches}); };
     drawTower();
     sl.on("map sheet", drawTower);
   }

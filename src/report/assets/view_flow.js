@@ -163,15 +163,15 @@ sl.view("flow", section => {
       const {layer, head, query} = state, own = headMaps && query === 0;
       const row = own ? headMaps.at(layer, head) : image ? image.at(layer, query) : null;
       if (!row) return;
-      const patches = sl.maps.shown(row.length), maximum = sl.maps.top(row), sum = d3.sum(patches, i => row[i]), n = patches.length;
+      const patches = sl.maps.shown(row.length), maximum = sl.maps.top(row), sum = d3.sum(patches, i => row[i]), n = sl.maps.cells(row.length);
       sl.maps.paint(canvas, row, {maximum, strength: 0.75, outline: true});
       const what = own ? `layer ${layer}, head ${head}` : `layer ${layer}, mean over heads`;
       canvas.setAttribute("aria-label", `Attention on the picture, ${what}`);
       words.replaceChildren(el("p", {class: "strong"}, own ? `Layer ${layer} · head ${head}` : `Layer ${layer} · mean of all heads`),
-        el("p", {}, `${sl.percent(sum)} of its attention${renormalised ? ", not renormalised," : ""} is on the image. Yellow is this map’s own maximum, ${sl.percent(maximum)} on one token; evenly spread it would be ${sl.percent(sum / n)} on each of ${n}.`),
+        el("p", {}, `${sl.percent(sum)} of its attention${renormalised ? ", not renormalised," : ""} is on the image. Yellow is this map’s own maximum, ${sl.percent(maximum)} on one ${sl.maps.projected(row.length) ? "patch" : "token"}; evenly spread it would be ${sl.percent(sum / n)} on each of ${n}.`),
         sl.maps.sheets.length > 1 ? el("p", {}, `That is ${sl.maps.sheetSums(row).map(([name, part]) => `${sl.percent(part)} on ${name}`).join(", ")}.`) : "",
         el("p", {class: "caption"}, headMaps ? (own ? "" : `Single heads are stored for the first answer token only, ${wordOf(0)}.`) : "This run stored no maps of single heads."),
-        sl.maps.placed(row.length) ? "" : el("p", {class: "caption"}, "These image tokens have no fixed place in the picture: one bar per token, in order."));
+        sl.maps.placed(row.length) ? "" : el("p", {class: "caption"}, sl.maps.placeNote(row.length)));
     };
     draw();
     sl.on("layer head query sheet", draw);

@@ -72,8 +72,7 @@ sl.view("lens", section => {
       slider.field, told,
       el("table", {class: "words"}, el("thead", {}, el("tr", {}, ["image token", "the answer", "rank",
         "its own first word"].map(title => el("th", {scope: "col"}, title)))), list))));
-    if (!sl.maps.placed(N)) figure.body.append(el("p", {class: "caption"},
-      "These image tokens have no fixed place in the picture: one bar per token, in order."));
+    if (!sl.maps.placed(N)) figure.body.append(el("p", {class: "caption"}, sl.maps.placeNote(N)));
     const places = tensor("lens.image_rank");
     const wordOf = i => {
       const id = words ? words.at(view.point, i) : null;

@@ -47,7 +47,7 @@ sl.view("run", section => {
   section.append(el("div", {class: "grid three"},
     list("Model", [["name", model.name], ["family", model.family], ["folder", model.path], ["content hash", model.hash], ["layers", model.n_layer], ["heads", model.n_head_kv !== undefined && model.n_head_kv !== model.n_head ? `${model.n_head} (${model.n_head_kv} for keys and values)` : model.n_head],
       ["width", model.d_model], ["width of a head", model.d_head], ["vocabulary", model.n_vocab], ["vision tower", vision.n_layer ? `${vision.n_layer} layers of ${vision.n_head} heads, width ${vision.d_model}, patches of ${vision.patch_px} px` : null]]),
-    list("Picture and prompt", [["file", image.path], ["content hash", image.hash], ["size", image.width_px ? `${image.width_px} × ${image.height_px} px` : null], ["object mask", image.mask], ["image tokens", run.grid ? `${run.grid.height} × ${run.grid.width}` : null],
+    list("Picture and prompt", [["file", image.path], ["content hash", image.hash], ["size", image.width_px ? `${image.width_px} × ${image.height_px} px` : null], ["object mask", image.mask], ["image tokens", run.grid && run.grid.height > 0 ? `${run.grid.height} × ${run.grid.width}` : sl.facts.nPatch],
       ["positions", sl.facts.tokens.length || null], ["answer", (run.prompt || {}).answer_source], ["seed", run.seed]]),
     list("Computation", [["sightline", run.sightline], ["backend", compute.backend], ["mode", compute.mode], ["products", compute.products], ["threads", compute.threads], ["peak memory", bytes(run.peak_memory_bytes)],
       ...Object.entries(run.timings_ms || {}).map(([name, ms]) => ["time: " + name.replace(/_/g, " "), time(ms)])]),

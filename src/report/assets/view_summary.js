@@ -42,7 +42,7 @@ sl.view("summary", section => {
   function views() {
     const {sheets, nameOf} = sl.maps, none = n - d3.sum(sheets, sheet => sheet.tokens.length);
     if (sheets.length < 2) return null;
-    const parts = sheets.map(sheet => `${nameOf(sheet)} of ${sheet.tokens.length} tokens${sheet.views.length > 1 ? ", side by side" : ""}`);
+    const parts = sheets.map(sheet => `${nameOf(sheet)} (${sheet.tokens.length} tokens${sheet.views.length > 1 ? ", side by side" : ""})`);
     return el("div", {id: "views"}, el("p", {class: "caption"},
       `The model looked at it in ${d3.sum(sheets, sheet => sheet.views.length)} views: ${parts.join("; ")}.`
       + (none > 0 ? ` ${none} more image tokens show no part of the picture, such as the ends of rows.` : "")

@@ -63,8 +63,7 @@ sl.view("token_scores", section => {
         el("dd", {}, value)])))),
       el("div", {class: "legend"}, el("span", {}, "0"), el("span", {class: "ramp", style: `background:${sl.maps.gradient()}`, role: "img",
         "aria-label": "colour scale"}), el("span", {}, number(maximum))));
-    if (!sl.maps.placed(n)) figure.body.append(el("p", {class: "caption"},
-      "These image tokens have no fixed place in the picture: one bar per token, in order."));
+    if (!sl.maps.placed(n)) figure.body.append(el("p", {class: "caption"}, sl.maps.placeNote(n)));
     canvases.forEach((canvas, k) => {
       canvas.setAttribute("aria-label", k ? "Image tokens that lower the answer" : "Image tokens that raise the answer");
       sl.maps.pointed(canvas, n, i => [`image token ${i}`, `score ${withError(values[i], error, i)}`, within(values[i], error, i)
