@@ -18,7 +18,7 @@ typedef enum cli_id {
   OPT_MODEL, OPT_VISION_MODEL, OPT_IMAGE, OPT_PROMPT, OPT_RAW_PROMPT, OPT_ANSWER, OPT_MAX_TOKENS, OPT_OBJECT_MASK, OPT_OBJECT_THRESHOLD,
   OPT_PLAN, OPT_OUT, OPT_FORCE, OPT_RESUME, OPT_NO_REPORT, OPT_RECORD, OPT_LOGITS, OPT_SITES, OPT_SEED, OPT_DTYPE,
   OPT_DEVICE, OPT_THREADS, OPT_BATCH_SIZE, OPT_BUDGET, OPT_LABELS, OPT_TOP, OPT_SOURCE, OPT_DELTA_BASE, OPT_STORE_DTYPE,
-  OPT_NEW_FOLDER, OPT_JSON, OPT_QUIET, OPT_HELP,
+  OPT_NEW_FOLDER, OPT_REFERENCE, OPT_TOLERANCE, OPT_JSON, OPT_QUIET, OPT_HELP,
   OPT_VERSION, OPT_COUNT
 } cli_id;
 
@@ -68,7 +68,7 @@ typedef struct cli_command {
 } cli_command;
 
 extern const cli_command cmd_info, cmd_ask, cmd_trace, cmd_flow, cmd_cam, cmd_cliff, cmd_heads, cmd_tokens;
-extern const cli_command cmd_knockout, cmd_lens, cmd_compare, cmd_report, cmd_convert;
+extern const cli_command cmd_knockout, cmd_lens, cmd_compare, cmd_report, cmd_convert, cmd_verify;
 extern const cli_command *const cli_commands[]; /* NULL-terminated */
 
 /* The i-th analysis of a command; NULL after the last. */

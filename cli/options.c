@@ -89,6 +89,10 @@ const cli_option cli_options[OPT_COUNT] = {
     [OPT_STORE_DTYPE] = {"dtype", "TYPE", WHAT,
                          "Store floating-point tensors as f32, f16 or bf16. Default: each in its own type."},
     [OPT_NEW_FOLDER] = {"out", "DIR", RESULT, "The folder to make; it must not exist yet."},
+    [OPT_REFERENCE] = {"reference", "FILE", WHAT, "Reference activations that tools/verify/reference.py wrote for this folder."},
+    [OPT_TOLERANCE] = {"tolerance", "E", WHAT,
+                       "Errors up to E pass. Default: 1e-4 in f32, 1e-3 in bf16x2, 5e-2 in bf16 or against a reference in "
+                       "16 bits; ten times as much for cam."},
     [OPT_JSON] = {"json", NULL, OTHER,
                   "Print the result as one JSON object on standard output, and nothing else there."},
     [OPT_QUIET] = {"quiet", NULL, OTHER, "No progress and no notices; errors only."},

@@ -19,6 +19,7 @@ sl_package(jpeg libjpeg libjpeg62-turbo-dev)
 sl_package(png libpng libpng-dev)
 sl_package(webp libwebp libwebp-dev)
 sl_package(pcre2 libpcre2-8 libpcre2-dev)
+sl_package(sqlite3 sqlite3 libsqlite3-dev)
 sl_package(utf8proc libutf8proc libutf8proc-dev)
 # LAPACKE calls whatever LAPACK is installed; libopenblas-serial-dev brings the fast one that starts no threads of its own.
 sl_package(lapacke lapacke "liblapacke-dev libopenblas-serial-dev")

@@ -61,7 +61,7 @@ class FullDisk(test_cli.Cli):
     def test_results_do_not_fit(self):
         for args in (["ask", "--record", SITES], ["trace", "--samples", "40"]):
             sizes = self.sizes(*args)
-            limits = {0: "run.json", 1: "run.json", sizes["run/run.json"] - 2: "run.json"}  # run times may take a digit less
+            limits = {0: "run.json", 1: "run.json", sizes["run/run.json"] - 200: "run.json"}  # run times have more or fewer digits
             if args[0] == "ask":
                 self.assertGreater(sizes["run/tensors.safetensors"], sizes["run/run.json"] + 64)
                 limits[sizes["run/tensors.safetensors"] - 1] = "tensors.safetensors"

@@ -380,6 +380,33 @@ static void tiles_in_the_original_layout(void **state) {
   }
 }
 
+/* The 34B is a LLaMA that was taught another template: its tokenizer tells. */
+static void prompt_follows_the_tokenizer(void **state) {
+  (void)state;
+  static const char *const tokens[] = {"<|im_start|>", "<|im_end|>"};
+  folder f = folder_copy("llava-next-vicuna");
+  sl_model *model = NULL;
+  ASSERT_OK(open_at(&model, f.dir, NULL));
+  assert_non_null(strstr(sl_model_get_template(model), "USER: <image>"));
+  sl_model_close(model);
+  json_t *tokenizer = load(&f, "tokenizer.json"), *added = json_object_get(tokenizer, "added_tokens");
+  for (int i = 0; i < 2; i++) {
+    json_t *token = json_copy(json_array_get(added, json_array_size(added) - 1));
+    json_object_set_new(token, "id", json_integer(342 + i));
+    json_object_set_new(token, "content", json_string(tokens[i]));
+    json_array_append_new(added, token);
+  }
+  save(&f, "tokenizer.json", tokenizer);
+  json_decref(tokenizer);
+  ASSERT_OK(open_at(&model, f.dir, NULL));
+  assert_string_equal(sl_model_get_template(model),
+                      "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n<image>\n{question}"
+                      "<|im_end|><|im_start|>assistant\n"); /* the repository's chatml_direct */
+  assert_true(sl_shape_is_eos(sl_model_get_shape(model), 343));
+  sl_model_close(model);
+  folder_remove(&f);
+}
+
 /* A folder that brings its own tower needs no other when the name says the tower's shape. */
 static void well_known_towers_need_no_folder(void **state) {
   (void)state;
@@ -425,6 +452,7 @@ int main(void) {
       cmocka_unit_test(ids_are_cut_at_the_picture),
       cmocka_unit_test(marks_stand_around_the_picture),
       cmocka_unit_test(tiles_in_the_original_layout),
+      cmocka_unit_test(prompt_follows_the_tokenizer),
       cmocka_unit_test(well_known_towers_need_no_folder),
       cmocka_unit_test(allocations_may_fail),
   };

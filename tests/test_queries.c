@@ -6,6 +6,8 @@
 #include "family_run.h"
 #include "model/branch.h"
 #include "sightline/branch.h"
+#include "sightline/convert.h"
+#include "store/folder.h"
 #include "task/picture.h"
 
 #define BLIP GOLDEN_DIR "/instructblip"
@@ -150,6 +152,23 @@ static void folder_without_image_token(void **state) {
   folder_remove(&f);
 }
 
+/* Conversion takes the Q-Former's tokenizer along: the new folder opens. */
+static void converted_folder(void **state) {
+  (void)state;
+  char dir[] = "/tmp/sl_test_XXXXXX", out[64], *summary = NULL;
+  sl_model *model = NULL;
+  assert_non_null(mkdtemp(dir));
+  snprintf(out, sizeof out, "%s/out", dir);
+  const sl_convert_request request = {.size = sizeof request, .model_dir = BLIP, .out_dir = out, .dtype = "f32"};
+  ASSERT_OK(sl_convert(&request, &summary));
+  assert_non_null(strstr(summary, "\"qformer_tokenizer/vocab.txt\""));
+  ASSERT_OK(open_at(&model, out));
+  assert_true(sl_model_reads_question(model));
+  sl_model_close(model);
+  free(summary);
+  sl_folder_remove(dir);
+}
+
 /* One sentence that says what is wrong with a folder. */
 static void bad_folders(void **state) {
   (void)state;
@@ -163,6 +182,7 @@ static void bad_folders(void **state) {
       {"instructblip", "num_query_tokens", "6", SL_ERROR_FORMAT, "query_tokens"},
       {"instructblip", "image_token_index", "340", SL_ERROR_FORMAT, "340"},
       {"instructblip", "qformer_config.hidden_act", "\"swiglu\"", SL_ERROR_UNSUPPORTED, "swiglu"},
+      {"instructblip", "qformer_config.layer_norm_eps", "-1", SL_ERROR_FORMAT, "layer_norm_eps is -1"},
       {"qwen-vl", "no_bias", "false", SL_ERROR_UNSUPPORTED, "no_bias"},
       {"qwen-vl", "intermediate_size", "97", SL_ERROR_FORMAT, "97 is odd"},
       {"qwen-vl", "visual.output_dim", "100", SL_ERROR_FORMAT, "visual.output_dim 100"},
@@ -347,6 +367,7 @@ int main(void) {
       cmocka_unit_test(classes_match),
       cmocka_unit_test(long_questions),
       cmocka_unit_test(folder_without_image_token),
+      cmocka_unit_test(converted_folder),
       cmocka_unit_test(bad_folders),
       cmocka_unit_test(scenes_match),
       cmocka_unit_test(prefixes_keep_their_frequencies),

@@ -22,7 +22,7 @@ step() {
 }
 
 BUILD_PACKAGES="gcc libc6-dev make cmake pkg-config libjansson-dev libxxhash-dev libjpeg62-turbo-dev libpng-dev
-  libwebp-dev libpcre2-dev libutf8proc-dev liblapacke-dev libopenblas-serial-dev node-d3"
+  libwebp-dev libpcre2-dev libutf8proc-dev libsqlite3-dev liblapacke-dev libopenblas-serial-dev node-d3"
 TEST_PACKAGES="libcmocka-dev python3 chromium"
 
 # need_packages PACKAGE...: installs those that dpkg does not know as installed.

@@ -10,6 +10,7 @@
 #include "sightline/report.h"
 #include "sightline/status.h"
 #include "sightline/trace.h"
+#include "sightline/verify.h"
 
 /* Version of these headers. */
 #define SL_VERSION "0.1.0"

@@ -5,23 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/internal.h"
+#include "model/load_internal.h"
 #include "nn/positions.h"
 
-typedef struct loader {
-  sl_model *model;
-  const sl_model_options *options;
-  sl_weights *weights;
-  sl_queue *queue;
-  int n_step, n_done;
-} loader;
-
-static void warn(const loader *l, const char *message) {
+static void warn(const sl_loader *l, const char *message) {
   if (l->options->log) l->options->log(l->options->user, message);
 }
 
-/* Marks a tensor as loaded and warns about values that are not finite. */
-static void finish(loader *l, const sl_tensor *tensor) {
+void sl_load_finish(sl_loader *l, const sl_tensor *tensor) {
   int64_t bad = -1;
   sl_weights_done(l->weights, tensor, &bad);
   if (bad < 0) return;
@@ -31,17 +22,15 @@ static void finish(loader *l, const sl_tensor *tensor) {
   warn(l, message);
 }
 
-/* One step of progress; cancels when the callback says so. */
-static sl_status step(loader *l) {
+sl_status sl_load_step(sl_loader *l) {
   l->n_done++;
   if (l->options->progress && !l->options->progress(l->options->user, "loading weights", l->n_done, l->n_step))
     SL_FAIL(SL_ERROR_CANCELLED, "interrupted while loading weights");
   return SL_OK;
 }
 
-/* Stacks the matrices of up to three roles into one packed weight; absent ones leave *out NULL. */
-static sl_status load_weight(loader *l, sl_weight **out, const sl_role *roles, int n_role, int layer) {
-  sl_tensor parts[3];
+sl_status sl_load_weight(sl_loader *l, sl_weight **out, const sl_role *roles, int n_role, int layer) {
+  sl_tensor parts[3] = {0};
   const sl_tensor *sources[3];
   for (int i = 0; i < n_role; i++) {
     SL_TRY(sl_weights_get(l->weights, roles[i], layer, &sources[i]));
@@ -51,13 +40,12 @@ static sl_status load_weight(loader *l, sl_weight **out, const sl_role *roles, i
     parts[i].n_dim = 2;
   }
   SL_TRY(sl_weight_new(out, l->model->backend, l->model->compute, parts, n_role));
-  for (int i = 0; i < n_role; i++) finish(l, sources[i]);
+  for (int i = 0; i < n_role; i++) sl_load_finish(l, sources[i]);
   l->model->packed_bytes += sl_weight_bytes(*out);
-  return step(l);
+  return sl_load_step(l);
 }
 
-/* An f32 matrix [rows, cols] owned by the model. */
-static sl_status new_vector(loader *l, const float *values, int rows, int cols, sl_mat *out) {
+sl_status sl_load_values(sl_loader *l, const float *values, int rows, int cols, sl_mat *out) {
   sl_model *m = l->model;
   if (m->n_vector == m->cap_vector) {
     const int capacity = m->cap_vector ? 2 * m->cap_vector : 64;
@@ -73,8 +61,7 @@ static sl_status new_vector(loader *l, const float *values, int rows, int cols, 
   return SL_OK;
 }
 
-/* Concatenates the vectors (or one matrix) of up to three roles; absent ones leave *out absent. */
-static sl_status load_vector(loader *l, sl_mat *out, const sl_role *roles, int n_role, int layer) {
+sl_status sl_load_vector(sl_loader *l, sl_mat *out, const sl_role *roles, int n_role, int layer) {
   const sl_tensor *sources[3];
   int64_t count = 0;
   for (int i = 0; i < n_role; i++) {
@@ -88,17 +75,13 @@ static sl_status load_vector(loader *l, sl_mat *out, const sl_role *roles, int n
   for (int i = 0; i < n_role; i++) {
     sl_convert_to_f32(values + at, sources[i]->data, sources[i]->dtype, sl_tensor_count(sources[i]));
     at += sl_tensor_count(sources[i]);
-    finish(l, sources[i]);
+    sl_load_finish(l, sources[i]);
   }
   const int rows = n_role == 1 ? (int)(count / sources[0]->shape[sources[0]->n_dim - 1]) : 1;
-  const sl_status status = new_vector(l, values, rows, (int)(count / rows), out);
+  const sl_status status = sl_load_values(l, values, rows, (int)(count / rows), out);
   free(values);
   return status;
 }
-
-#define ROLES(...) (const sl_role[]){__VA_ARGS__}, sizeof((sl_role[]){__VA_ARGS__}) / sizeof(sl_role)
-#define WEIGHT(out, layer, ...) SL_TRY(load_weight(l, (out), ROLES(__VA_ARGS__), layer))
-#define VECTOR(out, layer, ...) SL_TRY(load_vector(l, (out), ROLES(__VA_ARGS__), layer))
 
 /* ---- q, k and v in one tensor ---- */
 
@@ -114,11 +97,11 @@ static void ungroup(char *out, const char *rows, size_t row_bytes, const sl_part
 }
 
 /* The packed weight and the bias of a fused tensor in the kind's form. */
-static sl_status load_fused(loader *l, sl_weight **out, sl_mat *bias, sl_role role, sl_role bias_role, int layer,
+static sl_status load_fused(sl_loader *l, sl_weight **out, sl_mat *bias, sl_role role, sl_role bias_role, int layer,
                             sl_qkv_form form, const sl_part_shape *s) {
   if (form == SL_QKV_STACKED) {
-    SL_TRY(load_weight(l, out, &role, 1, layer));
-    return load_vector(l, bias, &bias_role, 1, layer);
+    SL_TRY(sl_load_weight(l, out, &role, 1, layer));
+    return sl_load_vector(l, bias, &bias_role, 1, layer);
   }
   const sl_tensor *source = NULL, *source_b = NULL;
   SL_TRY(sl_weights_get(l->weights, role, layer, &source));
@@ -138,20 +121,20 @@ static sl_status load_fused(loader *l, sl_weight **out, sl_mat *bias, sl_role ro
     ordered = values + n_row;
     sl_convert_to_f32(values, source_b->data, source_b->dtype, n_row);
     ungroup((char *)ordered, (const char *)values, sizeof *values, s);
-    status = new_vector(l, ordered, 1, n_row, bias);
+    status = sl_load_values(l, ordered, 1, n_row, bias);
   }
   free(rows);
   free(values);
   SL_TRY(status);
-  finish(l, source);
-  if (source_b) finish(l, source_b);
+  sl_load_finish(l, source);
+  if (source_b) sl_load_finish(l, source_b);
   l->model->packed_bytes += sl_weight_bytes(*out);
-  return step(l);
+  return sl_load_step(l);
 }
 
 /* ---- blocks ---- */
 
-static sl_status load_decoder_block(loader *l, sl_block_weights *b, int layer) {
+static sl_status load_decoder_block(sl_loader *l, sl_block_weights *b, int layer) {
   VECTOR(&b->norm1_w, layer, SL_W_LN1);
   VECTOR(&b->norm2_w, layer, SL_W_LN2);
   if (sl_weights_has_role(l->weights, SL_W_QKV)) {
@@ -170,7 +153,7 @@ static sl_status load_decoder_block(loader *l, sl_block_weights *b, int layer) {
   return SL_OK;
 }
 
-static sl_status load_tower_block(loader *l, sl_block_weights *b, int layer) {
+static sl_status load_tower_block(sl_loader *l, sl_block_weights *b, int layer) {
   VECTOR(&b->norm1_w, layer, SL_W_VLN1);
   VECTOR(&b->norm1_b, layer, SL_W_VLN1_B);
   VECTOR(&b->norm2_w, layer, SL_W_VLN2);
@@ -195,8 +178,7 @@ static sl_status load_tower_block(loader *l, sl_block_weights *b, int layer) {
   return SL_OK;
 }
 
-/* Positions [n_lead + side^2, cols] stored for a square grid, resampled to the tower's grid behind the same lead rows. */
-static sl_status load_resampled(loader *l, sl_mat *out, sl_role role, int n_lead, int side) {
+sl_status sl_load_resampled(sl_loader *l, sl_mat *out, sl_role role, int n_lead, int side) {
   const sl_tensor *source = NULL;
   SL_TRY(sl_weights_get(l->weights, role, 0, &source));
   const int grid = l->model->shape.grid_width, cols = (int)source->shape[source->n_dim - 1];
@@ -208,23 +190,23 @@ static sl_status load_resampled(loader *l, sl_mat *out, sl_role role, int n_lead
   sl_convert_to_f32(values, source->data, source->dtype, (int64_t)n_stored);
   memcpy(made, values, lead * sizeof *made);
   sl_positions_resample(made + lead, grid, grid, values + lead, side, side, cols);
-  const sl_status status = new_vector(l, made, n_lead + grid * grid, cols, out);
+  const sl_status status = sl_load_values(l, made, n_lead + grid * grid, cols, out);
   free(values);
   return status;
 }
 
-static sl_status load_positions(loader *l) {
+static sl_status load_positions(sl_loader *l) {
   sl_tower *tower = &l->model->tower;
   const int stored = l->model->config.vision.position_grid;
   const sl_tensor *source = NULL;
-  if (stored == 0 || stored == l->model->shape.grid_width) return load_vector(l, &tower->positions, ROLES(SL_W_POSITION), 0);
-  SL_TRY(load_resampled(l, &tower->positions, SL_W_POSITION, tower->n_class, stored));
+  if (stored == 0 || stored == l->model->shape.grid_width) return sl_load_vector(l, &tower->positions, ROLES(SL_W_POSITION), 0);
+  SL_TRY(sl_load_resampled(l, &tower->positions, SL_W_POSITION, tower->n_class, stored));
   SL_TRY(sl_weights_get(l->weights, SL_W_POSITION, 0, &source));
-  finish(l, source);
+  sl_load_finish(l, source);
   return SL_OK;
 }
 
-static sl_status load_tower(loader *l) {
+static sl_status load_tower(sl_loader *l) {
   sl_tower *tower = &l->model->tower;
   WEIGHT(&tower->patch, 0, SL_W_PATCH);
   VECTOR(&tower->patch_b, 0, SL_W_PATCH_B);
@@ -250,7 +232,7 @@ static void share_block(sl_block_weights *out, const sl_block_weights *source) {
 
 /* 1 / theta^(2 i / d), computed in f32 as transformers does; one row for every level of stretching, whose theta is
  * theta alpha^(d / (d - 2)), alpha = 2^(level + 1) - 1. */
-static sl_status load_inv_freq(loader *l) {
+static sl_status load_inv_freq(sl_loader *l) {
   sl_model *m = l->model;
   const int d = m->decoder.shape.d_head, half = d / 2, n_level = sl_rope_level(&m->config, m->shape.max_position) + 1;
   float *inv_freq = NULL;
@@ -260,14 +242,14 @@ static sl_status load_inv_freq(loader *l) {
     const float theta = (float)(m->config.text.rope_theta * (level ? pow(alpha, (double)d / (d - 2)) : 1));
     for (int i = 0; i < half; i++) inv_freq[level * half + i] = 1.0f / powf(theta, (float)(2 * i) / (float)d);
   }
-  const sl_status status = new_vector(l, inv_freq, n_level, half, &m->inv_freq);
+  const sl_status status = sl_load_values(l, inv_freq, n_level, half, &m->inv_freq);
   free(inv_freq);
   m->decoder.shape.inv_freq = sl_mat_rows(m->inv_freq, 0, 1);
   return status;
 }
 
 /* A folder without a head means that the embedding serves as one; unless its config says it does not. */
-static sl_status check_tied(const loader *l) {
+static sl_status check_tied(const sl_loader *l) {
   const json_t *top = sl_json_at(l->model->config.json, "tie_word_embeddings");
   const json_t *text = sl_json_at(l->model->config.json, "text_config.tie_word_embeddings");
   if (json_is_true(top) || json_is_true(text) || !(json_is_false(top) || json_is_false(text))) return SL_OK;
@@ -275,7 +257,7 @@ static sl_status check_tied(const loader *l) {
           l->model->dir);
 }
 
-static sl_status load_decoder(loader *l) {
+static sl_status load_decoder(sl_loader *l) {
   sl_decoder *decoder = &l->model->decoder;
   const int period = l->model->config.layer_period;
   const sl_tensor *head = NULL;
@@ -286,7 +268,7 @@ static sl_status load_decoder(loader *l) {
   } else {
     SL_TRY(check_tied(l));
     decoder->head = sl_weight_ref(decoder->embed);
-    SL_TRY(step(l));
+    SL_TRY(sl_load_step(l));
   }
   VECTOR(&decoder->norm_w, 0, SL_W_NORM);
   SL_TRY(load_inv_freq(l));
@@ -300,141 +282,7 @@ static sl_status load_decoder(loader *l) {
   return SL_OK;
 }
 
-/* ---- connectors ---- */
-
-static sl_status load_mlp(loader *l) {
-  sl_projector *projector = &l->model->projector;
-  VECTOR(&projector->norm_w, 0, SL_W_PROJECTOR_NORM);
-  VECTOR(&projector->norm_b, 0, SL_W_PROJECTOR_NORM_B);
-  WEIGHT(&projector->linear_1, 0, SL_W_PROJECTOR_1);
-  VECTOR(&projector->linear_1_b, 0, SL_W_PROJECTOR_1_B);
-  WEIGHT(&projector->linear_2, 0, SL_W_PROJECTOR_2);
-  VECTOR(&projector->linear_2_b, 0, SL_W_PROJECTOR_2_B);
-  return SL_OK;
-}
-
-/* 0, 1, 2, ... on the device. */
-static sl_status load_numbers(loader *l, sl_ints *out, int count) {
-  sl_model *m = l->model;
-  int32_t *host = NULL;
-  SL_TRY(SL_ALLOC(host, (size_t)count, "row numbers"));
-  for (int i = 0; i < count; i++) host[i] = i;
-  const sl_status status = sl_buffer_new(&m->numbers, m->backend, (size_t)count * sizeof *host, "row numbers");
-  if (status == SL_OK) sl_buffer_write(l->queue, m->numbers, 0, host, (size_t)count * sizeof *host);
-  free(host);
-  *out = (sl_ints){m->numbers, 0, count};
-  return status;
-}
-
-/* Three weights from one tensor whose rows are theirs, one after another. */
-static sl_status load_thirds(loader *l, sl_weight **const out[3], sl_role role) {
-  const sl_tensor *source = NULL;
-  SL_TRY(sl_weights_get(l->weights, role, 0, &source));
-  const size_t bytes = (size_t)sl_tensor_count(source) / 3 * sl_dtype_size(source->dtype);
-  for (size_t i = 0; i < 3; i++) {
-    sl_tensor part = *source;
-    part.data = (const char *)source->data + i * bytes;
-    part.shape[0] /= 3;
-    SL_TRY(sl_weight_new(out[i], l->model->backend, l->model->compute, &part, 1));
-    l->model->packed_bytes += sl_weight_bytes(*out[i]);
-  }
-  finish(l, source);
-  return step(l);
-}
-
-static sl_status load_resampler(loader *l) {
-  sl_resampler *r = &l->model->resampler;
-  const sl_part_shape *shape = &l->model->shape.projector;
-  sl_mat bias = {0};
-  *r = (sl_resampler){.n_head = shape->n_head, .d_head = shape->d_head, .eps = (float)l->model->config.projector.eps,
-                      .compute = l->model->compute};
-  SL_TRY(load_thirds(l, (sl_weight **const[]){&r->q, &r->k, &r->v}, SL_W_R_IN));
-  VECTOR(&bias, 0, SL_W_R_IN_B);
-  r->q_b = sl_mat_cols(bias, 0, shape->d_model);
-  r->k_b = sl_mat_cols(bias, shape->d_model, shape->d_model);
-  r->v_b = sl_mat_cols(bias, 2 * shape->d_model, shape->d_model);
-  VECTOR(&r->query, 0, SL_W_R_QUERY);
-  VECTOR(&r->pos_q, 0, SL_W_R_POSITION);
-  SL_TRY(load_resampled(l, &r->pos_k, SL_W_R_POSITION, 0, (int)lround(sqrt((double)r->pos_q.rows))));
-  WEIGHT(&r->kv, 0, SL_W_R_KV);
-  VECTOR(&r->norm_kv_w, 0, SL_W_R_LN_KV);
-  VECTOR(&r->norm_kv_b, 0, SL_W_R_LN_KV_B);
-  VECTOR(&r->norm_q_w, 0, SL_W_R_LN_Q);
-  VECTOR(&r->norm_q_b, 0, SL_W_R_LN_Q_B);
-  WEIGHT(&r->o, 0, SL_W_R_OUT);
-  VECTOR(&r->o_b, 0, SL_W_R_OUT_B);
-  VECTOR(&r->post_w, 0, SL_W_R_LN_POST);
-  VECTOR(&r->post_b, 0, SL_W_R_LN_POST_B);
-  WEIGHT(&r->proj, 0, SL_W_R_PROJ);
-  return load_numbers(l, &r->numbers, r->query.rows);
-}
-
-static sl_status load_qformer_layer(loader *l, sl_qformer_layer *w, int layer, bool crosses) {
-  WEIGHT(&w->qkv, layer, SL_W_QF_Q, SL_W_QF_K, SL_W_QF_V);
-  VECTOR(&w->qkv_b, layer, SL_W_QF_Q_B, SL_W_QF_K_B, SL_W_QF_V_B);
-  if (crosses) {
-    WEIGHT(&w->cross_q, layer, SL_W_QX_Q);
-    VECTOR(&w->cross_q_b, layer, SL_W_QX_Q_B);
-    WEIGHT(&w->cross_kv, layer, SL_W_QX_K, SL_W_QX_V);
-    VECTOR(&w->cross_kv_b, layer, SL_W_QX_K_B, SL_W_QX_V_B);
-  }
-  WEIGHT(&w->query_mlp.up, layer, SL_W_QF_FC1);
-  VECTOR(&w->query_mlp.up_b, layer, SL_W_QF_FC1_B);
-  WEIGHT(&w->text_mlp.up, layer, SL_W_QT_FC1);
-  VECTOR(&w->text_mlp.up_b, layer, SL_W_QT_FC1_B);
-  /* The matrix, bias and norm that end a sublayer: their roles follow one another. */
-  const struct {
-    sl_qformer_output *out;
-    sl_role w, b, norm_w, norm_b;
-  } ends[] = {{&w->self, SL_W_QF_O, SL_W_QF_O_B, SL_W_QF_O_LN, SL_W_QF_O_LN_B},
-              {&w->query_mlp.down, SL_W_QF_FC2, SL_W_QF_FC2_B, SL_W_QF_FC_LN, SL_W_QF_FC_LN_B},
-              {&w->text_mlp.down, SL_W_QT_FC2, SL_W_QT_FC2_B, SL_W_QT_FC_LN, SL_W_QT_FC_LN_B},
-              {&w->cross, SL_W_QX_O, SL_W_QX_O_B, SL_W_QX_O_LN, SL_W_QX_O_LN_B}};
-  for (int i = 0; i < (crosses ? 4 : 3); i++) {
-    WEIGHT(&ends[i].out->w, layer, ends[i].w);
-    VECTOR(&ends[i].out->b, layer, ends[i].b);
-    VECTOR(&ends[i].out->norm_w, layer, ends[i].norm_w);
-    VECTOR(&ends[i].out->norm_b, layer, ends[i].norm_b);
-  }
-  return SL_OK;
-}
-
-static sl_status load_qformer(loader *l) {
-  sl_qformer *q = &l->model->qformer;
-  const sl_config *c = &l->model->config;
-  const sl_part_shape *shape = &l->model->shape.projector;
-  *q = (sl_qformer){.n_layer = shape->n_layer, .n_head = shape->n_head, .d_head = shape->d_head,
-                    .cross_every = c->projector.cross_every, .eps = (float)c->projector.eps,
-                    .act = l->model->projector.act, .compute = l->model->compute};
-  VECTOR(&q->queries, 0, SL_W_QF_QUERY);
-  WEIGHT(&q->words, 0, SL_W_QF_WORD);
-  VECTOR(&q->positions, 0, SL_W_QF_POSITION);
-  VECTOR(&q->norm_w, 0, SL_W_QF_LN);
-  VECTOR(&q->norm_b, 0, SL_W_QF_LN_B);
-  SL_TRY(SL_ALLOC(q->layers, (size_t)q->n_layer, "Q-Former layers"));
-  for (int il = 0; il < q->n_layer; il++) SL_TRY(load_qformer_layer(l, &q->layers[il], il, sl_qformer_crosses(q, il)));
-  WEIGHT(&q->projection, 0, SL_W_PROJECTOR_1);
-  VECTOR(&q->projection_b, 0, SL_W_PROJECTOR_1_B);
-  return load_numbers(l, &q->numbers, q->queries.rows + q->positions.rows);
-}
-
-/* By connector: how it is loaded, and how many packed weights it has without its layers. */
-static const struct {
-  sl_status (*load)(loader *);
-  int n_weight;
-} connectors[] = {
-    [SL_CONNECT_MLP] = {load_mlp, 2},
-    [SL_CONNECT_RESAMPLER] = {load_resampler, 4},
-    [SL_CONNECT_QFORMER] = {load_qformer, 2},
-};
-
-static sl_status load_projector(loader *l) {
-  SL_TRY(connectors[l->model->kinds.projector->connector].load(l));
-  VECTOR(&l->model->newline, 0, SL_W_NEWLINE);
-  return SL_OK;
-}
-
-static sl_status keep_unused_names(loader *l) {
+static sl_status keep_unused_names(sl_loader *l) {
   sl_model *m = l->model;
   const char *names[64];
   const int n = sl_weights_unused(l->weights, names, 64);
@@ -456,15 +304,14 @@ static sl_status keep_unused_names(loader *l) {
 /* Packed weights: patches, embedding and head, those of the blocks, the connector's. */
 static int count_steps(const sl_model *m) {
   const int n_block = m->tower.n_layer + (m->config.layer_period ? m->config.layer_period : m->decoder.n_layer);
-  const int n_layer = m->shape.projector.n_layer, every = m->config.projector.cross_every;
-  const int n_cross = every ? (n_layer + every - 1) / every : 0;
-  return 3 + 4 * n_block + connectors[m->kinds.projector->connector].n_weight + 6 * n_layer + 3 * n_cross;
+  return 3 + 4 * n_block + sl_connector_weights(m);
 }
 
-static sl_status load_parts(loader *l) {
+static sl_status load_parts(sl_loader *l) {
   l->n_step = count_steps(l->model);
   SL_TRY(load_tower(l));
-  SL_TRY(load_projector(l));
+  SL_TRY(sl_load_connector(l));
+  VECTOR(&l->model->newline, 0, SL_W_NEWLINE);
   SL_TRY(load_decoder(l));
   l->model->n_found = sl_weights_found(l->weights);
   l->model->weight_bytes = sl_weights_bytes(l->weights);
@@ -473,7 +320,7 @@ static sl_status load_parts(loader *l) {
 }
 
 sl_status sl_model_load(sl_model *model, const sl_model_options *options) {
-  loader l = {.model = model, .options = options};
+  sl_loader l = {.model = model, .options = options};
   sl_status status = sl_weights_open(&l.weights, model->dir, model->vision_dir, model->family, &model->kinds,
                                      &model->config);
   if (status == SL_OK) status = sl_queue_new(&l.queue, model->backend, options->n_thread);
@@ -494,42 +341,11 @@ static void free_blocks(sl_block_weights *blocks, int n_layer) {
   free(blocks);
 }
 
-static void free_resampler(sl_resampler *r) {
-  sl_weight_free(r->kv);
-  sl_weight_free(r->q);
-  sl_weight_free(r->k);
-  sl_weight_free(r->v);
-  sl_weight_free(r->o);
-  sl_weight_free(r->proj);
-}
-
-static void free_qformer(sl_qformer *q) {
-  for (int il = 0; q->layers && il < q->n_layer; il++) {
-    sl_qformer_layer *w = &q->layers[il];
-    sl_weight_free(w->qkv);
-    sl_weight_free(w->self.w);
-    sl_weight_free(w->cross_q);
-    sl_weight_free(w->cross_kv);
-    sl_weight_free(w->cross.w);
-    sl_weight_free(w->query_mlp.up);
-    sl_weight_free(w->query_mlp.down.w);
-    sl_weight_free(w->text_mlp.up);
-    sl_weight_free(w->text_mlp.down.w);
-  }
-  sl_weight_free(q->words);
-  sl_weight_free(q->projection);
-  free(q->layers);
-}
-
 void sl_model_unload(sl_model *m) {
   free_blocks(m->tower.blocks, m->tower.n_layer);
   free_blocks(m->decoder.blocks, m->decoder.n_layer);
-  free_resampler(&m->resampler);
-  free_qformer(&m->qformer);
-  sl_buffer_free(m->numbers);
+  sl_unload_connector(m);
   sl_weight_free(m->tower.patch);
-  sl_weight_free(m->projector.linear_1);
-  sl_weight_free(m->projector.linear_2);
   sl_weight_free(m->decoder.embed);
   sl_weight_free(m->decoder.head);
   for (int i = 0; i < m->n_vector; i++) sl_buffer_free(m->vectors[i]);

@@ -59,6 +59,17 @@ static sl_status check_vision(const sl_config *c, const char *section, const cha
   return SL_OK;
 }
 
+/* Queries of a resampler or Q-Former. */
+static sl_status check_projector(const sl_config *c, const char *name) {
+  if (c->projector.n_head == 0) return SL_OK;
+  const int width = c->projector.d_model / c->projector.n_head;
+  if (width > MAX_HEAD_WIDTH)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the projector's head width %d; sightline's limit is %d", name, width, MAX_HEAD_WIDTH);
+  if (!(c->projector.eps >= 0) || !isfinite(c->projector.eps))
+    SL_FAIL(SL_ERROR_FORMAT, "%s: the projector's layer_norm_eps is %g; expected a number >= 0", name, c->projector.eps);
+  return SL_OK;
+}
+
 /* Products of sizes are computed in int all over nn: the largest must fit. */
 static sl_status check_total(const sl_config *c, const char *name) {
   const int64_t grid = c->vision.image_px / c->vision.patch_px;
@@ -195,6 +206,7 @@ sl_status sl_model_read_config(sl_model *m, json_t *json, const char *name) {
   SL_TRY(settle_part(m, &f->projector, m->kinds.projector, json, name));
   SL_TRY(check_text(&m->config, f->text.section, name));
   SL_TRY(check_vision(&m->config, f->vision.section, name));
+  SL_TRY(check_projector(&m->config, name));
   SL_TRY(check_total(&m->config, name));
   if (f->settle) SL_TRY(f->settle(&m->config, name));
   fill_shapes(m);

@@ -79,6 +79,27 @@ sl_status sl_run_new(sl_run **out, const char *dir, bool force) {
   return SL_OK;
 }
 
+sl_status sl_run_new_memory(sl_run **out) {
+  sl_run *run;
+  *out = NULL;
+  SL_TRY(SL_ALLOC(run, 1, "run"));
+  run->lock = -1;
+  run->json = json_object();
+  if (!run->json) {
+    sl_run_free(run);
+    SL_FAIL(SL_ERROR_MEMORY, "no memory for a run");
+  }
+  *out = run;
+  return SL_OK;
+}
+
+bool sl_run_keeps_pictures(const sl_run *run) { return run->dir != NULL; }
+
+const sl_tensor *sl_run_tensors(const sl_run *run, int *n_tensor) {
+  *n_tensor = run->n_tensor;
+  return run->tensors;
+}
+
 json_t *sl_run_json(sl_run *run) { return run->json; }
 
 static sl_status copy_bytes(char **out, const void *bytes, size_t n_bytes, const char *what) {
@@ -198,6 +219,7 @@ static sl_status write_pictures(const sl_run *run) {
 }
 
 sl_status sl_run_commit(sl_run *run) {
+  if (!run->dir) SL_FAIL(SL_ERROR_ARGUMENT, "a run in memory has no folder to be committed to");
   if (run->spent) SL_FAIL(SL_ERROR_ARGUMENT, "%s: committed twice", run->dir);
   run->spent = true;
   sl_status status = write_json(run);

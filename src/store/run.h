@@ -23,6 +23,13 @@ typedef struct sl_run_reader sl_run_reader; /* a finished one */
  * parent folder must exist and be writable. Builds in a hidden sibling folder. */
 sl_status sl_run_new(sl_run **out, const char *dir, bool force);
 
+/* A run that stays in memory: results can be put and looked at, pictures are not kept, and it is never committed. */
+sl_status sl_run_new_memory(sl_run **out);
+bool sl_run_keeps_pictures(const sl_run *run);
+
+/* The results put so far, borrowed until the next put. */
+const sl_tensor *sl_run_tensors(const sl_run *run, int *n_tensor);
+
 /* run.json's root object, borrowed; the caller fills it (keys: see ARCHITECTURE.md). The writer itself sets `schema`. */
 json_t *sl_run_json(sl_run *run);
 

@@ -91,22 +91,6 @@ static sl_status copy_file(sl_conversion *c, const char *from, const char *name)
   return status ? status : sl_conversion_list(c, "copied", name);
 }
 
-/* Links count as what they lead to: Hugging Face's cache is made of them. */
-static sl_status visit(sl_conversion *c, const char *name) {
-  char *path;
-  struct stat info;
-  if (name[0] == '.' || sl_glob_match(INDEX, name)) return SL_OK;
-  SL_TRY(sl_path_join(&path, c->request->model_dir, name));
-  const bool is_file = stat(path, &info) == 0 && S_ISREG(info.st_mode);
-  sl_status status = SL_OK;
-  if (is_file && is_copied(name) && info.st_size <= MAX_FILE)
-    status = copy_file(c, path, name);
-  else if (!is_converted(c, path))
-    status = sl_conversion_list(c, "left", name);
-  free(path);
-  return status;
-}
-
 static int compare_strings(const void *left, const void *right) {
   return strcmp(*(char *const *)left, *(char *const *)right);
 }
@@ -124,13 +108,51 @@ static sl_status list_names(const char *dir, char ***names, size_t *n) {
   return status;
 }
 
-sl_status sl_conversion_copy_files(sl_conversion *c) {
+static sl_status visit(sl_conversion *c, const char *below, const char *name);
+
+/* Everything in the model's folder, or in the folder `below` it ("tokenizer/"). */
+static sl_status visit_all(sl_conversion *c, const char *dir, const char *below) {
   char **names = NULL;
   size_t n = 0;
-  sl_status status = list_names(c->request->model_dir, &names, &n);
+  sl_status status = list_names(dir, &names, &n);
   if (!status && n) qsort(names, n, sizeof *names, compare_strings); /* the same summary everywhere */
-  for (size_t i = 0; i < n && !status; i++) status = visit(c, names[i]);
+  for (size_t i = 0; i < n && !status; i++) status = visit(c, below, names[i]);
   for (size_t i = 0; i < n; i++) free(names[i]);
   free(names);
   return status;
 }
+
+/* A second tokenizer stands in a folder of its own: that of a Q-Former, say. */
+static sl_status visit_folder(sl_conversion *c, const char *dir, const char *name) {
+  char *made = NULL;
+  sl_text below = {0};
+  sl_status status = sl_path_join(&made, c->building, name);
+  if (!status && mkdir(made, 0777) != 0) status = sl_fail(SL_ERROR_FILE, "%s: cannot make: %s", made, strerror(errno));
+  if (!status) status = sl_text_format(&below, "%s/", name);
+  if (!status) status = visit_all(c, dir, below.data);
+  sl_text_dispose(&below);
+  free(made);
+  return status;
+}
+
+/* Links count as what they lead to: Hugging Face's cache is made of them. */
+static sl_status visit(sl_conversion *c, const char *below, const char *name) {
+  char *path = NULL;
+  sl_text whole = {0}; /* as seen from the model's folder */
+  struct stat info;
+  if (name[0] == '.' || sl_glob_match(INDEX, name)) return SL_OK;
+  sl_status status = sl_text_format(&whole, "%s%s", below, name);
+  if (!status) status = sl_path_join(&path, c->request->model_dir, whole.data);
+  const bool is_there = !status && stat(path, &info) == 0;
+  if (is_there && S_ISREG(info.st_mode) && is_copied(name) && info.st_size <= MAX_FILE)
+    status = copy_file(c, path, whole.data);
+  else if (is_there && S_ISDIR(info.st_mode) && !below[0] && sl_glob_match("*tokenizer*", name))
+    status = visit_folder(c, path, name);
+  else if (!status && !is_converted(c, path))
+    status = sl_conversion_list(c, "left", whole.data);
+  sl_text_dispose(&whole);
+  free(path);
+  return status;
+}
+
+sl_status sl_conversion_copy_files(sl_conversion *c) { return visit_all(c, c->request->model_dir, ""); }

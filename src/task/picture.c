@@ -203,6 +203,7 @@ sl_status sl_picture_object(const sl_picture *p, double threshold, bool **object
 static sl_status put_png(sl_run *run, const char *name, const uint8_t *data, int width, int height, int n_channel) {
   uint8_t *png = NULL;
   size_t n_bytes = 0;
+  if (!sl_run_keeps_pictures(run)) return SL_OK;
   SL_TRY(sl_png_encode(data, width, height, n_channel, &png, &n_bytes));
   const sl_status status = sl_run_put_picture(run, name, png, n_bytes);
   free(png);

@@ -277,3 +277,23 @@ sl_status sl_trace_run(const sl_model *model, const sl_trace_request *request, c
   trace_dispose(&t);
   return status;
 }
+
+sl_status sl_trace_collect(const sl_model *model, const sl_trace_request *request, sl_run **out) {
+  *out = NULL;
+  sl_trace t = {.model = model, .request = request, .started_ms = sl_now_ms()};
+  SL_TRY(sl_trace_prepare(request, &t.picture, &t.plan, &t.earlier, &t.run));
+  sl_status status = SL_OK;
+  if (!request->cancel) status = sl_cancel_new(&t.own_cancel);
+  t.cancel = request->cancel ? request->cancel : t.own_cancel;
+  if (status == SL_OK) status = sl_run_new_memory(&t.run);
+  if (status == SL_OK) status = run_stages(&t);
+  if (status == SL_OK) status = sl_run_json_set(t.timings, "total", json_real(sl_now_ms() - t.started_ms));
+  if (status == SL_OK && json_object_update(sl_run_json(t.run), t.root) != 0)
+    status = sl_fail(SL_ERROR_MEMORY, "no memory for the results of a run");
+  if (status == SL_OK) {
+    *out = t.run;
+    t.run = NULL;
+  }
+  trace_dispose(&t);
+  return status;
+}

@@ -40,6 +40,10 @@ sl_status sl_trace_note_time(sl_trace *trace, const char *stage, double since_ms
 bool sl_trace_progress(sl_trace *trace, const char *what, double done, double total);
 sl_status sl_trace_check_cancel(const sl_trace *trace);
 
+/* The stages of a run without a folder and a report: *out holds what run.json and tensors.safetensors would (sl_run_json,
+ * sl_run_tensors); sl_run_free. Nothing is kept of a run that fails or is cancelled. */
+sl_status sl_trace_collect(const sl_model *model, const sl_trace_request *request, sl_run **out);
+
 /* trace_analyses.c: what an analysis works with; which analyses run and in what order, with run.json's options; running
  * them. */
 sl_analysis_context sl_trace_context(sl_trace *trace, const sl_analysis_info *info, json_t *said);

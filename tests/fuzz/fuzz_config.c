@@ -18,6 +18,9 @@ static void check_shape(const sl_model *m) {
     require(parts[i]->d_head > 0 && parts[i]->d_model > 0 && parts[i]->d_mlp > 0);
     require(parts[i]->n_layer >= 0 && parts[i]->n_layer <= 1024);
   }
+  const sl_part_shape *p = &s->projector; /* learned queries have heads, rows without places and a decoder behind them */
+  require((p->n_head > 0) == (s->cell_rows == 0) && p->n_head * p->d_head == (p->n_head ? p->d_model : 0) && p->d_head <= 256);
+  require(s->n_view_token > 0 && s->n_view_token <= 4194304);
   require(s->vision.n_layer <= s->vision.n_layer_stored && s->decoder.n_layer > 0);
   require(s->vision.n_head * s->vision.d_head == s->vision.d_model && s->decoder.d_head % 2 == 0);
   require(s->grid_width > 0 && s->grid_width * s->patch_px <= s->image_px);

@@ -22,6 +22,7 @@ import common
 import family
 import text
 import tiny
+from branch_plans import attend, edit, edits, rule
 
 BOI, EOI, SOFT = "<start_of_image>", "<end_of_image>", "<image_soft_token>"
 FIRST = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
@@ -30,8 +31,8 @@ N_VOCAB, PAD_TO, TOKENS, WINDOW = 400, 406, 16, 8
 QUESTIONS = ["What is this?", "Is there a cat in the image?"]
 SIZES = {"a": (40, 40), "b": (61, 26), "c": (26, 61), "d": (7, 80)}
 CASES = [("b", 0), ("a", 1), ("c", 1), ("d", 0)]      # c0 has every site
-VISION = dict(hidden_size=12, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20, image_size=32, patch_size=4, layer_norm_eps=2e-3)
-TEXT = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=28, rms_norm_eps=3e-3,
+VISION = dict(hidden_size=12, num_hidden_layers=2, num_attention_heads=2, intermediate_size=14, image_size=32, patch_size=4, layer_norm_eps=2e-3)
+TEXT = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=20, rms_norm_eps=3e-3,
             query_pre_attn_scalar=5, sliding_window=WINDOW, sliding_window_pattern=3, rope_theta=500.0, rope_local_base_freq=50.0,
             rope_scaling={"factor": 2.0, "rope_type": "linear"}, max_position_embeddings=256)
 TEMPLATE = (
@@ -92,15 +93,13 @@ def write_files(d, tok):
 # ---------------------------------------------------------------- the model
 
 class Model(Gemma3ForConditionalGeneration):
-    """The processor's token types, made from the ids: image rows see each other. With a cache generate has made the masks itself."""
+    """With the processor's token types, made from the ids: image rows see each other."""
 
     def forward(self, input_ids=None, **kw):
-        if not kw.get("use_cache", True) or kw.get("attention_mask") is None:
-            kw["token_type_ids"] = (input_ids == self.config.image_token_id).long()
-        return super().forward(input_ids=input_ids, **kw)
+        return super().forward(input_ids=input_ids, token_type_ids=(input_ids == self.config.image_token_id).long(), **kw)
 
 
-def attach(r, model):
+def attach_all(r, model):
     m = model.model
     r.out(m.vision_tower.embeddings, "vision.hook_embed")
     for i, b in enumerate(m.vision_tower.encoder.layers):
@@ -152,8 +151,17 @@ def attach_text(r, lm):
     r.watch(modeling_gemma3, see)
 
 
+def more_plans(case):
+    """What changes an image row changes those before it too."""
+    first, end = case.span
+    return {"scale-image-row": edits(edit("resid_post", 0, str(end - 2), "scale", -1.5)),
+            "blind-image": attend(rule("1-", "all", f"{first + 5}-{end - 1}", f"0-{first + 2}", "hidden"))}
+
+
 def parts(model):
-    return tiny.Parts(model.model.language_model, model.lm_head, attach, VISION["num_attention_heads"], VISION["num_hidden_layers"], 0)
+    p = tiny.Parts(model.model.language_model, model.lm_head, attach_all, VISION["num_attention_heads"], VISION["num_hidden_layers"], 0)
+    p.more_plans = more_plans
+    return p
 
 
 def spread(name, p):
@@ -161,7 +169,7 @@ def spread(name, p):
     vision = "vision_tower" in name
     if vision:
         if "norm" in name and name.endswith("weight"):
-            return 0.2, 1.0
+            return (0.1, 0.3) if "post_layernorm" in name else (0.2, 1.0)
         if name.endswith("bias"):
             return (0.08 if "self_attn" in name else 0.02), 0.0
         if "position_embedding" in name:
@@ -173,13 +181,13 @@ def spread(name, p):
         if name.endswith(("q_norm.weight", "k_norm.weight")):
             return 0.2, 0.7
         if name.endswith(("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")):
-            return 0.15, -0.5
+            return 0.3, 0.3
         if "norm" in name:
             return 0.2, 0.1
         if "mm_input_projection_weight" in name:
             return 0.3 / p.shape[0] ** 0.5, 0.0
         if "embed_tokens" in name:
-            return 0.1, 0.0
+            return 0.16, 0.0
         gains = {"q_proj": 0.2, "k_proj": 0.2, "v_proj": 0.2, "o_proj": 0.5, "gate_proj": 0.9, "up_proj": 0.4, "down_proj": 0.4}
     gain, = (x for part, x in gains.items() if part in name)
     return gain / p.shape[1] ** 0.5, 0.0
@@ -199,8 +207,10 @@ def generate(model, c, new, pad_id):
     """transformers' own decoding, with its cache, must say the same."""
     ids = torch.tensor([c.ids])
     settings = GenerationConfig(eos_token_id=1, pad_token_id=pad_id)
-    got = Gemma3ForConditionalGeneration.generate(model, input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=len(new), do_sample=False,
-                                                  generation_config=settings, token_type_ids=(ids == model.config.image_token_id).long(), **c.inputs)[0].tolist()
+    model.__class__ = Gemma3ForConditionalGeneration    # its own token types
+    got = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=len(new), do_sample=False, generation_config=settings,
+                         token_type_ids=(ids == model.config.image_token_id).long(), **c.inputs)[0].tolist()
+    model.__class__ = Model
     assert got[-len(new):] == new, (got, new)
 
 

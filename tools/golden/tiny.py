@@ -25,6 +25,7 @@ class Parts:
 
     def __init__(self, lm, head, attach, n_head_vision, layers_run, skip=1):
         self.lm, self.head, self.attach, self.n_head_vision, self.layers_run, self.skip = lm, head, attach, n_head_vision, layers_run, skip
+        self.more_plans = lambda case: {}
         self.vision_site = f"vision.blocks.{layers_run - 1}.ln2.hook_normalized"
 
 
@@ -62,6 +63,11 @@ def find_seed(build, parts, cases, first, bad, n_distinct=4, margin=0.005):
 
 # ---------------------------------------------------------------- plans
 
+def hidden_by(plan, layer, n_head, n_row):
+    """[H, n, n] what the plan's rules hide; later keys are the model's own business (an image may see itself whole)."""
+    return (sources(plan, layer, n_head, n_row) == HIDDEN) & torch.ones(n_row, n_row, dtype=torch.bool).tril()
+
+
 class Under:
     """The decoder `lm` under a plan: `with Under(...)`, then an ordinary forward pass."""
 
@@ -71,7 +77,7 @@ class Under:
     def mask(self, layer, n_head):
         def f(_m, args, kw):
             own = kw["attention_mask"]
-            hidden = sources(self.plan, layer, n_head, own.shape[-1]) == HIDDEN
+            hidden = hidden_by(self.plan, layer, n_head, own.shape[-1])
             kw["attention_mask"] = torch.where(hidden[None] | (own < 0), torch.finfo(own.dtype).min, 0.0)
             return args, kw
         return f
@@ -112,7 +118,7 @@ def run_plans(model, p, c, answer, hidden_span):
     """{name: plan} and the arrays plan/<name>/logits [rows, V] of the prompt with three answer tokens; the rows."""
     ids, n = c.ids + answer, len(c.ids)
     config = p.lm.config
-    plans = three_plans(config.num_hidden_layers, config.num_attention_heads, hidden_span, hidden_span[1])
+    plans = {**three_plans(config.num_hidden_layers, config.num_attention_heads, hidden_span, hidden_span[1]), **p.more_plans(c)}
     rows = sorted({hidden_span[1], n - 1, len(ids) - 1})
     base, v0 = family.run(model, ids, c.inputs, p.attach)
     out = {}
@@ -122,7 +128,7 @@ def run_plans(model, p, c, answer, hidden_span):
         moved = float((z[rows] - base[rows]).abs().max() / base[rows].abs().max())
         assert moved > 2e-3, (name, moved)
         for i in range(config.num_hidden_layers):       # the masks are where the plan says
-            gone = (sources(plan, i, config.num_attention_heads, len(ids)) == HIDDEN)
+            gone = hidden_by(plan, i, config.num_attention_heads, len(ids))
             assert (v[f"blocks.{i}.attn.hook_pattern"][gone] == 0).all() and torch.equal(v["blocks.0.hook_resid_pre"], v0["blocks.0.hook_resid_pre"])
         out[f"plan/{name}/logits"] = z[rows]
     return plans, out, rows

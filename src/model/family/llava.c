@@ -46,8 +46,8 @@ static const sl_config_field original_fields[] = {
 };
 
 #define VICUNA_V1 \
-  "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and " \
-  "polite answers to the user's questions. "
+  "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, " \
+  "and polite answers to the user's questions. "
 
 static const sl_prompt original_prompts[] = {
     {NULL, VICUNA_V1 "USER: <image>\n{question} ASSISTANT:", "USER:", "ASSISTANT:", NULL, NULL},

@@ -1,6 +1,7 @@
-/* LLaVA-1.6 or LLaVA-NeXT (Liu et al. 2024): LLaVA-1.5 over a base view and tiles, whose projected rows are put together
- * as one picture, its padding removed and a newline row added to every line. Two layouts: transformers' (defaults are
- * LlavaNextConfig's) and the original repository's, which keeps the tower it trained further among its own tensors. */
+/* LLaVA-1.6 or LLaVA-NeXT (Liu et al. 2024): LLaVA-1.5 over a base view and tiles, whose projected rows are put
+ * together as one picture, its padding removed and a newline row added to every line. Two layouts: transformers'
+ * (defaults are LlavaNextConfig's) and the original repository's, which keeps the tower it trained further among its
+ * own tensors. */
 #include <math.h>
 #include <string.h>
 
@@ -25,15 +26,28 @@ static const sl_weight_row weights[] = {
 };
 
 #define VICUNA_SYSTEM \
-  "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, and " \
-  "polite answers to the human's questions. "
+  "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, " \
+  "and polite answers to the human's questions. "
+
+#define CHATML(system, after) \
+  "<|im_start|>system\n" system "<|im_end|>" after "<|im_start|>user\n<image>\n{question}<|im_end|>" after \
+  "<|im_start|>assistant\n"
 
 static const sl_prompt prompts[] = {
-    {"mistral", "[INST] <image>\n{question} [/INST]", "[INST]", "[/INST]", NULL, NULL},
-    {"qwen2", "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<image>\n{question}<|im_end|>\n"
-              "<|im_start|>assistant\n", "<|im_start|>user\n", "<|im_start|>assistant\n", NULL, NULL},
-    {NULL, VICUNA_SYSTEM "USER: <image>\n{question} ASSISTANT:", "USER:", "ASSISTANT:", NULL, NULL},
+    {.when = "mistral", .text = "[INST] <image>\n{question} [/INST]", .user = "[INST]", .assistant = "[/INST]"},
+    {.when = "qwen2",
+     .text = CHATML("You are a helpful assistant.", "\n"),
+     .user = "<|im_start|>user\n",
+     .assistant = "<|im_start|>assistant\n"},
+    {.when = "llama", /* the 34B */
+     .text = CHATML("Answer the questions.", ""),
+     .user = "<|im_start|>user\n",
+     .assistant = "<|im_start|>assistant\n",
+     .token = "<|im_start|>"},
+    {.text = VICUNA_SYSTEM "USER: <image>\n{question} ASSISTANT:", .user = "USER:", .assistant = "ASSISTANT:"},
 };
+
+static const char *const stops[] = {"<|im_end|>", NULL};
 
 static sl_status settle(sl_config *c, const char *name) {
   if (strcmp(c->feature_strategy, "default") != 0)
@@ -59,6 +73,7 @@ const sl_family sl_family_llava_next = {
     .ignored = sl_llava_ignored,
     .splice = SL_SPLICE_UNPAD,
     .prompts = prompts,
+    .stops = stops,
     .image_token = "<image>",
     .image_text = "<image>",
     .settle = settle,
@@ -96,8 +111,8 @@ static sl_status settle_tiles(sl_config *c, const char *name) {
     .projector = {"", "mm_projector.", "mm_projector_type", original_projectors}, .fields = original_fields, \
     .n_field = COUNT(original_fields), .renames = sl_original_renames, .n_rename = SL_N_ORIGINAL_RENAME, \
     .weights = weights, .n_weight = COUNT(weights), .ignored = sl_original_ignored, .splice = SL_SPLICE_UNPAD, \
-    .prompts = prompts, .image_token = "<image>", .image_text = "<image>", .image_cuts_text = true, \
-    .tower_apart = true, .claims = claims_tiles, .settle = settle_tiles
+    .prompts = prompts, .stops = stops, .image_token = "<image>", .image_text = "<image>", \
+    .image_cuts_text = true, .tower_apart = true, .claims = claims_tiles, .settle = settle_tiles
 
 const sl_family sl_family_llava_next_vicuna = {
     ORIGINAL,

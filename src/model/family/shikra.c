@@ -20,8 +20,8 @@ static const sl_config_field fields[] = {
 };
 
 #define SYSTEM \
-  "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and " \
-  "polite answers to the user's questions. "
+  "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, " \
+  "and polite answers to the user's questions. "
 
 static const sl_prompt prompts[] = {
     {NULL, SYSTEM "USER: <image> {question} ASSISTANT:", "USER:", "ASSISTANT:", NULL, NULL},

@@ -1,0 +1,93 @@
+/* Benchmarks as data: how each is read, asked, scored and summed up. Needs no model, so that others' predictions can be
+ * scored as well. A benchmark is one file with one sl_benchmark, and a line in metric.c.
+ *
+ * Scoring equals the published scripts' item by item; where there are two, both are here by name (`rules`). */
+#ifndef SL_METRIC_METRIC_H
+#define SL_METRIC_METRIC_H
+
+#include "metric/rows.h"
+
+/* One question. All strings are owned. */
+typedef struct sl_example {
+  char *id;       /* unique in the set */
+  char *other_id; /* what published prediction files call it where that differs; NULL */
+  char *group;    /* split that is told on its own ("random"); NULL */
+  char *image;    /* path below the folder of pictures; NULL: a question without one */
+  json_t *data;   /* what prompt and score need */
+} sl_example;
+
+struct sl_benchmark;
+
+/* A set as read. Zero-initialise; release with sl_examples_dispose. */
+typedef struct sl_examples {
+  const struct sl_benchmark *benchmark;
+  sl_example *items;
+  int n;
+  size_t capacity;
+  json_t *ids; /* object: id and other_id to index */
+  char *image_dir; /* where the set itself keeps its pictures */
+} sl_examples;
+void sl_examples_dispose(sl_examples *examples);
+
+/* Appends an example, taking over all of `example`, also on failure. Bad (SL_ERROR_FORMAT) when the id is there. */
+sl_status sl_examples_add(sl_examples *examples, sl_example *example);
+void sl_example_dispose(sl_example *example);
+/* Gives an example its other id; an id that two have is dropped for both. */
+sl_status sl_examples_alias(sl_examples *examples, int index, const char *other_id);
+
+typedef struct sl_read_options {
+  const char *path;  /* file or folder */
+  const char *split; /* of the data set; NULL = all, or the benchmark's usual one */
+} sl_read_options;
+
+typedef struct sl_benchmark {
+  const char *name, *help, *source;
+  const char *const *styles; /* prompt styles, the default first; NULL-terminated */
+  const char *const *rules;  /* scoring rules, the default first; NULL-terminated */
+  int max_token;             /* length limit of an answer */
+  const char *headline;      /* the number of `summarise` that the mean of "score" is */
+  bool lower_is_better;
+  bool missing_is_wrong;     /* the official script counts a missing prediction as a wrong one */
+  /* Reads the official files. Bad rows go to `rows`. */
+  sl_status (*read)(sl_examples *out, const sl_read_options *options, sl_rows *rows);
+  /* The question as the model is asked, without its template; new text. `style` is an index into styles. */
+  sl_status (*prompt)(char **out, const sl_example *example, int style);
+  /* Judges a prediction: fills the object `said`, with "score" (what the headline is the mean of) and whatever
+   * `summarise` needs. `rule` is an index into rules. */
+  sl_status (*score)(json_t *said, const sl_example *example, const char *prediction, int rule);
+  /* Numbers of n >= 1 judged predictions into the object `into`. */
+  sl_status (*summarise)(json_t *into, const json_t *const *said, int n);
+} sl_benchmark;
+
+/* The whole table, NULL-terminated. */
+extern const sl_benchmark *const sl_benchmarks[];
+const sl_benchmark *sl_benchmark_find(const char *name); /* NULL when there is none; - and _ are the same */
+
+/* Index of a name in a NULL-terminated list (NULL name: 0); -1 when it is not there. */
+int sl_choice_find(const char *const *list, const char *name);
+
+/* Reads a set. SL_ERROR_FILE and SL_ERROR_FORMAT name what is wrong; SL_ERROR_FORMAT when no row is good. */
+sl_status sl_examples_read(sl_examples *out, const sl_benchmark *benchmark, const sl_read_options *options,
+                           sl_rows *rows);
+
+/* Predictions of a file: JSON lines or a JSON array of {"question_id" | "id" | "image_id": ID, "text" | "answer" |
+ * "caption" | "prediction": TEXT}, with "category" or "split" where an id is ambiguous. texts [examples.n] (free() each
+ * and the array) are NULL where there is none. Unknown and repeated ids are bad rows. */
+sl_status sl_predictions_read(char ***texts, const sl_examples *examples, const char *path, sl_rows *rows);
+
+/* Numbers over all judged predictions (NULL entries are left out), and those of each group under "groups". */
+sl_status sl_summarise(json_t *into, const sl_examples *examples, json_t *const *said);
+
+/* Helpers of benchmarks. */
+sl_status sl_metric_set(json_t *object, const char *key, json_t *value); /* takes over value */
+json_t *sl_metric_number(double value);                                  /* null for NaN */
+double sl_metric_mean(const json_t *const *said, int n, const char *key);
+double sl_metric_sum(const json_t *const *said, int n, const char *key);
+bool sl_metric_is_folder(const char *path);
+/* The first file of `dir` (or of its folder "annotations") whose name begins and ends so; NULL when there is none. */
+sl_status sl_metric_find_file(char **out, const char *dir, const char *begin, const char *end);
+
+extern const sl_benchmark sl_pope_benchmark, sl_scienceqa_benchmark, sl_textvqa_benchmark, sl_chair_benchmark,
+    sl_main_object_benchmark;
+
+#endif
