@@ -15,10 +15,13 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
 /* Options that do not belong to an analysis. */
 typedef enum cli_id {
-  OPT_MODEL, OPT_VISION_MODEL, OPT_IMAGE, OPT_PROMPT, OPT_RAW_PROMPT, OPT_ANSWER, OPT_MAX_TOKENS, OPT_OBJECT_MASK, OPT_OBJECT_THRESHOLD,
+  OPT_MODEL, OPT_VISION_MODEL, OPT_IMAGE, OPT_PROMPT, OPT_RAW_PROMPT, OPT_TEMPLATE, OPT_ANSWER, OPT_MAX_TOKENS, OPT_OBJECT_MASK, OPT_OBJECT_THRESHOLD,
   OPT_PLAN, OPT_OUT, OPT_FORCE, OPT_RESUME, OPT_NO_REPORT, OPT_RECORD, OPT_LOGITS, OPT_SITES, OPT_SEED, OPT_DTYPE,
   OPT_DEVICE, OPT_THREADS, OPT_BATCH_SIZE, OPT_BUDGET, OPT_LABELS, OPT_TOP, OPT_SOURCE, OPT_DELTA_BASE, OPT_STORE_DTYPE,
-  OPT_NEW_FOLDER, OPT_REFERENCE, OPT_TOLERANCE, OPT_JSON, OPT_QUIET, OPT_HELP,
+  OPT_NEW_FOLDER, OPT_REFERENCE, OPT_TOLERANCE, OPT_STUDY_PLAN, OPT_DATA, OPT_IMAGES, OPT_ANALYSES, OPT_STUDY_OUT, OPT_TENSORS,
+  OPT_STUDY_RESUME, OPT_STRICT, OPT_SHARD, OPT_BENCH_DATA, OPT_BENCH_IMAGES, OPT_SPLIT,
+  OPT_PREDICTIONS, OPT_PROMPT_STYLE, OPT_RULE, OPT_LIMIT, OPT_BENCH_CLIFF, OPT_BENCH_OUT, OPT_BENCH_FORCE, OPT_BENCH_RESUME,
+  OPT_BENCH_STRICT, OPT_BENCH_TOKENS, OPT_JSON, OPT_QUIET, OPT_HELP,
   OPT_VERSION, OPT_COUNT
 } cli_id;
 
@@ -35,7 +38,8 @@ extern const cli_option cli_options[OPT_COUNT];
   (BIT(OPT_MODEL) | BIT(OPT_VISION_MODEL) | BIT(OPT_SEED) | BIT(OPT_DTYPE) | BIT(OPT_DEVICE) | BIT(OPT_THREADS) | \
    BIT(OPT_JSON) | BIT(OPT_QUIET) | BIT(OPT_HELP) | BIT(OPT_VERSION))
 #define ASK_OPTIONS                                                                                                \
-  (WORK_OPTIONS | BIT(OPT_IMAGE) | BIT(OPT_PROMPT) | BIT(OPT_RAW_PROMPT) | BIT(OPT_ANSWER) | BIT(OPT_MAX_TOKENS) | \
+  (WORK_OPTIONS | BIT(OPT_IMAGE) | BIT(OPT_PROMPT) | BIT(OPT_RAW_PROMPT) | BIT(OPT_TEMPLATE) |                        \
+   BIT(OPT_ANSWER) | BIT(OPT_MAX_TOKENS) |                                                                         \
    BIT(OPT_OUT) | BIT(OPT_FORCE) | BIT(OPT_NO_REPORT) | BIT(OPT_RECORD) | BIT(OPT_LOGITS) | BIT(OPT_BATCH_SIZE))
 #define TRACE_OPTIONS (ASK_OPTIONS | BIT(OPT_OBJECT_MASK) | BIT(OPT_OBJECT_THRESHOLD))
 #define SAMPLING_OPTIONS (TRACE_OPTIONS | BIT(OPT_RESUME) | BIT(OPT_BUDGET)) /* of commands that draw random masks */
@@ -68,7 +72,7 @@ typedef struct cli_command {
 } cli_command;
 
 extern const cli_command cmd_info, cmd_ask, cmd_trace, cmd_flow, cmd_cam, cmd_cliff, cmd_heads, cmd_tokens;
-extern const cli_command cmd_knockout, cmd_lens, cmd_compare, cmd_report, cmd_convert, cmd_verify;
+extern const cli_command cmd_knockout, cmd_lens, cmd_compare, cmd_report, cmd_convert, cmd_verify, cmd_study, cmd_eval;
 extern const cli_command *const cli_commands[]; /* NULL-terminated */
 
 /* The i-th analysis of a command; NULL after the last. */
@@ -113,6 +117,8 @@ void cli_print_interventions(const json_t *summary);
 
 /* Progress on standard error; `user` is the cli_args. */
 bool cli_progress(void *user, const char *what, double done, double total);
+/* A study's: `what` may change without beginning a new line; rate and time left are the study's own. */
+bool cli_study_progress(void *user, const char *what, const sl_study_state *state);
 void cli_progress_end(void);
 void cli_log(void *user, const char *message);
 

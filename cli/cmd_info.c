@@ -96,7 +96,9 @@ static void print_prompt(const json_t *root) {
     printf("  %-10s %7lld  %-20s %s%s%s\n", position, whole(token, "id"), text(token, "piece"), text(token, "class"),
            *text(token, "role") ? ", " : "", text(token, "role"));
   }
-  printf("\n%-12s for this prompt, besides the weights\n", "memory");
+  const long long n_view = whole(estimate, "views");
+  printf("\n%-12s for this prompt and a square picture (%lld view%s), besides the weights\n", "memory", n_view,
+         n_view == 1 ? "" : "s");
   print_bytes("key/value cache", json_number_value(json_object_get(estimate, "kv_cache_bytes")));
   print_bytes("cam, all kept", json_number_value(json_object_get(estimate, "cam_keep_bytes")));
   print_bytes("cam, recomputing", json_number_value(json_object_get(estimate, "cam_recompute_bytes")));
@@ -143,6 +145,6 @@ const cli_command cmd_info = {
         "what memory and work that prompt takes. With --sites it lists every place whose values --record can store, "
         "and says where cam can take gradients and a plan can change values.",
     .example = "sightline info --model llava-1.5-7b-hf --prompt \"What is this?\"",
-    .options = (WORK_OPTIONS & ~BIT(OPT_SEED)) | BIT(OPT_PROMPT) | BIT(OPT_SITES),
+    .options = (WORK_OPTIONS & ~BIT(OPT_SEED)) | BIT(OPT_PROMPT) | BIT(OPT_TEMPLATE) | BIT(OPT_SITES),
     .run = run,
 };

@@ -28,6 +28,8 @@ static void print_result(const json_t *summary) {
   size_t i;
   printf("%-5s %-34s %9s %9s\n", "case", "compared", "error", "tolerance");
   json_array_foreach((json_t *)checks, i, check) print_check(check);
+  if (json_is_false(json_object_get(summary, "same_template")))
+    printf("note: the reference's prompt is not the one that sightline writes; --template and --raw-prompt take others\n");
   const char *version = text(reference, "transformers"), *type = text(reference, "dtype");
   if (json_is_true(json_object_get(summary, "equal")))
     printf("equal to transformers %s (%s) within %.2g\n", version, type,
@@ -95,6 +97,6 @@ const cli_command cmd_verify = {
         "The error is the largest difference over the row's largest value. Exit code 0: equal, 1: different (or the "
         "reference is of another folder, which is refused). Computes in f32 unless --dtype says otherwise.",
     .example = "sightline verify --model llava-1.5-7b-hf --reference reference.safetensors",
-    .options = (WORK_OPTIONS & ~BIT(OPT_SEED)) | BIT(OPT_REFERENCE) | BIT(OPT_TOLERANCE),
+    .options = (WORK_OPTIONS & ~BIT(OPT_SEED)) | BIT(OPT_TEMPLATE) | BIT(OPT_REFERENCE) | BIT(OPT_TOLERANCE),
     .run = run,
 };

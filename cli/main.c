@@ -10,7 +10,8 @@
 
 const cli_command *const cli_commands[] = {&cmd_info,    &cmd_ask,    &cmd_trace,  &cmd_flow,     &cmd_cam,
                                            &cmd_cliff,   &cmd_heads,  &cmd_tokens, &cmd_knockout, &cmd_lens,
-                                           &cmd_compare, &cmd_report, &cmd_convert, &cmd_verify, NULL};
+                                           &cmd_compare, &cmd_report, &cmd_convert, &cmd_verify, &cmd_study,
+                                           &cmd_eval,    NULL};
 
 static sl_cancel *cancel;
 

@@ -41,6 +41,19 @@ const char *cli_model_path(const cli_args *args, char *buffer, size_t n_bytes) {
   return NULL;
 }
 
+/* --template with its "\\n" as line ends: new string, or NULL without one. */
+static char *read_template(const cli_args *args) {
+  const char *given = args->value[OPT_TEMPLATE];
+  char *text = given ? strdup(given) : NULL, *to = text;
+  for (const char *at = text; at && *at; to++) {
+    const bool end = at[0] == '\\' && at[1] == 'n';
+    *to = end ? '\n' : *at;
+    at += end ? 2 : 1;
+  }
+  if (to) *to = '\0';
+  return text;
+}
+
 int cli_open_model(sl_model **out, const cli_args *args) {
   char buffer[PATH_MAX + 64];
   int64_t n_thread = 0;
@@ -48,6 +61,11 @@ int cli_open_model(sl_model **out, const cli_args *args) {
   if (!cli_number(args, OPT_THREADS, &n_thread)) return EXIT_USAGE;
   const char *path = cli_model_path(args, buffer, sizeof buffer);
   if (!path) return EXIT_FAILED;
+  char *template = read_template(args);
+  if (args->value[OPT_TEMPLATE] && !template) {
+    cli_error("no memory");
+    return EXIT_FAILED;
+  }
   const sl_model_options options = {.size = sizeof options,
                                     .backend = args->value[OPT_DEVICE],
                                     .compute = args->value[OPT_DTYPE],
@@ -55,8 +73,10 @@ int cli_open_model(sl_model **out, const cli_args *args) {
                                     .progress = cli_progress,
                                     .log = cli_log,
                                     .user = (void *)args,
-                                    .vision_model = args->value[OPT_VISION_MODEL]};
+                                    .vision_model = args->value[OPT_VISION_MODEL],
+                                    .prompt_template = template};
   const sl_status status = sl_model_open(out, path, &options);
+  free(template);
   cli_progress_end();
   const int code = cli_fail(status);
   /* The library knows the names of devices and modes, and which models need a tower; a wrong choice is bad usage. */

@@ -27,6 +27,9 @@ const cli_option cli_options[OPT_COUNT] = {
     [OPT_RAW_PROMPT] =
         {"raw-prompt", NULL, WHAT,
          "Take --prompt as the whole prompt, template and all; it must hold the image placeholder once."},
+    [OPT_TEMPLATE] = {"template", "TEXT", WHAT,
+                      "Put --prompt into this template instead of the model's own: TEXT holds {question} and <image> once "
+                      "each, and \\n for line ends."},
     [OPT_ANSWER] = {"answer", "TEXT", WHAT, "Analyse this answer (teacher forcing) instead of the model's greedy one."},
     [OPT_MAX_TOKENS] = {"max-tokens", "N", WHAT, "Stop the greedy answer after N tokens. Default 64."},
     [OPT_OBJECT_MASK] = {"object-mask", "FILE", WHAT,
@@ -93,6 +96,45 @@ const cli_option cli_options[OPT_COUNT] = {
     [OPT_TOLERANCE] = {"tolerance", "E", WHAT,
                        "Errors up to E pass. Default: 1e-4 in f32, 1e-3 in bf16x2, 5e-2 in bf16 or against a reference in "
                        "16 bits; ten times as much for cam."},
+    [OPT_STUDY_PLAN] = {"plan", "FILE", WHAT, "The study's plan (JSON)."},
+    [OPT_DATA] = {"data", "FILE", WHAT, "Examples, one JSON object a line, in place of the plan's."},
+    [OPT_IMAGES] = {"images", "DIR", WHAT, "The folder that the examples' pictures are in, in place of the plan's."},
+    [OPT_ANALYSES] = {"analyses", "NAMES", WHAT, "Analyses with commas between them, in place of the plan's: flow,cam,cliff."},
+    [OPT_STUDY_OUT] = {"out", "DIR", RESULT, "The study's folder to make."},
+    [OPT_TENSORS] = {"tensors", "GLOBS", RESULT,
+                     "Result tensors to keep for every example: none, all, or names and globs with commas between them."},
+    [OPT_STUDY_RESUME] = {"resume", NULL, RESULT, "Go on with the study in --out if there is one, which must be of the same plan."},
+    [OPT_STRICT] = {"strict", NULL, HOW, "Stop at the first example that cannot be done, instead of recording its error."},
+    [OPT_SHARD] = {"shard", "I/N", HOW, "Do examples I, I + N, I + 2 N, ... alone (I from 0)."},
+    [OPT_BENCH_DATA] = {"data", "PATH", WHAT,
+                        "The official files: a folder, or the one file (POPE's coco_pope_*.json, TextVQA_0.5.1_val.json, JSON "
+                        "lines of main objects)."},
+    [OPT_BENCH_IMAGES] = {"images", "DIR", WHAT,
+                          "Folder of the pictures. Default: that of the data, or its folder \"images\"."},
+    [OPT_SPLIT] = {"split", "NAME", WHAT,
+                   "Split of the data: random, popular or adversarial (pope; default all), test, val or train (scienceqa; "
+                   "default test), train or val (chair)."},
+    [OPT_PREDICTIONS] = {"predictions", "FILE", WHAT,
+                         "Score these predictions instead of asking a model: JSON lines (or a JSON array) of \"question_id\", "
+                         "\"id\" or \"image_id\", and \"text\", \"answer\" or \"caption\"."},
+    [OPT_PROMPT_STYLE] = {"prompt-style", "NAME", WHAT,
+                          "How questions are put: llava or plain (pope), llava or lines (scienceqa), llava, ocr or plain "
+                          "(textvqa), detail or describe (chair), plain or word (main-object). Default: the first."},
+    [OPT_RULE] = {"rule", "NAME", WHAT,
+                  "Scoring rule, where there are two: llava or opera (pope), llava-5200b75 or llava-ce1aa08 (scienceqa), word or "
+                  "contains (main-object). Default: the first."},
+    [OPT_LIMIT] = {"limit", "N", WHAT, "The first N examples only."},
+    [OPT_BENCH_CLIFF] = {"cliff", NULL, WHAT,
+                         "Ask every question with the picture hidden from layer 0, 1, ... on, too, and find the layer from "
+                         "which on that costs no more than a point."},
+    [OPT_BENCH_STRICT] = {"strict", NULL, WHAT, "Stop at the first bad row or failing example instead of recording it."},
+    [OPT_BENCH_TOKENS] = {"max-tokens", "N", WHAT, "Stop an answer after N tokens. Default: the benchmark's (16 to 512)."},
+    [OPT_BENCH_OUT] = {"out", "DIR", RESULT,
+                       "Folder to make: predictions.jsonl, metrics.json. Default: none with --predictions, else "
+                       "sightline-eval-NAME in the current folder."},
+    [OPT_BENCH_FORCE] = {"force", NULL, RESULT, "Replace earlier results of `eval` there."},
+    [OPT_BENCH_RESUME] = {"resume", NULL, RESULT,
+                          "Go on with interrupted work there: questions that were answered are not asked again."},
     [OPT_JSON] = {"json", NULL, OTHER,
                   "Print the result as one JSON object on standard output, and nothing else there."},
     [OPT_QUIET] = {"quiet", NULL, OTHER, "No progress and no notices; errors only."},
@@ -124,7 +166,9 @@ static const struct {
                        [OPT_SEED] = {0, INT64_MAX},
                        [OPT_THREADS] = {1, 1024},
                        [OPT_BATCH_SIZE] = {1, 65536},
-                       [OPT_TOP] = {1, 65536}};
+                       [OPT_TOP] = {1, 65536},
+                       [OPT_LIMIT] = {1, INT32_MAX},
+                       [OPT_BENCH_TOKENS] = {1, 65536}};
 
 bool cli_number(const cli_args *args, cli_id id, int64_t *out) {
   if (!args->value[id] || parse_int(args->value[id], ranges[id].min, ranges[id].max, out)) return true;

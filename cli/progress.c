@@ -101,6 +101,32 @@ bool cli_progress(void *user, const char *what, double done, double total) {
   return !sl_cancel_requested(cli_cancel());
 }
 
+bool cli_study_progress(void *user, const char *what, const sl_study_state *state) {
+  const cli_args *args = user;
+  const double now = now_s(), total = (double)state->total, done = (double)state->done;
+  const bool goes_on = !sl_cancel_requested(cli_cancel());
+  if (args->value[OPT_QUIET]) return goes_on;
+  if (strncmp(stage.what, "study", 5) != 0) {
+    cli_progress_end();
+    stage.started_s = now;
+    stage.shown_s = on_terminal() ? 0 : now;
+    stage.shown = false;
+  }
+  snprintf(stage.what, sizeof stage.what, "%s", what);
+  if (done < total && now - stage.shown_s >= (on_terminal() ? RENEW_S : REPEAT_S)) {
+    if (on_terminal()) fprintf(stderr, "\r\033[K");
+    fprintf(stderr, "%s%s: %lld of %lld, %.3g/s, ", on_terminal() ? "" : "sightline: ", what, (long long)state->done,
+            (long long)state->total, state->rate);
+    print_duration(state->left_s);
+    fprintf(stderr, " left%s", on_terminal() ? "" : "\n");
+    stage.shown_s = now;
+    stage.shown = true;
+    fflush(stderr);
+  }
+  if (done >= total) end_stage();
+  return goes_on;
+}
+
 /* Leaves the line of a stage that did not finish. */
 void cli_progress_end(void) {
   if (stage.what[0] && on_terminal() && stage.shown) fprintf(stderr, "\r\033[K");

@@ -24,6 +24,16 @@ sl_package(utf8proc libutf8proc libutf8proc-dev)
 # LAPACKE calls whatever LAPACK is installed; libopenblas-serial-dev brings the fast one that starts no threads of its own.
 sl_package(lapacke lapacke "liblapacke-dev libopenblas-serial-dev")
 
+add_library(sl_lib_mpi INTERFACE)
+if(SL_MPI)
+  find_package(MPI COMPONENTS C)
+  if(NOT MPI_C_FOUND)
+    message(FATAL_ERROR "MPI is missing: apt-get install libopenmpi-dev")
+  endif()
+  target_link_libraries(sl_lib_mpi INTERFACE MPI::MPI_C)
+  target_compile_definitions(sl_lib_mpi INTERFACE SL_WITH_MPI)
+endif()
+
 add_library(sl_lib_openmp INTERFACE)
 if(NOT SL_FUZZ) # fuzz targets work in one thread, and clang's OpenMP is a package of its own
   find_package(OpenMP REQUIRED COMPONENTS C)

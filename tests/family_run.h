@@ -17,9 +17,10 @@ static const family families[] = {
     {"llava-gqa", 4, 0}, {"llava-mha", 4, 0}, {"llava-orig-pad", 4, 0}, {"llava-next-vicuna", 8, 0},
     {"llava-next-mistral", 4, 0}, {"llava-next-mistral-window", 2, 0}, {"internvl-native", 4, 0}, {"internvl-remote", 4, 0}, {"internvl-6b", 4, 0},
     {"shikra", 6, 0}, {"llava-original", 4, 0}, {"qwen-vl", 4, 0},
+    {"qwen2-vl", 6, 0}, {"qwen2.5-vl", 6, 0},
     /* Four post-norm layers more than the others: f32 is off by 6e-6, 16 bits of the activations by 1.6e-4. */
     {"instructblip", 7, 3e-4},
-    {"smolvlm", 4, 0}, {"idefics3", 4, 0},
+    {"smolvlm", 4, 0}, {"idefics3", 4, 0}, {"gemma3", 4, 0},
 };
 #define N_FAMILY (int)(sizeof families / sizeof *families)
 

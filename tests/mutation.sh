@@ -14,7 +14,7 @@ export CMOCKA_TEST_ABORT=1     # the first failed case is enough: halves the tim
 ulimit -c 0                    # it ends by abort()
 jobs=$(nproc)
 flags="-std=gnu17 -O1 -fopenmp -fno-math-errno -ffp-contract=off -w -DSL_BUILD_SHARED=1 -Isrc -Iinclude"
-libs="-fopenmp -lcmocka -ljansson -lxxhash -ljpeg -lpng -lwebp -lpcre2-8 -lutf8proc -llapacke -lm"
+libs="-fopenmp -lcmocka -ljansson -lxxhash -ljpeg -lpng -lwebp -lpcre2-8 -lutf8proc -lsqlite3 -llapacke -lm"
 cc=${CC:-cc}
 
 say_result() { # ok|bad WHAT WHY
@@ -22,11 +22,11 @@ say_result() { # ok|bad WHAT WHY
 }
 
 # link TEST OUT [SOURCE OBJECT]: the test with every object of the rooms, SOURCE's replaced by OBJECT. A test
-# "planted:CLASS.CASE" is a case of tests/test_planted.py, which drives the command.
+# "planted:CLASS.CASE" is a case of tests/test_planted.py, which drives the command; "verify:CLASS.CASE" of test_verify.py.
 link() {
   objects=$(find "$build/CMakeFiles" -name '*.o' -path '*/sl_*.dir/src/*' | grep -v "/${3:-no such file}\.o\$")
   case $1 in
-    planted:*) main=$(find "$build/cli/CMakeFiles" -name '*.o') ;;
+    planted:* | verify:*) main=$(find "$build/cli/CMakeFiles" -name '*.o') ;;
     *) main=$build/tests/CMakeFiles/$1.dir/$1.c.o ;;
   esac
   $cc -o "$2" $main $objects ${4:-} $libs
@@ -36,6 +36,7 @@ link() {
 run() {
   case $1 in
     planted:*) timeout 300 python3 tests/test_planted.py "$2" "${1#planted:}" ;;
+    verify:*) timeout 300 python3 tests/test_verify.py "$2" "${1#verify:}" ;;
     *) timeout 300 "$2" ;;
   esac
 }

@@ -3,7 +3,9 @@
  * greedy answers, gradients, CAM maps, attention shares, interventions. Tolerance: 1e-4 of a site's largest value. */
 #include "family_run.h"
 
+#include "analysis/baseline.h"
 #include "analysis/cam_map.h"
+#include "analysis/cliff_sweep.h"
 #include "analysis/shared.h"
 #include "model/branch.h"
 #include "model/record.h"
@@ -319,7 +321,7 @@ static void gradients_match(void **state) {
       float *d_logits = calloc((size_t)shape->n_vocab * 3, sizeof *d_logits);
       for (int i = 0; i < 3; i++) d_logits[i * shape->n_vocab + r.layout.ids[r.layout.n_prompt + i]] = 1;
       gradient_sink sink = {.run = &r, .tolerance = machines[m].gradient_tolerance,
-                            .last_layer = shape->vision.n_layer - 1, .n_patch = shape->grid_height * shape->grid_width};
+                            .last_layer = shape->vision.n_layer - 1, .n_patch = r.pack.patch_rows * r.pack.patch_cols};
       const sl_probe probe = {.user = &sink, .wants = wants_ln2, .see = see_ln2};
       ASSERT_OK(sl_session_forward(r.session, &r.layout, r.image, NULL, 0, NULL, NULL, true));
       ASSERT_OK(sl_session_backward(r.session, rows, 3, d_logits, &probe, true));
@@ -394,8 +396,86 @@ static void plans_match(void **state) {
   assert_true(n_plan >= N_MACHINE * 3 * (N_FAMILY - 3)); /* LLaVA-1.5 has its own, in test_branch */
 }
 
+/* Another picture's keys stand in position by position, so it must be cut into the same tokens. */
+static void pictures_that_cannot_stand_in(void **state) {
+  (void)state;
+  family_run r;
+  family_open(&r, "llava-next-vicuna", CPU);
+  family_start_case(&r, 0);
+  family_append_answer(&r, 1);
+  family_encode(&r, NULL, false);
+  char own[600], other[600];
+  snprintf(own, sizeof own, "image:%s/%s", r.g.dir, golden_string(&r.g, "c0", "picture"));
+  snprintf(other, sizeof other, "image:%s/%s", r.g.dir, golden_string(&r.g, "c3", "picture"));
+  sl_shared shared = {0};
+  const sl_answer_token answer[1] = {{.id = r.layout.ids[r.layout.n_prompt]}};
+  const char *const specs[] = {own, other};
+  for (int i = 0; i < 2; i++) {
+    const sl_option_value option = {"baseline", specs[i]};
+    sl_analysis_context context = {.model = r.model, .session = r.session, .pixels = r.views.pixels, .pack = &r.pack,
+                                   .image = r.image, .layout = &r.layout, .answer = answer, .n_answer = 1,
+                                   .info = &sl_heads_analysis.info, .options = &option, .n_option = 1, .shared = &shared};
+    sl_standin standin = {0};
+    const sl_status status = sl_standin_make(&standin, &context);
+    if (i == 0) ASSERT_OK(status);
+    if (i == 1 && (status != SL_ERROR_UNSUPPORTED || !strstr(sl_error_message(), "cannot stand in for it")))
+      fail_msg("a picture of other tokens: %s", status == SL_OK ? "taken" : sl_error_message());
+    sl_standin_dispose(&standin);
+  }
+  sl_shared_dispose(&shared);
+  /* The engine itself refuses rows that the prompt has no places for. */
+  sl_layout square = {0};
+  ASSERT_OK(sl_layout_build(&square, r.model, NULL, "What?", false));
+  assert_int_not_equal(square.n_image, r.layout.n_image);
+  assert_int_equal(sl_session_forward(r.session, &square, r.image, NULL, 0, NULL, NULL, false), SL_ERROR_ARGUMENT);
+  sl_layout_dispose(&square);
+  family_close(&r);
+}
+
+static sl_status keep_logits(void *user, int plan, const float *logits) {
+  float *const *out = user;
+  memcpy(out[plan], logits, 64 * sizeof *logits);
+  return SL_OK;
+}
+
+/* "</img>" stands behind the picture and has read it: a cut hides it with the picture. */
+static void frames_are_hidden_with_the_picture(void **state) {
+  (void)state;
+  static const char *const framed[] = {"internvl-native", "shikra", "qwen-vl"};
+  for (int f = 0; f < 3; f++) {
+    family_run r;
+    sl_prefix *prefix = NULL;
+    sl_trunk *trunk = NULL;
+    family_open(&r, framed[f], CPU);
+    family_start_case(&r, 1);
+    family_append_answer(&r, 1);
+    family_encode(&r, NULL, false);
+    ASSERT_OK(sl_prefix_new(&prefix, r.session, &r.layout, r.image, false, NULL));
+    ASSERT_OK(sl_trunk_new(&trunk, r.session, prefix, &r.layout, NULL));
+    const int after = r.layout.first_image + r.layout.n_image, row = r.layout.n_prompt - 1;
+    assert_int_equal(r.layout.classes[after], SL_CLASS_STRUCTURE);
+    sl_plan plans[2] = {{0}};
+    ASSERT_OK(sl_cliff_plan(&plans[0], &r.layout, 1, NULL, false));
+    ASSERT_OK(sl_cliff_plan(&plans[1], &r.layout, 1, NULL, false));
+    int n_hidden = 0;
+    for (int i = 0; i < plans[0].n_rule; i++) n_hidden += sl_set_has(&plans[0].rules[i].keys, after);
+    assert_int_equal(n_hidden, 1);
+    for (int i = 0; i < plans[1].n_rule; i++) ASSERT_OK(sl_set_remove(&plans[1].rules[i].keys, after, 1));
+    float with[64], without[64], *out[2] = {with, without};
+    const sl_branch_request request = {.trunk = trunk, .plans = plans, .n_plan = 2, .rows = &row, .n_row = 1,
+                                       .take = keep_logits, .user = out};
+    ASSERT_OK(sl_branches_run(r.session, &request));
+    if (memcmp(with, without, sizeof with) == 0) fail_msg("%s: the token behind the picture makes no difference", r.where);
+    for (int i = 0; i < 2; i++) sl_plan_dispose(&plans[i]);
+    sl_trunk_free(trunk);
+    sl_prefix_free(prefix);
+    family_close(&r);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(pictures_that_cannot_stand_in), cmocka_unit_test(frames_are_hidden_with_the_picture),
       cmocka_unit_test(inputs_match), cmocka_unit_test(sites_match), cmocka_unit_test(greedy_matches), cmocka_unit_test(flow_matches),
       cmocka_unit_test(cam_matches),  cmocka_unit_test(gradients_match),
       cmocka_unit_test(plans_match),

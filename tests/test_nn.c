@@ -325,7 +325,7 @@ static const struct {
     {"blocks.03.hook_resid_pre", 0},
     {"blocks.3.hook_resid_pre ", 0},
     {"Blocks.3.hook_resid_pre", 0},
-    {"vision.blocks.3.attn.hook_rot_q", 0}, /* the tower has no rotary embedding */
+    {"vision.blocks.3.attn.hook_rot_q", 1}, /* of towers that rotate; sl_model_has_site knows which */
     {"vision.hook_logits", 0},
     {"projector.blocks.0.hook_mlp_out", 0},
     {"blocks.{i}.hook_mlp_out", 0},

@@ -172,25 +172,30 @@ static void fill_projector(lab *l, bool norm, bool two) {
 static void projectors(void **state) {
   (void)state;
   static const char *const names[] = {"linear projector", "linear projector with norm", "projector",
-                                      "projector with norm"};
-  for (int kind = 0; kind < 4; kind++) {
+                                      "projector with norm", "linear projector with RMS norm"};
+  static const int kinds[] = {0, 1, 2, 3, 1};
+  for (int number = 0; number < 5; number++) {
+    const int kind = kinds[number];
+    const bool rms = number == 4;
     lab l = lab_open();
     fill_projector(&l, kind & 1, kind & 2);
+    if (rms) l.projector.norm = SL_NORM_RMS;
+    if (rms) l.projector.norm_b = (sl_mat){0};
     l.scratch.capacity = sl_projector_scratch(&l.projector, 5);
-    check_stage(&l, &(stage){names[kind], projector_forward, projector_backward}, 2, TOLERANCE);
+    check_stage(&l, &(stage){names[number], projector_forward, projector_backward}, 2, TOLERANCE);
 
     capture c = {.l = &l};
     const sl_probe probe = {.user = &c, .wants = wants_all, .see = see_all};
     projector_forward(&l, &probe, false);
     assert_int_equal(c.n, 2 + (kind & 1 ? 1 : 0) + (kind & 2 ? 2 : 0));
     if (kind & 1) {
-      float w[12], b[12];
+      float w[12], b[12] = {0};
       const float *x = find(&c, SL_SITE_PROJECTOR_IN, 0)->values, *y = find(&c, SL_SITE_PROJECTOR_LN, 0)->values;
       read_mat(&l, l.projector.norm_w, w);
-      read_mat(&l, l.projector.norm_b, b);
+      if (!rms) read_mat(&l, l.projector.norm_b, b);
       for (int t = 0; t < 5; t++) {
         double mean = 0, square = 0;
-        for (int i = 0; i < 12; i++) mean += (double)x[t * 12 + i] / 12;
+        for (int i = 0; i < 12 && !rms; i++) mean += (double)x[t * 12 + i] / 12;
         for (int i = 0; i < 12; i++) square += ((double)x[t * 12 + i] - mean) * ((double)x[t * 12 + i] - mean) / 12;
         for (int i = 0; i < 12; i++)
           assert_near("normed feature", (double)y[t * 12 + i],
@@ -242,8 +247,52 @@ static void selections(void **state) {
   lab_close(&l);
 }
 
+/* The same grid: cells of 2 x 2 averaged, the class token in none of them. The way back is the transpose: half of the
+ * squared mean's gradient is checked against finite differences of its sum. */
+static void pooling(void **state) {
+  (void)state;
+  lab l = lab_open();
+  l.scratch.capacity = sl_scratch_need(4, 2);
+  const sl_context c = context_of(&l, NULL);
+  float features[17][2], out[4][2], back[17][2];
+  int32_t lists[4][4];
+  for (int j = 0; j < 4; j++)
+    for (int cell = 0; cell < 4; cell++)
+      lists[j][cell] = 1 + (cell / 2 * 2 + j / 2) * 4 + cell % 2 * 2 + j % 2;
+  const sl_mat x = random_mat(&l, 17, 2, 0, 1), y = random_mat(&l, 4, 2, 0, 1), d = random_mat(&l, 17, 2, 5, 1);
+  const sl_ints all = ints_of(&l, &lists[0][0], 16);
+  read_mat(&l, x, &features[0][0]);
+  sl_pool_forward(&c, y, x, all, 4);
+  sl_pool_backward(&c, d, y, all, 4);
+  read_mat(&l, y, &out[0][0]);
+  read_mat(&l, d, &back[0][0]);
+  for (int cell = 0; cell < 4; cell++)
+    for (int i = 0; i < 2; i++) {
+      double sum = 0;
+      for (int j = 0; j < 4; j++) sum += (double)features[lists[j][cell]][i];
+      assert_near("mean of a cell", (double)out[cell][i], sum / 4, 1e-6);
+    }
+  for (int row = 0; row < 17; row++)
+    for (int i = 0; i < 2; i++) {
+      double ends[2];
+      for (int side = 0; side < 2; side++) {
+        float moved[17][2], means[4][2];
+        memcpy(moved, features, sizeof moved);
+        moved[row][i] += side ? 0.125f : -0.125f;
+        write_mat(&l, x, &moved[0][0]);
+        sl_pool_forward(&c, y, x, all, 4);
+        read_mat(&l, y, &means[0][0]);
+        ends[side] = 0;
+        for (int k = 0; k < 8; k++) ends[side] += 0.5 * pow((double)means[k / 2][k % 2], 2);
+      }
+      assert_near("gradient of a mean", (double)back[row][i], (ends[1] - ends[0]) / 0.25, 2e-6);
+    }
+  lab_close(&l);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(pooling),
       cmocka_unit_test(towers),
       cmocka_unit_test(tower_sites),
       cmocka_unit_test(views_are_independent),

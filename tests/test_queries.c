@@ -4,11 +4,13 @@
 #include "folder.h"
 
 #include "family_run.h"
+#include "analysis/shared.h"
 #include "model/branch.h"
 #include "sightline/branch.h"
 #include "sightline/convert.h"
 #include "store/folder.h"
 #include "task/picture.h"
+#include "task/plan_file.h"
 
 #define BLIP GOLDEN_DIR "/instructblip"
 #define QWEN GOLDEN_DIR "/qwen-vl"
@@ -90,6 +92,35 @@ static void long_questions(void **state) {
   for (int i = 0; i < 20; i++) strcat(text, "? ");
   EXPECT_ARGUMENT(sl_pack_square(&pack, model, text), "41 tokens for the Q-Former; it was made for 40");
   sl_model_close(model);
+}
+
+/* ---- runs of another question ---- */
+
+/* A plan's run about the asked picture with another question: its image rows are those of that question. */
+static void runs_read_their_question(void **state) {
+  (void)state;
+  family_run r;
+  family_open(&r, "instructblip", CPU);
+  family_start_case(&r, 0);
+  family_append_answer(&r, 3);
+  family_encode(&r, NULL, false);
+  sl_shared shared = {0};
+  sl_analysis_context context = {.model = r.model, .session = r.session, .pixels = r.views.pixels, .pack = &r.pack,
+                                 .question = golden_string(&r.g, "c0", "prompt"), .image = r.image, .layout = &r.layout,
+                                 .info = &sl_flow_analysis.info, .shared = &shared};
+  sl_plan_run run = {0};
+  assert_string_equal(golden_string(&r.g, "c0", "picture"), golden_string(&r.g, "c2", "picture"));
+  ASSERT_OK(sl_plan_run_make(&run, &context, NULL, golden_string(&r.g, "c2", "prompt")));
+  const sl_tensor *ids = golden_find(&r.g, "c2", "ids"), *want = golden_find(&r.g, "c2", "greedy.logits");
+  const int row = (int)ids->shape[0] - 1, n_vocab = sl_model_get_shape(r.model)->n_vocab;
+  float *logits = calloc((size_t)n_vocab, sizeof *logits);
+  ASSERT_OK(sl_trunk_logits(r.session, run.trunk, &row, 1, logits));
+  const sl_tensor first = {.data = want->data, .dtype = SL_F32, .n_dim = 1, .shape = {n_vocab}};
+  family_check(&r, "logits of the other question", logits, &first, 1e-4);
+  free(logits);
+  sl_plan_run_dispose(&run);
+  sl_shared_dispose(&shared);
+  family_close(&r);
 }
 
 /* ---- folders ---- */
@@ -243,6 +274,51 @@ static void scenes_match(void **state) {
   check_scene("qwen-vl", "a.png", (const char *const[]){"c0", "c2", "c0"}, 3);      /* frequencies of every length */
 }
 
+typedef struct two_logits {
+  float *of[2];
+  int n;
+} two_logits;
+
+static bool take_logits(void *user, int plan, const float *logits) {
+  two_logits *t = user;
+  memcpy(t->of[plan], logits, (size_t)t->n * sizeof *logits);
+  return true;
+}
+
+/* Another picture's keys are made under the question that is asked: the same picture changes nothing. */
+static void baselines_read_the_question(void **state) {
+  (void)state;
+  static const char text[] = "{\"attend\": [{\"queries\": \"5-\", \"keys\": \"0-4\", \"source\": \"baseline:0\"}]}";
+  sl_model *model = NULL;
+  sl_scene *scene = NULL;
+  sl_question *question = NULL;
+  sl_scene_baseline *baseline = NULL;
+  sl_plan *plan = NULL, *empty = NULL;
+  sl_question_info info = {.size = sizeof info};
+  const sl_question_options options = {.size = sizeof options, .max_token = 1};
+  ASSERT_OK(open_at(&model, BLIP));
+  ASSERT_OK(sl_scene_open(&scene, model, BLIP "/a.png", NULL));
+  ASSERT_OK(sl_question_new(&question, scene, "What is in the picture?", &options));
+  ASSERT_OK(sl_question_get_info(question, &info));
+  ASSERT_OK(sl_scene_baseline_new(&baseline, question, "image:" BLIP "/a.png"));
+  ASSERT_OK(sl_plan_parse(&plan, text, strlen(text)));
+  ASSERT_OK(sl_plan_parse(&empty, "{}", 2));
+  two_logits logits = {.n = info.n_vocab};
+  for (int i = 0; i < 2; i++) logits.of[i] = calloc((size_t)info.n_vocab, sizeof(float));
+  const sl_branches branches = {.size = sizeof branches, .question = question, .plans = (const sl_plan *[]){plan, empty},
+                                .n_plan = 2, .baselines = (const sl_scene_baseline *[]){baseline}, .n_baseline = 1,
+                                .take = take_logits, .user = &logits};
+  ASSERT_OK(sl_branches_logits(&branches));
+  for (int v = 0; v < info.n_vocab; v++) assert_float_equal(logits.of[0][v], logits.of[1][v], 1e-4);
+  for (int i = 0; i < 2; i++) free(logits.of[i]);
+  sl_plan_free(plan);
+  sl_plan_free(empty);
+  sl_scene_baseline_free(baseline);
+  sl_question_free(question);
+  sl_scene_close(scene);
+  sl_model_close(model);
+}
+
 static sl_layout layout_of(const family_run *r, const char *test_case) {
   sl_layout layout = {0};
   ASSERT_OK(sl_layout_build(&layout, r->model, &r->pack, golden_string(&r->g, test_case, "question"), false));
@@ -311,8 +387,8 @@ static sl_picture picture_of(const char *name, const char *question, sl_model **
 
 /* The projection of the first n_query tokens against transformers' cross-attentions [H, n_query, n_key]. */
 static void check_projection(const sl_picture *p, const sl_tensor *const *patterns, int n_pattern) {
-  const int n_head = (int)patterns[0]->shape[0], n_query = (int)patterns[0]->shape[1], n_key = (int)patterns[0]->shape[2];
-  const int skip = n_key - p->n_patch;
+  const int n_head = (int)patterns[0]->shape[0], n_query = (int)patterns[0]->shape[1];
+  const int n_key = (int)patterns[0]->shape[2], skip = n_key - p->n_patch;
   for (int i = 0; i < n_query; i++) {
     double share[64] = {0}, sum = 0;
     for (int k = 0; k < n_pattern * n_head; k++) {
@@ -366,10 +442,12 @@ int main(void) {
       cmocka_unit_test(raw_prompts),
       cmocka_unit_test(classes_match),
       cmocka_unit_test(long_questions),
+      cmocka_unit_test(runs_read_their_question),
       cmocka_unit_test(folder_without_image_token),
       cmocka_unit_test(converted_folder),
       cmocka_unit_test(bad_folders),
       cmocka_unit_test(scenes_match),
+      cmocka_unit_test(baselines_read_the_question),
       cmocka_unit_test(prefixes_keep_their_frequencies),
       cmocka_unit_test(projections_match),
   };

@@ -31,6 +31,9 @@ typedef struct sl_model_options {
    * where config.json's mm_vision_tower is found on this machine (as a path, beside the folder, in Hugging Face's
    * cache); never the network. */
   const char *vision_model;
+  /* How prompts are written instead of the family's own template: "{question}" and "<image>" once each. NULL: the
+   * family's. Where a role marker of the family is in it, its tokens are told apart as ever. */
+  const char *prompt_template;
 } sl_model_options;
 
 /* Opens the folder `path`: config.json, safetensors or PyTorch .bin (single or sharded), tokenizer files, processor

@@ -6,9 +6,11 @@
 #include "sightline/branch.h"
 #include "sightline/compare.h"
 #include "sightline/convert.h"
+#include "sightline/eval.h"
 #include "sightline/model.h"
 #include "sightline/report.h"
 #include "sightline/status.h"
+#include "sightline/study.h"
 #include "sightline/trace.h"
 #include "sightline/verify.h"
 

@@ -27,15 +27,16 @@ typedef struct sl_verify_request {
 
 /* Runs the reference's pictures and questions through the model's own preprocessing, template and engine, and compares in
  * the order of computation: token ids, pixels, recorded sites, logits, greedy tokens, the logits with one head silenced,
- * CAM maps (whose tolerance is ten times as large: they are products of gradients).
+ * CAM maps (whose tolerance is ten times as large: they are products of gradients). Where the question in the model's
+ * template gives other tokens than the reference has, those of the reference's whole prompt must be equal.
  *
  *   error = max over rows of (max |own - reference| / max |reference|) of that row
  *
  * where a row smaller than a thousandth of the largest counts as that large. Token ids must be equal; a greedy token may
- * differ where the reference itself preferred it by less than the tolerance. Where ids or pixels differ, that is a
- * difference, and the rest is compared on the reference's own prompt and pixels.
+ * differ where the reference itself preferred it by less than the tolerance. Where pixels differ, that is a
+ * difference, and the rest is compared on the reference's.
  *
- * *summary is JSON text (free()): "equal", "largest" (error), "first" (the first difference, or null), "tolerance",
+ * *summary is JSON text (free()): "equal", "largest" (error), "first" (the first difference, or null), "same_template", "tolerance",
  * "reference" (versions, family, type), "checks" ([{case, name, error, tolerance, equal, note}]). *equal may be NULL.
  *
  * Errors: SL_ERROR_ARGUMENT (the reference is of another model folder), SL_ERROR_FILE, SL_ERROR_FORMAT (no such reference

@@ -28,7 +28,7 @@ typedef struct sl_answer_token {
 typedef struct sl_analysis_context {
   const sl_model *model;
   sl_session *session;
-  const float *pixels;    /* [V, 3, view_px, view_px] preprocessed */
+  const float *pixels;    /* [V, 3, height, width] preprocessed */
   const sl_pack *pack;    /* of the picture; NULL: that of a square one */
   const sl_image *image;  /* encoded from them */
   const sl_layout *layout; /* prompt and answer */

@@ -119,12 +119,31 @@ int sl_standin_pictures(const sl_analysis_context *c) {
   return n;
 }
 
+/* Another picture's keys can stand in position by position: it must be cut into the same views and tokens. */
+static sl_status check_places(const sl_layout *layout, const sl_pack *pack, const char *path) {
+  if (pack->n != layout->n_image)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s has %d image tokens, the asked picture %d: it cannot stand in for it", path, pack->n,
+            layout->n_image);
+  for (int i = 0; i < pack->n && layout->places; i++) {
+    const sl_place *own = &layout->places[i];
+    int view = -1, row = 0, col = 0;
+    const bool placed = sl_pack_cell(pack, i, &view, &row, &col);
+    if (placed ? own->view == view && own->row == row && own->col == col : own->view < 0) continue;
+    SL_FAIL(SL_ERROR_UNSUPPORTED,
+            "%s is cut into tiles in another way than the asked picture: it cannot stand in for it", path);
+  }
+  return SL_OK;
+}
+
 /* The prefix of the same prompt with another picture. */
 static sl_status prefix_of(sl_prefix **out, sl_analysis_context *c, const char *path) {
   sl_image *image = NULL;
+  sl_pack pack = {0};
   *out = NULL;
-  SL_TRY(sl_context_encode_file(c, path, c->question, NULL, &image));
-  const sl_status status = sl_prefix_new(out, c->session, c->layout, image, false, NULL);
+  SL_TRY(sl_context_encode_file(c, path, c->question, &pack, &image));
+  sl_status status = check_places(c->layout, &pack, path);
+  if (status == SL_OK) status = sl_prefix_new(out, c->session, c->layout, image, false, NULL);
+  sl_pack_dispose(&pack);
   sl_image_free(image);
   return status;
 }

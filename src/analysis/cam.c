@@ -139,7 +139,7 @@ static sl_status read_options(const sl_analysis_context *c, sl_cam_options *o) {
 static void add_noise(const sl_analysis_context *c, float *noisy, int j, double sigma) {
   const sl_preprocess *p = sl_model_get_preprocess(c->model);
   const int side = sl_model_get_shape(c->model)->image_px, n_view = c->pack ? c->pack->n_view : 1;
-  const int64_t n = (int64_t)side * side;
+  const int64_t n = c->pack ? (int64_t)c->pack->width_px * c->pack->height_px : (int64_t)side * side;
   for (int plane = 0; plane < 3 * n_view; plane++) {
     const double scale =
         sigma * 255.0 * (p->do_rescale ? p->rescale_factor : 1.0) / (p->do_normalize ? p->std[plane % 3] : 1.0);
@@ -151,8 +151,10 @@ static void add_noise(const sl_analysis_context *c, float *noisy, int j, double 
 static sl_status add_pictures(sl_cam *cam, int n_smooth, double sigma) {
   if (n_smooth == 0) return sl_cam_add(cam, NULL);
   const size_t side = (size_t)sl_model_get_shape(cam->context->model)->image_px;
+  const sl_pack *pack = cam->context->pack;
+  const size_t n = pack ? (size_t)pack->width_px * (size_t)pack->height_px : side * side;
   float *noisy = NULL;
-  SL_TRY(SL_ALLOC(noisy, (size_t)cam->n_view * 3 * side * side, "noisy picture"));
+  SL_TRY(SL_ALLOC(noisy, (size_t)cam->n_view * 3 * n, "noisy picture"));
   sl_status status = SL_OK;
   for (int j = 0; j < n_smooth && status == SL_OK; j++) {
     add_noise(cam->context, noisy, j, sigma);
@@ -192,7 +194,8 @@ static json_t *map_names(const sl_cam *cam) {
 static sl_status put_maps(sl_cam *cam) {
   sl_analysis_context *c = cam->context;
   const sl_model_shape *shape = sl_model_get_shape(c->model);
-  const int64_t L = cam->n_layer, A = cam->n_map, V = cam->n_view, gh = shape->grid_height, gw = shape->grid_width;
+  const int64_t L = cam->n_layer, A = cam->n_map, V = cam->n_view, gh = c->pack ? c->pack->patch_rows : shape->grid_height;
+  const int64_t gw = c->pack ? c->pack->patch_cols : shape->grid_width;
   const int64_t rows = c->layout->grid_height, cols = c->layout->grid_width;
   /* Positions without a place on one grid have values too: then the map stays a row of N. */
   if (cam->n_image == rows * cols)

@@ -85,6 +85,15 @@ static void add_relu(float *sum, const float *map, int n) {
   for (int i = 0; i < n; i++) sum[i] += map[i] > 0 ? map[i] : 0;
 }
 
+/* The tower's rows to a map whose patches stand line by line. */
+static void add_patches(const sl_cam *cam, float *sum, const float *map) {
+  const int32_t *patch = cam->context->pack ? cam->context->pack->patch : NULL;
+  for (int i = 0; i < cam->n_view * cam->n_patch; i++) {
+    const int at = patch ? i / cam->n_patch * cam->n_patch + patch[i % cam->n_patch] : i;
+    sum[at] += map[i] > 0 ? map[i] : 0;
+  }
+}
+
 /* Reads what the backward pass left on the device and adds it to the sums; undefined layers were never written there
  * and hold zeros. */
 static void collect(sl_cam *cam, float *host) {
@@ -100,7 +109,7 @@ static void collect(sl_cam *cam, float *host) {
   }
   const int n_vision = cam->n_view * cam->n_patch;
   if (cam->vision && cam->n_view_seen == cam->n_view)
-    add_relu(cam->vision + (int64_t)cam->map * n_vision, host + vision, n_vision);
+    add_patches(cam, cam->vision + (int64_t)cam->map * n_vision, host + vision);
 }
 
 static sl_status run_targets(sl_cam *cam, const sl_image *image, const int *rows, float *host) {
@@ -150,7 +159,8 @@ sl_status sl_cam_init(sl_cam *cam, sl_analysis_context *context, const sl_cam_op
   *cam = (sl_cam){.context = context, .options = *options, .n_layer = shape->decoder.n_layer,
                   .n_map = options->per_token ? 1 + context->n_answer : 1, .n_image = context->layout->n_image,
                   .n_view = context->pack ? context->pack->n_view : 1,
-                  .n_patch = shape->grid_height * shape->grid_width,
+                  .n_patch = context->pack ? context->pack->patch_rows * context->pack->patch_cols
+                                           : shape->grid_height * shape->grid_width,
                   .n_channel = site_channels(&shape->decoder, options->site)};
   const size_t L = (size_t)cam->n_layer, A = (size_t)cam->n_map, Q = (size_t)context->n_answer;
   const size_t n_vision = (size_t)cam->n_view * (size_t)cam->n_patch, d_vision = (size_t)shape->vision.d_model;

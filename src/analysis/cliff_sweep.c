@@ -24,7 +24,7 @@ sl_status sl_cliff_plan(sl_plan *plan, const sl_layout *layout, int first_layer,
     if (!keep) SL_TRY(sl_set_add(&rule->keys, layout->first_image + j, 1));
     if (keep && recompute) SL_TRY(sl_set_add(&rule->queries, layout->first_image + j, 1));
   }
-  return SL_OK;
+  return sl_plan_hide_frame(plan, layout);
 }
 
 /* Adds the plan of curve and layer from a ranking, unless the ranking does not exist there. */

@@ -67,6 +67,7 @@ static sl_status add_rules(const void *user, const uint8_t *mask, int source, sl
     SL_TRY(sl_set_add(&rule->keys, w->first_image, w->n_image));
     for (int h = 0; h < w->n_head; h++)
       if (!row[h]) SL_TRY(sl_set_add(&rule->heads, h, 1));
+    SL_TRY(sl_plan_hide_frame(plan, w->context->layout));
   }
   return SL_OK;
 }

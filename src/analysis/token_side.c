@@ -29,7 +29,7 @@ static sl_status side_alloc(sl_side *s, int n_band) {
 
 static sl_side side_start(const sl_analysis_context *c) {
   const sl_part_shape *shape = &sl_model_get_shape(c->model)->decoder;
-  return (sl_side){.first_query = sl_context_first_text(c), .first_image = c->layout->first_image,
+  return (sl_side){.layout = c->layout, .first_query = sl_context_first_text(c), .first_image = c->layout->first_image,
                    .n_image = c->layout->n_image, .n_layer = shape->n_layer, .n_head = shape->n_head};
 }
 
@@ -50,6 +50,7 @@ static void group_by_kind(sl_side *s) {
 sl_status sl_side_text(sl_side *s, const sl_analysis_context *c, sl_text_component component, int n_band, int last) {
   *s = side_start(c);
   s->first = s->first_query;
+  while (s->first < last && c->layout->classes[s->first] == SL_CLASS_STRUCTURE) s->first++; /* "</img>" is the picture's */
   s->n_position = last + 1 - s->first;
   if (n_band > s->n_layer) n_band = s->n_layer;
   SL_TRY(side_alloc(s, component == SL_TEXT_BAND ? n_band : 1));
@@ -161,6 +162,7 @@ static sl_status add_text_rules(const sl_side *s, const uint8_t *mask, int sourc
     SL_TRY(sl_set_add(&rule->layers, s->band_layer[b], s->band_layer[b + 1] - s->band_layer[b]));
     SL_TRY(sl_set_add(&rule->keys, s->first_image, s->n_image));
     SL_TRY(ablated_positions(&rule->queries, s, mask, b));
+    SL_TRY(sl_plan_hide_frame(plan, s->layout));
   }
   return SL_OK;
 }

@@ -20,6 +20,7 @@ extern const char *const sl_text_kinds[SL_TEXT_KIND_COUNT]; /* "question", "role
 /* Components are numbered group by group, `n_band` layer bands of each. Zero-initialise; release with
  * sl_side_dispose. */
 typedef struct sl_side {
+  const sl_layout *layout;
   bool image;            /* positions are image positions (keys), else queries after the image */
   int first, n_position; /* positions first .. first + n_position - 1 */
   int *group;            /* [n_position] */

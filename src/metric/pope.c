@@ -9,6 +9,7 @@
  * coco_pope_*.json and evaluate.py of github.com/AoiDragon/POPE); rule and file llava_pope_test.jsonl of LLaVA
  * (llava/eval/eval_pope.py, commit 4241f08); Huang et al., OPERA, 2024 (pope_eval.py). */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -120,8 +120,8 @@ static sl_status reserve_batch(batch *t, int n_step) {
   SL_TRY(sl_buffer_new(&t->local, m->backend, bytes, "branch keys"));
   SL_TRY(SL_ALLOC(t->rows, (size_t)rows, "branch rows"));
   t->cap_row = rows;
-  const int n_head = m->decoder.shape.n_head;
-  return SL_ALLOC(t->host, (size_t)rows * (size_t)(3 + n_head), "branch rows");
+  const int n_head = m->decoder.shape.n_head, n_axis = sl_rope_axes(&m->config);
+  return SL_ALLOC(t->host, (size_t)rows * (size_t)(2 + n_axis + n_head), "branch rows");
 }
 
 /* ---- one layer ---- */
@@ -165,7 +165,8 @@ static void join_rows(batch *t, int layer) {
 /* Views of every row of this layer; numbers and masks to the device. */
 static sl_status compile_layer(batch *t, int layer, sl_branch_keys *keys, sl_ints *positions) {
   const int n_head = t->session->model->decoder.shape.n_head, n = t->n_row;
-  int32_t *position = t->host, *slot = position + n, *branch = slot + n, *view = branch + n;
+  const int n_axis = sl_rope_axes(&t->session->model->config);
+  int32_t *position = t->host, *slot = position + n * n_axis, *branch = slot + n, *view = branch + n;
   t->views.n_view = 0;
   int *slots = NULL;
   SL_TRY(SL_ALLOC(slots, (size_t)n, "branch rows"));
@@ -174,7 +175,8 @@ static sl_status compile_layer(batch *t, int layer, sl_branch_keys *keys, sl_int
     const sl_branch *b = &t->branches[t->rows[first].branch];
     for (end = first; end < n && t->rows[end].branch == t->rows[first].branch; end++) {
       slots[end - first] = t->rows[end].slot;
-      position[end] = b->position[t->rows[end].slot];
+      for (int a = 0; a < n_axis; a++)
+        position[end * n_axis + a] = sl_position_at(&t->trunk->prefix->frame, b->position[t->rows[end].slot], a);
       slot[end] = t->rows[end].branch * t->n_local + t->rows[end].slot;
       branch[end] = t->rows[end].branch;
     }
@@ -184,15 +186,15 @@ static sl_status compile_layer(batch *t, int layer, sl_branch_keys *keys, sl_int
   SL_TRY(status);
   keys->in_place = !t->keeps_local && n == t->n_branch * t->n_local;
   for (int i = 0; i < n && keys->in_place; i++) keys->in_place = slot[i] == i;
-  const size_t n_number = (size_t)n * (size_t)(3 + n_head), n_mask = (size_t)t->views.n_view * (size_t)t->views.n_word;
+  const size_t n_number = (size_t)n * (size_t)(2 + n_axis + n_head), n_mask = (size_t)t->views.n_view * (size_t)t->views.n_word;
   SL_TRY(reserve_control(t, n_number + n_mask));
   sl_queue *queue = t->session->queue;
   sl_buffer_write(queue, t->control, 0, t->host, n_number * sizeof(int32_t));
   sl_buffer_write(queue, t->control, n_number * sizeof(int32_t), t->views.masks, n_mask * sizeof(int32_t));
-  *positions = (sl_ints){t->control, 0, n};
-  keys->slots = (sl_ints){t->control, n, n};
-  keys->attend.branch = (sl_ints){t->control, 2 * (int64_t)n, n};
-  keys->attend.view = (sl_ints){t->control, 3 * (int64_t)n, n * n_head};
+  *positions = (sl_ints){t->control, 0, n * n_axis};
+  keys->slots = (sl_ints){t->control, slot - t->host, n};
+  keys->attend.branch = (sl_ints){t->control, branch - t->host, n};
+  keys->attend.view = (sl_ints){t->control, view - t->host, n * n_head};
   keys->attend.masks = (sl_ints){t->control, (int64_t)n_number, (int)n_mask};
   keys->attend.n_view = t->views.n_view;
   return SL_OK;
@@ -240,7 +242,7 @@ static sl_status run_layers(batch *t, sl_trunk *whole) {
     SL_TRY(compile_layer(t, il, &keys, &positions));
     if (whole) keys.in_place = false;
     const sl_mat x = sl_mat_rows(t->x, 0, t->n_row);
-    sl_block_forward_branches(&c, &decoder->shape, &decoder->blocks[il], il, x, positions, &keys);
+    sl_block_forward_branches(&c, sl_decoder_shape(decoder, il), &decoder->blocks[il], il, x, positions, &keys);
     if (!whole) continue;
     c.ops->copy(c.queue, whole->resid[il + 1], x);
     c.ops->copy(c.queue, whole->kv[il].k, keys.attend.local_k);
@@ -293,7 +295,7 @@ static sl_status embed_suffix(sl_session *s, sl_trunk *t) {
   const sl_ints ids = sl_session_numbers(s, 0, t->n_row);
   sl_buffer_write(s->queue, ids.buffer, (size_t)ids.offset * sizeof(int32_t), t->layout.ids + t->first,
                   (size_t)t->n_row * sizeof(int32_t));
-  sl_queue_ops(s->queue)->embed(s->queue, t->resid[0], s->model->decoder.embed, ids);
+  sl_decoder_words(s->queue, &s->model->decoder, t->resid[0], ids);
   return SL_OK;
 }
 
@@ -518,7 +520,7 @@ static sl_status step(batch *t, const int32_t *token, int position, sl_mat fresh
   sl_status status = reserve_control(t, (size_t)t->n_branch);
   if (status == SL_OK) {
     sl_buffer_write(s->queue, t->control, 0, ids, (size_t)t->n_branch * sizeof *ids);
-    sl_queue_ops(s->queue)->embed(s->queue, fresh, s->model->decoder.embed, (sl_ints){t->control, 0, t->n_branch});
+    sl_decoder_words(s->queue, &s->model->decoder, fresh, (sl_ints){t->control, 0, t->n_branch});
     t->fresh = fresh;
   }
   for (int b = 0; b < t->n_branch && status == SL_OK; b++) {

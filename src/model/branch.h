@@ -30,7 +30,8 @@ bool sl_prefix_keeps_rows(const sl_prefix *prefix);
 /* Whether the prompt begins with the prefix, and rotates its keys alike: with dynamic NTK the prompt's length counts. */
 bool sl_prefix_serves(const sl_prefix *prefix, const sl_layout *layout);
 
-/* Runs the rows of `layout` after the prefix, which must serve it (an error names the first token that differs). Keeps their keys, values and the residual before every layer. The prefix is borrowed and outlives the trunk;
+/* Runs the rows of `layout` after the prefix, which must serve it (an error names the first token that differs). Keeps
+ * their keys, values and the residual before every layer. The prefix is borrowed and outlives the trunk;
  * the layout is copied. A probe sees the suffix rows (first_row is the first of them); it has no pattern rows. */
 sl_status sl_trunk_new(sl_trunk **out, sl_session *session, const sl_prefix *prefix, const sl_layout *layout,
                        const sl_probe *probe);

@@ -62,13 +62,8 @@ static sl_status capture_prefix(sl_session *s, const sl_prefix *p, const sl_prob
   s->n_kept = 0;
   SL_TRY(sl_session_reserve_rows(s, p->n_row));
   SL_TRY(sl_session_reserve_decoder(s, p->n_row, p->n_row, NULL, false, 0));
-  int32_t *positions = NULL;
-  SL_TRY(SL_ALLOC(positions, (size_t)p->n_row, "positions"));
-  for (int i = 0; i < p->n_row; i++) positions[i] = i;
-  const sl_ints numbers = sl_session_numbers(s, 1, p->n_row);
-  sl_buffer_write(s->queue, numbers.buffer, (size_t)numbers.offset * sizeof *positions, positions,
-                  (size_t)p->n_row * sizeof *positions);
-  free(positions);
+  SL_TRY(sl_session_place(s, &p->frame, 0, p->n_row));
+  const sl_ints numbers = sl_session_positions(s, p->n_row);
   const sl_context context = sl_session_context(s, probe);
   const sl_mat x = sl_mat_rows(s->x, 0, p->n_row);
   for (int il = 0; il < decoder->n_layer; il++) {

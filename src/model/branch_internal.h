@@ -9,11 +9,18 @@ struct sl_prefix {
   const sl_model *model;
   int n_row, first_image, n_image;
   int rope_level;    /* of the prompt it was made for */
+  sl_position_frame frame; /* likewise */
   int32_t *ids;      /* [n_row] */
   sl_buffer *buffer;
   sl_kv *kv;         /* [L], each [n_row, Hkv d], keys rotated */
   sl_mat *resid;     /* [L] residual before each layer [n_row, D]; NULL unless rows are kept */
 };
+
+/* The last position that the one given sees: its own, or the image's end where images see themselves. */
+static inline int sl_prefix_seen(const sl_prefix *p, int position) {
+  const bool inside = position >= p->first_image && position < p->n_row;
+  return inside && p->model->family->image_sees_itself ? p->n_row - 1 : position;
+}
 
 struct sl_trunk {
   const sl_prefix *prefix;
@@ -27,6 +34,7 @@ struct sl_trunk {
 struct sl_baseline {
   const sl_model *model;
   int first_image, n_image, rope_level;
+  sl_position_frame frame;
   int32_t *ids; /* [first_image + n_image] the tokens of the prefixes it was made from */
   sl_buffer *buffer;
   sl_kv *kv; /* [L], each [n_image, Hkv d], keys rotated */
@@ -37,9 +45,6 @@ sl_status sl_baseline_check(const sl_baseline *baseline, const sl_prefix *prefix
 
 /* A trunk with room for its rows, which branch.c fills. */
 sl_status sl_trunk_allocate(sl_trunk **out, const sl_prefix *prefix, const sl_layout *layout);
-
-/* Row matrices carved from one buffer: `at` counts elements. */
-sl_mat sl_carve(sl_buffer *buffer, int64_t *at, int rows, int cols);
 
 /* One branch: the positions that are computed for it, in order, each from layer join on. A row's place in the list is
  * its slot. */

@@ -53,12 +53,19 @@ static void reach_directly(reach *r) {
   }
 }
 
-/* Later rows read changed keys. */
+/* The layer from which on some row before `end` has changed keys, `changed` known for those before p. */
+static int changed_before(const reach *r, int p, int end, int changed) {
+  for (; p < end; p++) changed = min_of(changed, min_of(r->join[p] + 1, r->differ[p]));
+  return changed;
+}
+
+/* Rows that see changed keys: later ones, and in an image that sees itself all of it. */
 static void reach_onwards(reach *r) {
   int changed = r->n_layer;
   for (int p = 0; p < r->n_token; p++) {
-    r->join[p] = min_of(r->join[p], changed);
-    changed = min_of(changed, min_of(r->join[p] + 1, r->differ[p]));
+    const int end = min_of(sl_prefix_seen(r->trunk->prefix, p), r->n_token - 1);
+    r->join[p] = min_of(r->join[p], end > p ? changed_before(r, p, end + 1, changed) : changed);
+    changed = changed_before(r, p, p + 1, changed);
   }
 }
 
@@ -84,7 +91,9 @@ static void drop_unread(reach *r) {
   for (int p = r->trunk->first - 1; p >= 0; p--) {
     if (r->join[p] == r->n_layer) continue;
     bool read = false;
-    for (int q = p + 1; q < r->n_token + r->n_step && !read; q++) {
+    const int first = sl_prefix_seen(r->trunk->prefix, p) > p ? r->trunk->prefix->first_image : p + 1;
+    for (int q = first; q < r->n_token + r->n_step && !read; q++) {
+      if (q == p) continue;
       const bool computed = q >= r->n_token || r->join[q] < r->n_layer;
       read = computed && may_read(r, q, p, min_of(r->join[p], r->differ[p]));
     }

@@ -107,7 +107,8 @@ static sl_status add_view(sl_view_plan *v, const sl_branch *b, const layer_rules
     v->cap_view = cap;
   }
   int32_t *words = v->masks + (size_t)v->n_view * (size_t)v->n_word;
-  const int first = v->trunk->first, window = v->trunk->prefix->model->decoder.shape.window;
+  const sl_prefix *prefix = v->trunk->prefix;
+  const int first = v->trunk->first, window = sl_decoder_shape(&prefix->model->decoder, layer)->window;
   const int lowest = window > 0 && position >= window ? position - window + 1 : 0; /* of the keys in the window */
   if (position >= first && lowest == 0) {
     const int32_t *base;
@@ -116,7 +117,7 @@ static sl_status add_view(sl_view_plan *v, const sl_branch *b, const layer_rules
     show_positions(v, b, rules, signature, layer, first, position + 1, words);
   } else {
     memset(words, 0, (size_t)v->n_word * sizeof *words);
-    show_positions(v, b, rules, signature, layer, lowest, position + 1, words);
+    show_positions(v, b, rules, signature, layer, lowest, sl_prefix_seen(prefix, position) + 1, words);
   }
   v->n_view++;
   return SL_OK;

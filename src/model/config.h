@@ -14,6 +14,13 @@ typedef struct sl_config {
     const char *norm;          /* "layer_norm" or "rms_norm", in the blocks */
     int n_class;               /* class tokens before the patches: 0 or 1 */
     int position_grid;         /* side of the stored grid of positions; 0: the picture's own */
+    /* Qwen2-VL: views as large as the picture, rotary embedding by row and column of a patch. */
+    bool any_size;             /* image_px is then only what estimates are made for */
+    int n_frame;               /* equal frames that the patch kernel takes of a still picture; 0: one, without such an axis */
+    double rope_theta;         /* 0: no rotary embedding */
+    bool gated;                /* the MLP */
+    int window_px;             /* side of the windows that patches attend within; 0: none */
+    uint64_t sees_all[16];     /* one bit for every layer that attends to the whole view nevertheless */
     double qk_eps;             /* of the norms of queries and keys */
     bool qkv_bias, qk_norm, norm_bias;
   } vision;
@@ -26,6 +33,17 @@ typedef struct sl_config {
     int trained_length;        /* Qwen, first generation: positions from which the next two take effect */
     bool dynamic_ntk;          /* rotary frequencies stretch for prompts beyond it */
     bool log_n;                /* queries beyond it grow with the logarithm of their position */
+    double rope_factor;        /* positions are divided by it; 0: not */
+    /* Qwen2-VL: pairs of a head that turn by time, row and column of a position, one group after another; their sum is
+     * half the head's width. All 0: a position is one number. */
+    int rope_sections[3];
+    /* Gemma 3: every global_every-th layer sees everything, the others a window, and turn by a base of their own. */
+    int global_every;
+    double local_theta;
+    double query_scalar;       /* scores are divided by its root; 0: by that of the head's width */
+    bool scales_embeddings;    /* by the root of the width */
+    bool offset_norms;         /* weights of norms are stored less 1 */
+    bool qk_norm, sandwich;    /* norms of queries and keys; of what sublayers add */
     const char *act, *model_type, *rope_type;
   } text;
   struct {
@@ -35,6 +53,9 @@ typedef struct sl_config {
     int merge;                 /* side of the block of patches that becomes one token: 1, or 2 (pixel shuffle) */
     bool transposed;           /* tokens run down the columns (InternVL's first pixel shuffle) */
     int n_query, d_model, d_mlp, n_layer, n_head, n_vocab, max_position, cross_every; /* resampler and Q-Former */
+    bool pools;                /* a token is the mean of merge x merge patches, not all of them side by side */
+    bool rms;                  /* its norm */
+    bool in_out;               /* its matrix is stored transposed, inputs first */
     bool widens;               /* a resampler is not as wide as the tower: its keys go through a matrix first */
   } projector;
   int image_token_id;           /* -1: the tokenizer's id of the family's image token */

@@ -4,45 +4,40 @@
 
 static int larger(int a, int b) { return a > b ? a : b; }
 
-/* nn/resampler.c and nn/qformer.c hold the equations; sl_carve of branch_internal.h is the same thing for prefixes. */
-sl_mat sl_connect_take(sl_buffer *buffer, int64_t *at, int rows, int cols) {
-  const sl_mat m = {buffer, *at, sl_scratch_stride(cols), rows, cols, SL_F32};
-  *at += sl_scratch_need(rows, cols);
-  return m;
-}
-
 /* ---- Linear layers ---- */
 
-static int mlp_rows(const sl_model *m, int n_view, int n_text) {
-  (void)n_text;
-  return n_view * m->shape.n_view_token;
+static int mlp_rows(const sl_model *m, const sl_image *image) {
+  (void)m;
+  return image->n_view * image->n_view_token;
 }
 
 /* One list of which all rows to the end of the only view are taken: features serve as the input where they lie. */
 static bool in_place(const sl_model *m, const sl_image *image) { return m->select.suffix && image->n_view == 1; }
 
 static void mlp_lay_out(sl_image *image, const sl_model *m, sl_buffer *buffer, int64_t *at, bool keep) {
-  const int n = mlp_rows(m, image->n_view, 0), n_kept = sl_projector_kept_cols(&m->projector);
+  const int n = mlp_rows(m, image), n_kept = sl_projector_kept_cols(&m->projector);
   if (in_place(m, image))
     image->input = sl_mat_rows(image->features, image->features.rows - n, n);
   else
-    image->input = sl_connect_take(buffer, at, n, m->select.n_list * m->tower.shape.d_model);
-  if (keep && n_kept) image->pre = sl_connect_take(buffer, at, n, n_kept);
+    image->input = sl_carve(buffer, at, n, sl_model_input_cols(m));
+  if (keep && n_kept) image->pre = sl_carve(buffer, at, n, n_kept);
 }
 
-static int64_t mlp_scratch(const sl_model *m, int n_view, int n_text, const sl_probe *probe) {
-  (void)n_text, (void)probe;
-  const int n = mlp_rows(m, n_view, 0);
-  return sl_scratch_need(n, m->select.n_list * m->tower.shape.d_model) + sl_projector_scratch(&m->projector, n);
+static int64_t mlp_scratch(const sl_model *m, const sl_image *image, const sl_probe *probe) {
+  (void)probe;
+  const int n = mlp_rows(m, image);
+  return 2 * sl_scratch_need(n, sl_model_input_cols(m)) + sl_projector_scratch(&m->projector, n);
 }
 
 static int mlp_width(const sl_model *m) {
-  return larger(m->select.n_list * m->tower.shape.d_model, sl_weight_rows(m->projector.linear_1));
+  return larger(sl_model_input_cols(m), sl_weight_rows(m->projector.linear_1));
 }
 
 static sl_status mlp_forward(sl_session *s, const sl_context *c, sl_image *image, sl_mat out) {
   const sl_model *m = s->model;
-  if (!in_place(m, image)) sl_select_forward(c, image->input, image->features, image->select, m->select.n_list);
+  if (!in_place(m, image))
+    (m->config.projector.pools ? sl_pool_forward : sl_select_forward)(c, image->input, image->features, image->select,
+                                                                      m->select.n_list);
   sl_projector_forward(c, &m->projector, out, image->input, image->pre);
   return SL_OK;
 }
@@ -56,33 +51,36 @@ static sl_status mlp_backward(sl_session *s, const sl_context *c, const sl_image
   const sl_mat d_input =
       inside ? sl_mat_rows(d_features, d_features.rows - n, n) : sl_scratch_mat(c->scratch, n, image->input.cols);
   if (inside) c->ops->zero(c->queue, d_features);
-  sl_projector_backward(c, &m->projector, d_input, d_out, image->input, sl_mat_rows(image->projected, 0, n), image->pre);
-  if (!inside) sl_select_backward(c, d_features, d_input, image->select, m->select.n_list);
+  sl_projector_backward(c, &m->projector, d_input, d_out, image->input, sl_mat_rows(image->projected, 0, n),
+                        image->pre);
+  if (!inside)
+    (m->config.projector.pools ? sl_pool_backward : sl_select_backward)(c, d_features, d_input, image->select,
+                                                                        m->select.n_list);
   c->scratch->used = mark;
   return SL_OK;
 }
 
 /* ---- resampler ---- */
 
-static int query_rows(const sl_model *m, int n_view, int n_text) {
-  return larger(n_view * sl_tower_rows(&m->tower), m->shape.n_view_token + n_text);
+static int query_rows(const sl_model *m, const sl_image *image) {
+  (void)m;
+  return larger(image->n_view * image->n_view_row, image->n_view_token + image->n_text);
 }
 
 static void resampler_lay_out(sl_image *image, const sl_model *m, sl_buffer *buffer, int64_t *at, bool keep) {
   const sl_resampler *r = &m->resampler;
   const int n = r->query.rows, n_row = image->features.rows, width = sl_resampler_width(r);
   if (!keep) return;
-  image->resampler = (sl_resampler_acts){.q = sl_connect_take(buffer, at, n, width),
-                                         .k = sl_connect_take(buffer, at, n_row, width),
-                                         .v = sl_connect_take(buffer, at, n_row, width),
-                                         .lse = sl_connect_take(buffer, at, n, r->n_head),
-                                         .y = sl_connect_take(buffer, at, n, width)};
-  if (r->kv) image->resampler.wide = sl_connect_take(buffer, at, n_row, width);
+  image->resampler = (sl_resampler_acts){.q = sl_carve(buffer, at, n, width),
+                                         .k = sl_carve(buffer, at, n_row, width),
+                                         .v = sl_carve(buffer, at, n_row, width),
+                                         .lse = sl_carve(buffer, at, n, r->n_head),
+                                         .y = sl_carve(buffer, at, n, width)};
+  if (r->kv) image->resampler.wide = sl_carve(buffer, at, n_row, width);
 }
 
-static int64_t resampler_scratch(const sl_model *m, int n_view, int n_text, const sl_probe *probe) {
-  (void)n_text;
-  const int n_row = n_view * sl_tower_rows(&m->tower);
+static int64_t resampler_scratch(const sl_model *m, const sl_image *image, const sl_probe *probe) {
+  const int n_row = image->n_view * image->n_view_row;
   const int64_t forward = sl_resampler_forward_scratch(&m->resampler, n_row, probe != NULL);
   const int64_t backward = sl_resampler_backward_scratch(&m->resampler, n_row);
   return forward > backward ? forward : backward;
@@ -105,12 +103,12 @@ static sl_status resampler_backward(sl_session *s, const sl_context *c, const sl
 /* ---- Q-Former ---- */
 
 static void qformer_lay_out(sl_image *image, const sl_model *m, sl_buffer *buffer, int64_t *at, bool keep) {
-  const int n_row = m->shape.n_view_token + image->n_text;
+  const int n_row = image->n_view_token + image->n_text;
   if (keep) *at += sl_qformer_keep(image->qformer, &m->qformer, buffer, *at, n_row, image->features.rows);
 }
 
-static int64_t qformer_scratch(const sl_model *m, int n_view, int n_text, const sl_probe *probe) {
-  return sl_qformer_scratch(&m->qformer, m->shape.n_view_token + n_text, n_view * sl_tower_rows(&m->tower),
+static int64_t qformer_scratch(const sl_model *m, const sl_image *image, const sl_probe *probe) {
+  return sl_qformer_scratch(&m->qformer, image->n_view_token + image->n_text, image->n_view * image->n_view_row,
                             probe != NULL);
 }
 

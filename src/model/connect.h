@@ -8,22 +8,20 @@
 
 typedef struct sl_connect {
   /* Places what the connector keeps in the image's buffer from element *at on, and moves it; with buffer NULL it only
-   * counts. Features and the count of text ids are in the image. */
+   * counts. Features and all counts are in the image. */
   void (*lay_out)(sl_image *image, const sl_model *model, sl_buffer *buffer, int64_t *at, bool keep);
   /* Elements of scratch of either direction. */
-  int64_t (*scratch)(const sl_model *model, int n_view, int n_text, const sl_probe *probe);
+  int64_t (*scratch)(const sl_model *model, const sl_image *image, const sl_probe *probe);
   /* Columns of its widest product, and rows of its largest. */
   int (*width)(const sl_model *model);
-  int (*rows)(const sl_model *model, int n_view, int n_text);
+  int (*rows)(const sl_model *model, const sl_image *image);
   /* out [V n_view_token, D] from the image's features. */
   sl_status (*forward)(sl_session *session, const sl_context *c, sl_image *image, sl_mat out);
   /* d_features [V R, Dv] (overwritten) from d_out [V n_view_token, D]. */
-  sl_status (*backward)(sl_session *session, const sl_context *c, const sl_image *image, sl_mat d_features, sl_mat d_out);
+  sl_status (*backward)(sl_session *session, const sl_context *c, const sl_image *image, sl_mat d_features,
+                        sl_mat d_out);
 } sl_connect;
 
 const sl_connect *sl_connect_of(const sl_model *model);
-
-/* A matrix behind the last one; with buffer NULL it only counts. */
-sl_mat sl_connect_take(sl_buffer *buffer, int64_t *at, int rows, int cols);
 
 #endif

@@ -67,12 +67,12 @@ static json_t *sites_json(const sl_model *m) {
   for (int part = 0; list && part < SL_PART_COUNT; part++) {
     for (int site = 0; site < SL_SITE_COUNT; site++) {
       const sl_site_row *row = sl_site_get((sl_site)site);
-      if (!row->in_part[part]) continue;
+      if (!sl_model_has_site(m, (sl_part)part, (sl_site)site)) continue;
       static const char *const shapes[] = {"[T, width]", "[T, H, d]", "[T, Hkv, d]", "[H, Q, T]", "[Q, V]"};
       static const char *const prefixes[] = {"vision.", "projector.", ""};
       char name[96], module[96];
       snprintf(name, sizeof name, "%s%s", prefixes[part], row->name);
-      const bool has_module = sl_site_module(module, (sl_part)part, (sl_site)site);
+      const bool has_module = sl_model_site_module(module, m, (sl_part)part, (sl_site)site);
       const int layers[] = {m->shape.vision.n_layer, m->shape.projector.n_layer, m->shape.decoder.n_layer};
       const int n_layer = layers[part];
       if (row->per_layer && n_layer == 0) continue;
@@ -107,27 +107,32 @@ static double stack_flop(const sl_block_shape *s, int n_layer, int n_row) {
   return 2 * n_layer * n_row * (products + attention);
 }
 
-/* Bytes and operations of work on a prompt of n_token rows. A pass is tower, decoder and the last row's logits; CAM is a
+/* Bytes and operations of work on a prompt of n_token rows and n_view views. A pass is tower, decoder and the last row's logits; CAM is a
  * pass and the gradients of the decoder's activations. */
-static json_t *estimate_json(const sl_model *m, int n_token) {
+static json_t *estimate_json(const sl_model *m, int n_token, int n_view, int n_view_row) {
   const sl_decoder *d = &m->decoder;
   const double kv = 2.0 * d->n_layer * n_token * d->shape.n_head_kv * d->shape.d_head * sizeof(float);
   const double decoder = stack_flop(&d->shape, d->n_layer, n_token);
-  const double flop = decoder + stack_flop(&m->tower.shape, m->tower.n_layer, sl_tower_rows(&m->tower)) +
+  const double flop = decoder + n_view * stack_flop(&m->tower.shape, m->tower.n_layer, n_view_row) +
                       2.0 * d->n_vocab * d->shape.d_model;
   const double keep_all = (double)sl_keep_bytes(&d->shape, d->n_layer, n_token, sl_keep_choose(&d->shape, d->n_layer, n_token, SIZE_MAX));
   const double keep_inputs = (double)sl_keep_bytes(&d->shape, d->n_layer, n_token, sl_keep_choose(&d->shape, d->n_layer, n_token, 0));
-  return json_pack("{s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "tokens", n_token, "weights_bytes", (double)m->packed_bytes,
+  return json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "tokens", n_token, "views", n_view, "weights_bytes", (double)m->packed_bytes,
                    "kv_cache_bytes", kv, "forward_flop", flop, "cam_flop", flop + decoder, "cam_keep_bytes", keep_all,
                    "cam_recompute_bytes", keep_inputs);
 }
 
 static sl_status add_layout(const sl_model *m, const char *question, json_t *root) {
   sl_layout layout = {0};
-  SL_TRY(sl_layout_build(&layout, m, NULL, question, false));
+  sl_pack pack = {0};
+  SL_TRY(sl_pack_square(&pack, m, question));
+  const int n_view = pack.n_view, n_view_row = pack.n_view_row;
+  const sl_status status = sl_layout_build(&layout, m, &pack, question, false);
+  sl_pack_dispose(&pack);
+  SL_TRY(status);
   json_object_set_new(root, "prompt", json_pack("{s:s, s:s, s:o}", "question", question, "text", layout.text, "tokens",
                                                 tokens_json(m, &layout)));
-  json_object_set_new(root, "estimate", estimate_json(m, layout.n_token));
+  json_object_set_new(root, "estimate", estimate_json(m, layout.n_token, n_view, n_view_row));
   sl_layout_dispose(&layout);
   return SL_OK;
 }

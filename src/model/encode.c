@@ -6,45 +6,83 @@
 
 static int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
-static int patch_width(const sl_model *m) { return 3 * m->shape.patch_px * m->shape.patch_px; }
+/* Equal frames of a still picture that the patch kernel takes. They are multiplied one by one: the kernel is not summed
+ * over time, which would round its sum in the bf16 modes. */
+static int frames(const sl_model *m) { return m->config.vision.n_frame > 0 ? m->config.vision.n_frame : 1; }
 
-/* [n_patch, 3 p p] of one view: the patch kernels' order is channel, row, column. */
-static void cut_patches(const sl_model *m, const float *pixels, float *out) {
-  const int p = m->shape.patch_px, px = m->shape.image_px, grid_w = m->shape.grid_width, width = patch_width(m);
-  for (int i = 0; i < m->tower.n_patch; i++)
+/* [T p p] values of one channel times 3. */
+static int patch_width(const sl_model *m) { return 3 * frames(m) * m->shape.patch_px * m->shape.patch_px; }
+
+/* [n_patch, 3 T p p] of one view: the patch kernels' order is channel, frame, row, column. */
+static void cut_patches(const sl_model *m, const sl_pack *pack, const float *pixels, float *out) {
+  const int p = m->shape.patch_px, n_frame = frames(m), cols = pack->patch_cols, n = pack->patch_rows * cols;
+  float *to = out;
+  for (int i = 0; i < n; i++) {
+    const int patch = pack->patch ? pack->patch[i] : i;
     for (int channel = 0; channel < 3; channel++)
-      for (int y = 0; y < p; y++) {
-        const size_t row = (size_t)channel * (size_t)px + (size_t)(i / grid_w * p + y);
-        const float *source = pixels + row * (size_t)px + (size_t)(i % grid_w * p);
-        float *to = out + (size_t)i * (size_t)width + (size_t)((channel * p + y) * p);
-        memcpy(to, source, (size_t)p * sizeof *to);
-      }
+      for (int frame = 0; frame < n_frame; frame++)
+        for (int y = 0; y < p; y++, to += p) {
+          const size_t row = (size_t)channel * (size_t)pack->height_px + (size_t)(patch / cols * p + y);
+          memcpy(to, pixels + row * (size_t)pack->width_px + (size_t)(patch % cols * p), (size_t)p * sizeof *to);
+        }
+  }
 }
 
 /* ---- memory ---- */
 
 /* Places of all matrices in the image's buffer; returns the elements they take. */
 static int64_t lay_out(sl_image *image, const sl_model *m, const sl_pack *pack, sl_buffer *buffer, bool keep) {
-  const int n_row = pack->n_view * sl_tower_rows(&m->tower), n = pack->n_view * pack->n_view_token;
+  const int n_row = pack->n_view * pack->n_view_row, n = pack->n_view * pack->n_view_token;
   const int width = m->decoder.shape.d_model, d_vision = m->tower.shape.d_model;
   int64_t at = 0;
-  image->features = sl_connect_take(buffer, &at, n_row, d_vision);
-  if (keep && m->tower.post_w.buffer) image->last = sl_connect_take(buffer, &at, n_row, d_vision);
+  image->features = sl_carve(buffer, &at, n_row, d_vision);
+  if (keep && m->tower.post_w.buffer) image->last = sl_carve(buffer, &at, n_row, d_vision);
   sl_connect_of(m)->lay_out(image, m, buffer, &at, keep);
-  image->rows = sl_connect_take(buffer, &at, pack->n, width);
-  image->projected = pack->plain ? image->rows : sl_connect_take(buffer, &at, n + 1, width);
+  image->rows = sl_carve(buffer, &at, pack->n, width);
+  image->projected = pack->plain ? image->rows : sl_carve(buffer, &at, n + 1, width);
   return at;
+}
+
+/* The tower's rows that make a projector row: those of the model where views have one size; else the patches of a cell,
+ * whose rows follow one another. `out` [n_list, n]. */
+static void list_selected(int32_t *out, const sl_model *m, const sl_pack *pack) {
+  const int per = pack->n_view_token, n = pack->n_view * per, n_list = m->select.n_list;
+  const int merge = m->config.projector.merge;
+  if (!pack->patch) {
+    for (int b = 0; b < n_list; b++)
+      for (int i = 0; i < n; i++) out[b * n + i] = i / per * pack->n_view_row + m->select.rows[b * per + i % per];
+    return;
+  }
+  for (int first = 0; first < pack->n_view_row; first += n_list) {
+    const int row = pack->patch[first] / pack->patch_cols / merge, col = pack->patch[first] % pack->patch_cols / merge;
+    for (int b = 0; b < n_list; b++) out[b * n + row * pack->cell_cols + col] = first + b;
+  }
+}
+
+/* Rows and columns of the patches, [n_patch, 2], and the windows, for towers that have them. */
+static void list_places(int32_t *places, int32_t *windows, const sl_pack *pack) {
+  const int n = pack->patch_rows * pack->patch_cols;
+  for (int i = 0; i < n; i++) {
+    const int patch = pack->patch ? pack->patch[i] : i;
+    places[2 * i] = patch / pack->patch_cols;
+    places[2 * i + 1] = patch % pack->patch_cols;
+  }
+  if (!pack->first_key) return;
+  memcpy(windows, pack->first_key, (size_t)n * sizeof *windows);
+  memcpy(windows + n, pack->last_key, (size_t)n * sizeof *windows);
 }
 
 /* Row numbers and the ids of a question, one after another. */
 static sl_status upload_lists(sl_image *image, sl_session *s, const sl_pack *pack) {
   const sl_model *m = s->model;
-  const int R = sl_tower_rows(&m->tower), per = pack->n_view_token, n = pack->n_view * per;
-  const int n_select = m->select.n_list * n, n_all = n_select + 4 * pack->n + pack->n_text;
+  const int n = pack->n_view * pack->n_view_token;
+  const int n_place = m->tower.shape.inv_freq.buffer ? image->n_patch : 0, n_window = pack->first_key ? n_place : 0;
+  const int n_select = m->select.n_list * n, n_row = n_select + 4 * pack->n + pack->n_text;
+  const int n_all = n_row + 2 * n_place + 2 * n_window;
   int32_t *host = NULL;
   SL_TRY(SL_ALLOC(host, (size_t)n_all, "image rows"));
-  for (int b = 0; b < m->select.n_list; b++)
-    for (int i = 0; i < n; i++) host[b * n + i] = i / per * R + m->select.rows[b * per + i % per];
+  list_selected(host, m, pack);
+  if (n_place) list_places(host + n_row, host + n_row + 2 * n_place, pack);
   int32_t *gather = host + n_select, *positions = gather + pack->n, *sources = positions + pack->n;
   int32_t *words = sources + pack->n + pack->n_text;
   int n_source = 0;
@@ -67,6 +105,9 @@ static sl_status upload_lists(sl_image *image, sl_session *s, const sl_pack *pac
   image->sources = (sl_ints){image->lists, n_select + 2 * pack->n, n_source};
   image->text = (sl_ints){image->lists, n_select + 3 * pack->n, pack->n_text};
   image->words = (sl_ints){image->lists, n_select + 3 * pack->n + pack->n_text, pack->n};
+  image->places = (sl_ints){image->lists, n_row, 2 * n_place};
+  image->first_key = (sl_ints){image->lists, n_row + 2 * n_place, n_window};
+  image->last_key = (sl_ints){image->lists, n_row + 2 * n_place + n_window, n_window};
   return status;
 }
 
@@ -74,6 +115,9 @@ static sl_status allocate_image(sl_image *image, sl_session *s, const sl_pack *p
   const sl_model *m = s->model;
   image->n_view = pack->n_view;
   image->n_text = pack->n_text;
+  image->n_view_row = pack->n_view_row;
+  image->n_view_token = pack->n_view_token;
+  image->n_patch = pack->patch_rows * pack->patch_cols;
   image->kept = keep;
   if (keep && m->qformer.n_layer) SL_TRY(SL_ALLOC(image->qformer, (size_t)m->qformer.n_layer, "Q-Former layers"));
   const int64_t need = lay_out(image, m, pack, NULL, keep);
@@ -82,49 +126,51 @@ static sl_status allocate_image(sl_image *image, sl_session *s, const sl_pack *p
   SL_TRY(upload_lists(image, s, pack));
   if (!keep) return SL_OK;
   return sl_keep_reserve(&image->keep, m->backend, &m->tower.shape, m->tower.n_layer, image->features.rows,
-                         (sl_keep_counts){m->tower.n_layer, 0});
+                         sl_keep_choose(&m->tower.shape, m->tower.n_layer, image->features.rows, s->keep_limit_bytes));
 }
 
-static sl_status reserve(sl_session *s, const sl_probe *probe, int n_view, int n_text) {
+static sl_status reserve(sl_session *s, const sl_probe *probe, const sl_image *image) {
   const sl_model *m = s->model;
   const sl_connect *connect = sl_connect_of(m);
-  const int n_row = sl_tower_rows(&m->tower), n_pattern = probe ? probe->pattern_rows.count : 0;
-  const int n = n_view * m->shape.n_view_token;
+  const int n_row = image->n_view_row, n_pattern = probe ? probe->pattern_rows.count : 0;
+  const int n = image->n_view * image->n_view_token;
   const int64_t tower = max_of(sl_block_forward_scratch(&m->tower.shape, n_row, n_row, n_pattern),
-                               sl_block_backward_scratch(&m->tower.shape, n_row, false));
-  const int64_t patches = sl_scratch_need(m->tower.n_patch, patch_width(m)) +
+                               sl_block_backward_scratch(&m->tower.shape, n_row, true));
+  const int64_t patches = sl_scratch_need(image->n_patch, patch_width(m)) +
                           sl_scratch_need(n_row, m->tower.shape.d_model);
   /* The way back: gradients of features and projected rows. */
-  const int64_t back = sl_scratch_need(n_view * n_row, m->tower.shape.d_model) +
+  const int64_t back = sl_scratch_need(image->n_view * n_row, m->tower.shape.d_model) +
                        2 * sl_scratch_need(n + 1, m->decoder.shape.d_model);
-  const int64_t connector = connect->scratch(m, n_view, n_text, probe);
+  const int64_t connector = connect->scratch(m, image, probe);
   SL_TRY(sl_session_reserve_scratch(s, patches + back + max_of(tower, connector)));
-  const int n_most = (int)max_of(n_row, connect->rows(m, n_view, n_text));
+  const int n_most = (int)max_of(n_row, connect->rows(m, image));
   return sl_session_reserve_queue(s, n_most, n_most);
 }
 
 /* ---- forward ---- */
 
 /* Row numbers of a view among those of all. */
-static sl_tower_view view_of(const sl_model *m, int view) {
-  return (sl_tower_view){.first_row = view * sl_tower_rows(&m->tower)};
+static sl_tower_view view_of(const sl_image *image, int view) {
+  return (sl_tower_view){.first_row = view * image->n_view_row, .positions = image->places,
+                         .first_key = image->first_key, .last_key = image->last_key};
 }
 
 static sl_tower_acts acts_of(const sl_image *image) { return (sl_tower_acts){image->keep.acts, image->last}; }
 
-static sl_status encode_view(sl_image *image, sl_session *s, const sl_context *c, const float *pixels, int view) {
+static sl_status encode_view(sl_image *image, sl_session *s, const sl_context *c, const sl_pack *pack,
+                             const float *pixels, int view) {
   const sl_model *m = s->model;
-  const int n_row = sl_tower_rows(&m->tower), width = patch_width(m);
+  const int n_row = image->n_view_row, width = patch_width(m);
   const int64_t mark = s->scratch.used;
   float *host = NULL;
-  SL_TRY(SL_ALLOC(host, (size_t)m->tower.n_patch * (size_t)width, "patches"));
-  cut_patches(m, pixels, host);
-  const sl_mat patches = sl_scratch_mat(&s->scratch, m->tower.n_patch, width);
+  SL_TRY(SL_ALLOC(host, (size_t)image->n_patch * (size_t)width, "patches"));
+  cut_patches(m, pack, pixels, host);
+  const sl_mat patches = sl_scratch_mat(&s->scratch, image->n_patch, width);
   for (int i = 0; i < patches.rows; i++)
     sl_buffer_write(s->queue, patches.buffer, (size_t)(patches.offset + i * patches.stride) * sizeof(float),
                     host + (size_t)i * (size_t)width, (size_t)width * sizeof(float));
   free(host);
-  const sl_tower_view place = view_of(m, view);
+  const sl_tower_view place = view_of(image, view);
   const sl_tower_acts acts = acts_of(image);
   const sl_status status = sl_tower_forward(c, &m->tower, sl_mat_rows(image->features, view * n_row, n_row), patches,
                                             &place, image->kept ? &acts : NULL, s->cancel);
@@ -138,7 +184,7 @@ static void write_words(const sl_image *image, const sl_context *c, const sl_mod
     const bool words = pack->source[first] < SL_PACK_NEWLINE;
     for (end = first + 1; end < pack->n && words == (pack->source[end] < SL_PACK_NEWLINE);) end++;
     const sl_ints ids = {image->lists, image->words.offset + first, end - first};
-    if (words) c->ops->embed(c->queue, sl_mat_rows(image->rows, first, end - first), m->decoder.embed, ids);
+    if (words) sl_decoder_words(c->queue, &m->decoder, sl_mat_rows(image->rows, first, end - first), ids);
   }
 }
 
@@ -155,12 +201,12 @@ static sl_status project(sl_image *image, sl_session *s, const sl_context *c, co
 
 static sl_status encode(sl_image *image, sl_session *s, const float *pixels, const sl_pack *pack, const sl_probe *probe,
                         bool keep) {
-  const size_t view_size = 3 * (size_t)pack->view_px * (size_t)pack->view_px;
+  const size_t view_size = 3 * (size_t)pack->width_px * (size_t)pack->height_px;
   SL_TRY(allocate_image(image, s, pack, keep));
-  SL_TRY(reserve(s, probe, pack->n_view, pack->n_text));
+  SL_TRY(reserve(s, probe, image));
   const sl_context c = sl_session_context(s, probe);
   for (int view = 0; view < pack->n_view; view++)
-    SL_TRY(encode_view(image, s, &c, pixels + (size_t)view * view_size, view));
+    SL_TRY(encode_view(image, s, &c, pack, pixels + (size_t)view * view_size, view));
   return project(image, s, &c, pack);
 }
 
@@ -194,6 +240,12 @@ void sl_image_free(sl_image *image) {
   free(image);
 }
 
+sl_status sl_image_check(const sl_image *image, const sl_layout *layout) {
+  if (image->rows.rows == layout->n_image) return SL_OK;
+  SL_FAIL(SL_ERROR_ARGUMENT, "the picture has %d image tokens; the prompt was laid out for %d", image->rows.rows,
+          layout->n_image);
+}
+
 /* ---- backward ---- */
 
 /* Gradient of the projected rows; rows that no position shows have none. */
@@ -211,16 +263,16 @@ static sl_mat unpack(const sl_image *image, sl_session *s, const sl_context *c, 
 
 sl_status sl_image_backward(sl_session *s, const sl_image *image, sl_mat d_rows, const sl_probe *probe) {
   const sl_model *m = s->model;
-  const int n_row = sl_tower_rows(&m->tower);
-  SL_TRY(reserve(s, probe, image->n_view, image->n_text));
+  const int n_row = image->n_view_row;
+  SL_TRY(reserve(s, probe, image));
   const sl_context c = sl_session_context(s, probe);
   const int64_t mark = s->scratch.used;
   const sl_mat d = sl_scratch_mat(&s->scratch, image->features.rows, image->features.cols);
-  const sl_mat d_projected = unpack(image, s, &c, image->n_view * m->shape.n_view_token, d_rows);
+  const sl_mat d_projected = unpack(image, s, &c, image->n_view * image->n_view_token, d_rows);
   sl_status status = sl_connect_of(m)->backward(s, &c, image, d, d_projected);
   const sl_tower_acts acts = acts_of(image);
   for (int view = 0; view < image->n_view && status == SL_OK; view++) {
-    const sl_tower_view place = view_of(m, view);
+    const sl_tower_view place = view_of(image, view);
     status = sl_tower_backward(&c, &m->tower, sl_mat_rows(d, view * n_row, n_row), &place, &acts, s->cancel);
   }
   s->scratch.used = mark;

@@ -5,15 +5,17 @@
 
 #include "base/text.h"
 
+extern const sl_family sl_family_qwen2_vl_flat, sl_family_qwen2_vl, sl_family_qwen2_5_vl_flat, sl_family_qwen2_5_vl;
 extern const sl_family sl_family_llava_first, sl_family_llava_original, sl_family_llava, sl_family_llava_next_vicuna,
     sl_family_llava_next_mistral, sl_family_llava_next, sl_family_internvl, sl_family_internvl_remote,
-    sl_family_shikra, sl_family_qwen_vl, sl_family_instructblip, sl_family_idefics3;
+    sl_family_shikra, sl_family_qwen_vl, sl_family_instructblip, sl_family_idefics3, sl_family_gemma3;
 
 /* Of several with the same model_type the first that claims the folder. */
 static const sl_family *const families[] = {
     &sl_family_llava_next_vicuna, &sl_family_llava_next_mistral, &sl_family_llava_first, &sl_family_llava_original,
     &sl_family_llava, &sl_family_llava_next, &sl_family_internvl, &sl_family_internvl_remote, &sl_family_shikra,
-    &sl_family_qwen_vl, &sl_family_instructblip, &sl_family_idefics3};
+    &sl_family_qwen_vl, &sl_family_instructblip, &sl_family_idefics3, &sl_family_gemma3, &sl_family_qwen2_vl_flat, &sl_family_qwen2_vl, &sl_family_qwen2_5_vl_flat,
+    &sl_family_qwen2_5_vl};
 
 /* Whether a family before the i-th has this model_type too. */
 static bool claims_before(size_t i, const char *model_type) {
@@ -107,6 +109,7 @@ int sl_dim_size(const sl_config *c, sl_dim dim) {
       [SL_DIM_Q] = q,
       [SL_DIM_KV] = kv,
       [SL_DIM_QKV] = q + 2 * kv,
+      [SL_DIM_HEAD] = c->text.d_head,
       [SL_DIM_MLP] = c->text.d_mlp,
       [SL_DIM_VD] = c->vision.d_model,
       [SL_DIM_V3D] = 3 * c->vision.d_model,
@@ -114,6 +117,7 @@ int sl_dim_size(const sl_config *c, sl_dim dim) {
       [SL_DIM_VROWS] = grid * grid + c->vision.n_class,
       [SL_DIM_PATCH] = c->vision.patch_px,
       [SL_DIM_RGB] = 3,
+      [SL_DIM_FRAME] = c->vision.n_frame,
       [SL_DIM_MERGED] = c->vision.d_model * c->projector.merge * c->projector.merge,
       [SL_DIM_QUERY] = c->projector.n_query,
       [SL_DIM_PD] = c->projector.d_model,

@@ -15,8 +15,8 @@
 typedef enum sl_dim {
   SL_DIM_NONE, /* no further axis */
   SL_DIM_ONE,
-  SL_DIM_D, SL_DIM_VOCAB, SL_DIM_Q, SL_DIM_KV, SL_DIM_QKV, SL_DIM_MLP,      /* decoder: width, H d, Hkv d, sum, MLP */
-  SL_DIM_VD, SL_DIM_V3D, SL_DIM_VMLP, SL_DIM_VROWS, SL_DIM_PATCH, SL_DIM_RGB, /* tower: width, 3 widths, MLP, rows, p, 3 */
+  SL_DIM_D, SL_DIM_VOCAB, SL_DIM_Q, SL_DIM_KV, SL_DIM_QKV, SL_DIM_HEAD, SL_DIM_MLP, /* decoder: width, ids, H d, .., d */
+  SL_DIM_VD, SL_DIM_V3D, SL_DIM_VMLP, SL_DIM_VROWS, SL_DIM_PATCH, SL_DIM_RGB, SL_DIM_FRAME, /* tower: width, 3 widths, MLP, rows, p, 3 */
   SL_DIM_MERGED,                                                            /* projector: width x patches a token */
   SL_DIM_QUERY, SL_DIM_PD, SL_DIM_P3D, SL_DIM_PMLP, SL_DIM_PVOCAB, SL_DIM_PROWS, /* Q-Former, resampler: queries, width... */
   SL_DIM_COUNT
@@ -26,13 +26,14 @@ typedef enum sl_dim {
 typedef enum sl_role {
   SL_W_EMBED, SL_W_HEAD, SL_W_NORM,
   SL_W_LN1, SL_W_QKV, SL_W_QKV_B, SL_W_Q, SL_W_Q_B, SL_W_K, SL_W_K_B, SL_W_V, SL_W_V_B, SL_W_O, SL_W_O_B,
+  SL_W_Q_NORM, SL_W_K_NORM, SL_W_POST1, SL_W_POST2, /* of queries and keys; of what attention and MLP add */
   SL_W_LN2, SL_W_GATE, SL_W_GATE_B, SL_W_UP, SL_W_UP_B, SL_W_DOWN, SL_W_DOWN_B,
   SL_W_PROJECTOR_NORM, SL_W_PROJECTOR_NORM_B,
   SL_W_PROJECTOR_1, SL_W_PROJECTOR_1_B, SL_W_PROJECTOR_2, SL_W_PROJECTOR_2_B, SL_W_NEWLINE,
   SL_W_CLASS, SL_W_PATCH, SL_W_PATCH_B, SL_W_POSITION, SL_W_PRE_NORM, SL_W_PRE_NORM_B, SL_W_POST_NORM, SL_W_POST_NORM_B,
   SL_W_VLN1, SL_W_VLN1_B, SL_W_VQKV, SL_W_VQKV_B, SL_W_VQ, SL_W_VQ_B, SL_W_VK, SL_W_VK_B, SL_W_VV, SL_W_VV_B,
   SL_W_VQ_NORM, SL_W_VK_NORM, SL_W_VO, SL_W_VO_B, SL_W_VSCALE1,
-  SL_W_VLN2, SL_W_VLN2_B, SL_W_FC1, SL_W_FC1_B, SL_W_FC2, SL_W_FC2_B, SL_W_VSCALE2,
+  SL_W_VLN2, SL_W_VLN2_B, SL_W_VGATE, SL_W_VGATE_B, SL_W_FC1, SL_W_FC1_B, SL_W_FC2, SL_W_FC2_B, SL_W_VSCALE2,
   /* resampler */
   SL_W_R_QUERY, SL_W_R_POSITION, SL_W_R_KV, SL_W_R_LN_Q, SL_W_R_LN_Q_B, SL_W_R_LN_KV, SL_W_R_LN_KV_B, SL_W_R_IN,
   SL_W_R_IN_B, SL_W_R_OUT, SL_W_R_OUT_B, SL_W_R_LN_POST, SL_W_R_LN_POST_B, SL_W_R_PROJ,
@@ -54,7 +55,7 @@ typedef enum sl_role {
 typedef struct sl_weight_row {
   sl_role role;
   const char *name; /* below the part's prefix, or canonical when it starts with "/"; "{i}" is the layer */
-  sl_dim shape[4];
+  sl_dim shape[5];
   ptrdiff_t need;
 } sl_weight_row;
 
@@ -83,6 +84,7 @@ typedef struct sl_kind {
   sl_status (*settle)(sl_config *config, const json_t *section, const char *name);
   sl_qkv_form qkv_form;   /* of SL_W_QKV and SL_W_VQKV */
   sl_connector connector; /* of a projector */
+  bool table_modules;     /* its modules in transformers have the names that nn/site.c gives */
 } sl_kind;
 
 /* A part of a family: where its numbers and tensors stand, and the kinds it may be of (NULL-terminated; the first one
@@ -94,10 +96,11 @@ typedef struct sl_part_row {
   const sl_kind *const *kinds;
 } sl_part_row;
 
-extern const sl_kind sl_kind_clip, sl_kind_intern, sl_kind_intern_remote, sl_kind_qwen_vit, sl_kind_eva, sl_kind_idefics_vit;
+extern const sl_kind sl_kind_clip, sl_kind_intern, sl_kind_intern_remote, sl_kind_qwen_vit, sl_kind_eva, sl_kind_idefics_vit, sl_kind_siglip;
+extern const sl_kind sl_kind_qwen2_vl_vit, sl_kind_qwen2_5_vl_vit, sl_kind_merger, sl_kind_qwen2_vl;
 extern const sl_kind sl_kind_mlp, sl_kind_mlp2x, sl_kind_shuffle, sl_kind_shuffle_remote, sl_kind_linear, sl_kind_resampler,
-    sl_kind_qformer, sl_kind_shuffle_linear;
-extern const sl_kind sl_kind_llama, sl_kind_mistral, sl_kind_qwen2, sl_kind_internlm2, sl_kind_qwen;
+    sl_kind_qformer, sl_kind_shuffle_linear, sl_kind_pool;
+extern const sl_kind sl_kind_llama, sl_kind_mistral, sl_kind_qwen2, sl_kind_internlm2, sl_kind_qwen, sl_kind_gemma3;
 
 /* A rewriting of tensor names to the canonical ones: `from` at the start of a name becomes `to`; rules are tried in
  * order, and a rule that fired is followed by the rest. */
@@ -153,6 +156,7 @@ typedef struct sl_family {
   const char *image_token;          /* the token that a picture's positions hold */
   const char *image_text;           /* what the prompt's "<image>" is written as: image_token, perhaps between marks */
   bool image_before_bos;            /* the picture's positions stand before everything else, BOS included */
+  bool image_sees_itself;           /* image positions attend to each other whichever comes first */
   const char *question_tokenizer;   /* folder below the model's: how a Q-Former reads the question; NULL without one */
   bool image_cuts_text;             /* image_token is no token: the text on both sides of the picture is tokenised by
                                      * itself, and the picture's positions hold SL_IMAGE_INDEX */

@@ -37,7 +37,8 @@ struct sl_model {
   sl_resampler resampler; /* or this, */
   sl_qformer qformer;     /* or this; the others are zeroed */
   sl_decoder decoder;     /* as it is up to the trained length: see sl_model_decoder */
-  sl_mat inv_freq;        /* [levels of stretching, d/2] rotary frequencies */
+  sl_mat inv_freq;        /* [levels of stretching, d/2] rotary frequencies, or [axes, d/2] */
+  bool sees_all[1024];    /* by layer of the tower, where it has windows */
   sl_buffer *numbers;     /* 0, 1, 2, ...: rows whose attention queries of a projector show */
   sl_mat newline;        /* [1, D] image row that ends a line of tokens; absent without one */
   sl_select select;      /* which tower rows the projector takes */
@@ -56,11 +57,23 @@ static inline int sl_rope_level(const sl_config *config, int n_prompt) {
   return level;
 }
 
+/* Numbers that a position of the decoder has: 1, or time, row and column (Qwen2-VL). */
+static inline int sl_rope_axes(const sl_config *config) {
+  const int *sections = config->text.rope_sections;
+  return sections[0] + sections[1] + sections[2] > 0 ? 3 : 1;
+}
+
 /* The decoder with the frequencies of a level. */
 static inline sl_decoder sl_model_decoder(const sl_model *model, int level) {
+  const int n_axis = sl_rope_axes(&model->config);
   sl_decoder decoder = model->decoder;
-  decoder.shape.inv_freq = sl_mat_rows(model->inv_freq, level, 1);
+  decoder.shape.inv_freq = sl_mat_rows(model->inv_freq, level * n_axis, n_axis);
   return decoder;
+}
+
+/* Columns of what a Linear projector takes. */
+static inline int sl_model_input_cols(const sl_model *model) {
+  return model->tower.shape.d_model * (model->config.projector.pools ? 1 : model->select.n_list);
 }
 
 /* Family, config and shapes from config.json's content, everything checked. `name` is its path, for messages; `json`
@@ -71,7 +84,14 @@ sl_status sl_model_read_config(sl_model *model, json_t *json, const char *name);
 sl_status sl_model_load(sl_model *model, const sl_model_options *options);
 void sl_model_unload(sl_model *model);
 
-/* Warns through options->log when the folder has a chat template that differs from the family's. */
-void sl_model_compare_template(const sl_model *model, const sl_model_options *options);
+/* Says through options->log when the folder has a chat template without the words of the one that is used. */
+sl_status sl_model_compare_template(const sl_model *model, const sl_model_options *options);
+/* The caller's template instead of the family's. */
+sl_status sl_model_set_template(sl_model *model, const char *text);
+
+/* Whether the model passes a site, and the transformers module it is the output of: false where the part's modules have
+ * other names than the table of sites. */
+bool sl_model_has_site(const sl_model *model, sl_part part, sl_site site);
+bool sl_model_site_module(char out[96], const sl_model *model, sl_part part, sl_site site);
 
 #endif

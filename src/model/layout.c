@@ -29,8 +29,10 @@ static sl_status check_question(const sl_model *m, const char *question, bool ra
   const char *first = strstr(question, SL_PLACEHOLDER);
   if (raw) {
     if (m->family->image_before_bos && first && first != question)
-      SL_FAIL(SL_ERROR_ARGUMENT, "the raw prompt holds the placeholder %s at byte %zu; this model's picture stands before "
-              "everything else, where the placeholder may be left out", SL_PLACEHOLDER, (size_t)(first - question));
+      SL_FAIL(SL_ERROR_ARGUMENT,
+              "the raw prompt holds the placeholder %s at byte %zu; this model's picture stands before everything else, "
+              "where the placeholder may be left out",
+              SL_PLACEHOLDER, (size_t)(first - question));
     if (!first && !m->family->image_before_bos)
       SL_FAIL(SL_ERROR_ARGUMENT, "the raw prompt lacks the placeholder %s", SL_PLACEHOLDER);
     if (!first) return SL_OK;
@@ -154,6 +156,11 @@ static sl_status expand_image(sl_layout *l, const sl_model *m, const sl_pack *pa
   l->n_shown = pack->n_shown;
   l->grid_height = pack->grid_height;
   l->grid_width = pack->grid_width;
+  l->frame = (sl_position_frame){at, n_image, 0, 0};
+  if (sl_rope_axes(&m->config) > 1) {
+    l->frame.rows = pack->grid_height;
+    l->frame.cols = pack->grid_width;
+  }
   SL_TRY(allocate(l, l->n_token));
   SL_TRY(SL_ALLOC(l->places, (size_t)n_image, "image places"));
   for (int i = 0; i < n_image; i++) {
@@ -213,13 +220,15 @@ static sl_status count_role(const sl_layout *l, const sl_model *m, int *out) {
 /* Tokens that the family writes around a picture ("<img>", "</img>") serve it without showing a patch. */
 static void mark_frame(sl_layout *l, const sl_model *m) {
   const char *text = m->family->image_text, *token = strstr(text, m->family->image_token);
+  text += strspn(text, "\n"); /* line ends around them are the template's */
   const size_t n_before = (size_t)(token - text);
   char name[64];
   snprintf(name, sizeof name, "%.*s", (int)n_before, text);
   const int before = l->first_image - 1, after = l->first_image + l->n_image;
   if (name[0] && before >= 0 && l->ids[before] == sl_tokenizer_find(m->tokenizer, name))
     l->classes[before] = SL_CLASS_STRUCTURE;
-  snprintf(name, sizeof name, "%s", token + strlen(m->family->image_token));
+  token += strlen(m->family->image_token);
+  snprintf(name, sizeof name, "%.*s", (int)strcspn(token, "\n"), token);
   if (name[0] && after < l->n_prompt && l->ids[after] == sl_tokenizer_find(m->tokenizer, name))
     l->classes[after] = SL_CLASS_STRUCTURE;
 }

@@ -25,6 +25,26 @@ typedef struct sl_place {
   int16_t view, row, col;
 } sl_place;
 
+/* What rotary embedding calls the rows of a sequence. As a rule row t stands at t. With axes (Qwen2-VL's M-RoPE) a row
+ * has a time, a row and a column: tokens of text count on all three together; cell (r, c) of a picture that starts at
+ * p stands at (p, p + r, p + c), and the text behind the picture goes on at p + max(rows, cols). */
+typedef struct sl_position_frame {
+  int first_image, n_image;
+  int rows, cols; /* of the picture's cells; 0 x 0 without axes */
+} sl_position_frame;
+
+static inline int32_t sl_position_at(const sl_position_frame *f, int t, int axis) {
+  const int i = t - f->first_image;
+  if (f->cols == 0 || i < 0) return t;
+  if (i >= f->n_image) return t - f->n_image + (f->rows > f->cols ? f->rows : f->cols);
+  return f->first_image + (axis == 0 ? 0 : axis == 1 ? i / f->cols : i % f->cols);
+}
+
+static inline bool sl_position_frame_same(const sl_position_frame *a, const sl_position_frame *b) {
+  if (a->cols == 0 && b->cols == 0) return true; /* every row stands at its own number */
+  return a->first_image == b->first_image && a->n_image == b->n_image && a->rows == b->rows && a->cols == b->cols;
+}
+
 /* Zero-initialise; release with sl_layout_dispose. */
 typedef struct sl_layout {
   int n_token;      /* prompt and answer so far */
@@ -37,6 +57,7 @@ typedef struct sl_layout {
   int n_shown;      /* those of class image; the others serve them (structure) */
   int grid_height, grid_width; /* the shown ones are one grid in row-major order; 0 x 0 when they are not */
   sl_place *places; /* [n_image] */
+  sl_position_frame frame; /* of rotary positions */
   char *text;       /* the prompt as text, template applied, <image> not expanded */
 } sl_layout;
 

@@ -61,6 +61,14 @@ sl_status sl_load_values(sl_loader *l, const float *values, int rows, int cols, 
   return SL_OK;
 }
 
+/* Gemma's norms multiply by 1 + w, and w is stored. */
+static bool lacks_one(const sl_loader *l, sl_role role) {
+  static const bool is_norm[SL_W_COUNT] = {
+      [SL_W_NORM] = true,  [SL_W_LN1] = true,   [SL_W_LN2] = true,   [SL_W_Q_NORM] = true,
+      [SL_W_K_NORM] = true, [SL_W_POST1] = true, [SL_W_POST2] = true, [SL_W_PROJECTOR_NORM] = true};
+  return l->model->config.text.offset_norms && is_norm[role];
+}
+
 sl_status sl_load_vector(sl_loader *l, sl_mat *out, const sl_role *roles, int n_role, int layer) {
   const sl_tensor *sources[3];
   int64_t count = 0;
@@ -73,7 +81,9 @@ sl_status sl_load_vector(sl_loader *l, sl_mat *out, const sl_role *roles, int n_
   SL_TRY(SL_ALLOC(values, (size_t)count, "model vectors"));
   int64_t at = 0;
   for (int i = 0; i < n_role; i++) {
+    const int64_t end = at + sl_tensor_count(sources[i]);
     sl_convert_to_f32(values + at, sources[i]->data, sources[i]->dtype, sl_tensor_count(sources[i]));
+    for (int64_t k = at; k < end && lacks_one(l, roles[i]); k++) values[k] += 1;
     at += sl_tensor_count(sources[i]);
     sl_load_finish(l, sources[i]);
   }
@@ -137,6 +147,10 @@ static sl_status load_fused(sl_loader *l, sl_weight **out, sl_mat *bias, sl_role
 static sl_status load_decoder_block(sl_loader *l, sl_block_weights *b, int layer) {
   VECTOR(&b->norm1_w, layer, SL_W_LN1);
   VECTOR(&b->norm2_w, layer, SL_W_LN2);
+  VECTOR(&b->post1_w, layer, SL_W_POST1);
+  VECTOR(&b->post2_w, layer, SL_W_POST2);
+  VECTOR(&b->q_norm_w, layer, SL_W_Q_NORM);
+  VECTOR(&b->k_norm_w, layer, SL_W_K_NORM);
   if (sl_weights_has_role(l->weights, SL_W_QKV)) {
     SL_TRY(load_fused(l, &b->qkv, &b->qkv_b, SL_W_QKV, SL_W_QKV_B, layer, l->model->kinds.text->qkv_form,
                       &l->model->shape.decoder));
@@ -170,8 +184,13 @@ static sl_status load_tower_block(sl_loader *l, sl_block_weights *b, int layer) 
   WEIGHT(&b->o, layer, SL_W_VO);
   VECTOR(&b->o_b, layer, SL_W_VO_B);
   VECTOR(&b->scale1, layer, SL_W_VSCALE1);
-  WEIGHT(&b->up, layer, SL_W_FC1);
-  VECTOR(&b->up_b, layer, SL_W_FC1_B);
+  if (l->model->tower.shape.gated) {
+    WEIGHT(&b->up, layer, SL_W_VGATE, SL_W_FC1);
+    VECTOR(&b->up_b, layer, SL_W_VGATE_B, SL_W_FC1_B);
+  } else {
+    WEIGHT(&b->up, layer, SL_W_FC1);
+    VECTOR(&b->up_b, layer, SL_W_FC1_B);
+  }
   WEIGHT(&b->down, layer, SL_W_FC2);
   VECTOR(&b->down_b, layer, SL_W_FC2_B);
   VECTOR(&b->scale2, layer, SL_W_VSCALE2);
@@ -199,15 +218,37 @@ static sl_status load_positions(sl_loader *l) {
   sl_tower *tower = &l->model->tower;
   const int stored = l->model->config.vision.position_grid;
   const sl_tensor *source = NULL;
-  if (stored == 0 || stored == l->model->shape.grid_width) return sl_load_vector(l, &tower->positions, ROLES(SL_W_POSITION), 0);
+  if (!sl_weights_has_role(l->weights, SL_W_POSITION)) return SL_OK;
+  if (stored == 0 || stored == l->model->shape.grid_width)
+    return sl_load_vector(l, &tower->positions, ROLES(SL_W_POSITION), 0);
   SL_TRY(sl_load_resampled(l, &tower->positions, SL_W_POSITION, tower->n_class, stored));
   SL_TRY(sl_weights_get(l->weights, SL_W_POSITION, 0, &source));
   sl_load_finish(l, source);
   return SL_OK;
 }
 
+static void fill_inv_freq(float *out, float theta, int d) {
+  for (int i = 0; i < d / 2; i++) out[i] = 1.0f / powf(theta, (float)(2 * i) / (float)d);
+}
+
+/* Rotary frequencies in the plane: the first half of a head's pairs turns by the row, the second by the column, each as a
+ * head of half the width. */
+static sl_status load_plane_freq(sl_loader *l) {
+  sl_model *m = l->model;
+  const int d = m->tower.shape.d_head, half = d / 2;
+  float *inv_freq = NULL;
+  if (m->config.vision.rope_theta <= 0) return SL_OK;
+  SL_TRY(SL_ALLOC(inv_freq, 2 * (size_t)half, "rotary frequencies"));
+  fill_inv_freq(inv_freq, (float)m->config.vision.rope_theta, half);
+  fill_inv_freq(inv_freq + half + half / 2, (float)m->config.vision.rope_theta, half);
+  const sl_status status = sl_load_values(l, inv_freq, 2, half, &m->tower.shape.inv_freq);
+  free(inv_freq);
+  return status;
+}
+
 static sl_status load_tower(sl_loader *l) {
   sl_tower *tower = &l->model->tower;
+  SL_TRY(load_plane_freq(l));
   WEIGHT(&tower->patch, 0, SL_W_PATCH);
   VECTOR(&tower->patch_b, 0, SL_W_PATCH_B);
   VECTOR(&tower->class_token, 0, SL_W_CLASS);
@@ -230,21 +271,36 @@ static void share_block(sl_block_weights *out, const sl_block_weights *source) {
   sl_weight_ref(out->down);
 }
 
+/* Rotary frequencies of positions with three numbers: every pair turns by one of them. */
+static void spread_sections(float *out, const float *inv_freq, const int *sections, int half) {
+  for (int a = 0, i = 0; a < 3; a++)
+    for (int k = 0; k < sections[a]; k++, i++) out[a * half + i] = inv_freq[i];
+}
+
 /* 1 / theta^(2 i / d), computed in f32 as transformers does; one row for every level of stretching, whose theta is
  * theta alpha^(d / (d - 2)), alpha = 2^(level + 1) - 1. */
 static sl_status load_inv_freq(sl_loader *l) {
   sl_model *m = l->model;
   const int d = m->decoder.shape.d_head, half = d / 2, n_level = sl_rope_level(&m->config, m->shape.max_position) + 1;
+  const int n_axis = sl_rope_axes(&m->config);
   float *inv_freq = NULL;
-  SL_TRY(SL_ALLOC(inv_freq, (size_t)n_level * (size_t)half, "rotary frequencies"));
+  SL_TRY(SL_ALLOC(inv_freq, ((size_t)n_level + (size_t)n_axis) * (size_t)half, "rotary frequencies"));
   for (int level = 0; level < n_level; level++) {
     const double alpha = ldexp(1, level + 1) - 1;
     const float theta = (float)(m->config.text.rope_theta * (level ? pow(alpha, (double)d / (d - 2)) : 1));
-    for (int i = 0; i < half; i++) inv_freq[level * half + i] = 1.0f / powf(theta, (float)(2 * i) / (float)d);
+    fill_inv_freq(inv_freq + level * half, theta, d);
+    for (int i = 0; i < half && m->config.text.rope_factor > 0; i++)
+      inv_freq[level * half + i] /= (float)m->config.text.rope_factor;
   }
-  const sl_status status = sl_load_values(l, inv_freq, n_level, half, &m->inv_freq);
+  float *rows = n_axis > 1 ? inv_freq + half : inv_freq; /* a model with axes has one level */
+  if (n_axis > 1) spread_sections(rows, inv_freq, m->config.text.rope_sections, half);
+  sl_status status = sl_load_values(l, rows, n_axis > 1 ? n_axis : n_level, half, &m->inv_freq);
+  m->decoder.shape.inv_freq = sl_mat_rows(m->inv_freq, 0, n_axis);
+  if (status == SL_OK && m->decoder.global_every > 0) {
+    fill_inv_freq(inv_freq, (float)m->config.text.local_theta, d);
+    status = sl_load_values(l, inv_freq, 1, half, &m->decoder.local.inv_freq);
+  }
   free(inv_freq);
-  m->decoder.shape.inv_freq = sl_mat_rows(m->inv_freq, 0, 1);
   return status;
 }
 

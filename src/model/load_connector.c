@@ -1,14 +1,37 @@
 /* The weights of connectors: Linear layers, resampler, Q-Former. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "model/load_internal.h"
+
+/* A matrix stored [inputs, outputs], packed as the others are. */
+static sl_status load_transposed(sl_loader *l, sl_weight **out, sl_role role) {
+  const sl_tensor *source = NULL;
+  SL_TRY(sl_weights_get(l->weights, role, 0, &source));
+  const size_t size = sl_dtype_size(source->dtype), n_in = (size_t)source->shape[0], n_out = (size_t)source->shape[1];
+  char *turned = NULL;
+  SL_TRY(SL_ALLOC(turned, n_in * n_out * size, "projector"));
+  for (size_t i = 0; i < n_in; i++)
+    for (size_t o = 0; o < n_out; o++)
+      memcpy(turned + (o * n_in + i) * size, (const char *)source->data + (i * n_out + o) * size, size);
+  const sl_tensor part = {.data = turned, .dtype = source->dtype, .n_dim = 2, .shape = {(int64_t)n_out, (int64_t)n_in}};
+  const sl_status status = sl_weight_new(out, l->model->backend, l->model->compute, &part, 1);
+  free(turned);
+  SL_TRY(status);
+  sl_load_finish(l, source);
+  l->model->packed_bytes += sl_weight_bytes(*out);
+  return sl_load_step(l);
+}
 
 static sl_status load_mlp(sl_loader *l) {
   sl_projector *projector = &l->model->projector;
   VECTOR(&projector->norm_w, 0, SL_W_PROJECTOR_NORM);
   VECTOR(&projector->norm_b, 0, SL_W_PROJECTOR_NORM_B);
-  WEIGHT(&projector->linear_1, 0, SL_W_PROJECTOR_1);
+  if (l->model->config.projector.in_out)
+    SL_TRY(load_transposed(l, &projector->linear_1, SL_W_PROJECTOR_1));
+  else
+    WEIGHT(&projector->linear_1, 0, SL_W_PROJECTOR_1);
   VECTOR(&projector->linear_1_b, 0, SL_W_PROJECTOR_1_B);
   WEIGHT(&projector->linear_2, 0, SL_W_PROJECTOR_2);
   VECTOR(&projector->linear_2_b, 0, SL_W_PROJECTOR_2_B);

@@ -74,7 +74,8 @@ static sl_status check_projector(const sl_config *c, const char *name) {
 static sl_status check_total(const sl_config *c, const char *name) {
   const int64_t grid = c->vision.image_px / c->vision.patch_px;
   const int64_t widths[] = {(int64_t)(c->text.n_head + 2 * c->text.n_head_kv) * c->text.d_head,
-                            (int64_t)3 * c->vision.patch_px * c->vision.patch_px, grid * grid + 1};
+                            (int64_t)3 * (c->vision.n_frame > 0 ? c->vision.n_frame : 1) * c->vision.patch_px * c->vision.patch_px, grid * grid + 1,
+                            (int64_t)c->vision.d_model * c->projector.merge * c->projector.merge};
   for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
     if (widths[i] > 4194304)
       SL_FAIL(SL_ERROR_FORMAT, "%s: its sizes multiply to a width of %lld; sightline's limit is 4194304", name,
@@ -99,6 +100,7 @@ static void fill_shapes(sl_model *m) {
       .n_vocab = c->text.n_vocab,
       .image_px = c->vision.image_px,
       .patch_px = c->vision.patch_px,
+      .any_size = c->vision.any_size,
       .grid_height = grid,
       .grid_width = grid,
       .cell_rows = queries ? 0 : cells,
@@ -118,6 +120,7 @@ static sl_status fill_nn(sl_model *m, const char *name) {
   SL_TRY(sl_config_act(c->vision.act, "hidden_act of the tower", name, &vision_act));
   SL_TRY(sl_config_act(c->text.act, "hidden_act of the decoder", name, &text_act));
   if (c->projector.act) SL_TRY(sl_config_act(c->projector.act, "projector_hidden_act", name, &m->projector.act));
+  m->projector.norm = c->projector.rms ? SL_NORM_RMS : SL_NORM_LAYER;
   m->projector.norm_eps = (float)c->projector.eps;
   const sl_part_shape *v = &m->shape.vision, *t = &m->shape.decoder;
   m->tower.shape = (sl_block_shape){.part = SL_PART_VISION, .d_model = v->d_model, .n_head = v->n_head,
@@ -125,14 +128,26 @@ static sl_status fill_nn(sl_model *m, const char *name) {
                                     .norm = strcmp(c->vision.norm, "rms_norm") == 0 ? SL_NORM_RMS : SL_NORM_LAYER,
                                     .eps = (float)c->vision.eps, .act = vision_act,
                                     .qk_norm = c->vision.qk_norm ? SL_QK_NORM_WIDTH : SL_QK_NORM_NONE,
-                                    .qk_eps = (float)c->vision.qk_eps};
+                                    .qk_eps = (float)c->vision.qk_eps, .gated = c->vision.gated};
   m->tower.n_layer = v->n_layer;
   m->tower.n_class = c->vision.n_class;
   m->tower.n_patch = m->shape.grid_height * m->shape.grid_width;
+  if (c->vision.window_px > 0) {
+    for (int il = 0; il < v->n_layer; il++) m->sees_all[il] = c->vision.sees_all[il / 64] >> il % 64 & 1;
+    m->tower.sees_all = m->sees_all;
+  }
   m->decoder.shape = (sl_block_shape){.part = SL_PART_DECODER, .d_model = t->d_model, .n_head = t->n_head,
                                       .n_head_kv = t->n_head_kv, .d_head = t->d_head, .d_mlp = t->d_mlp,
                                       .norm = SL_NORM_RMS, .eps = (float)c->text.eps, .act = text_act, .gated = true,
                                       .causal = true, .window = c->text.sliding_window, .log_n_length = c->text.log_n ? c->text.trained_length : 0};
+  m->decoder.shape.qk_norm = c->text.qk_norm ? SL_QK_NORM_HEAD : SL_QK_NORM_NONE;
+  m->decoder.shape.qk_eps = (float)c->text.eps;
+  m->decoder.shape.sandwich = c->text.sandwich;
+  if (c->text.query_scalar > 0) m->decoder.shape.score_scale = (float)(1 / sqrt(c->text.query_scalar));
+  m->decoder.local = m->decoder.shape;
+  m->decoder.global_every = c->text.global_every;
+  if (c->text.global_every > 0) m->decoder.shape.window = 0;
+  if (c->text.scales_embeddings) m->decoder.embed_scale = (float)sqrt((double)t->d_model);
   m->decoder.n_layer = t->n_layer;
   m->decoder.n_vocab = c->text.n_vocab;
   return SL_OK;
@@ -359,12 +374,19 @@ static sl_status choose_compute(sl_model *m, const char *wanted) {
 static sl_status choose_backend(sl_model *m, const sl_model_options *options) {
   SL_TRY(sl_backend_open(&m->backend, options->backend ? options->backend : "cpu"));
   SL_TRY(choose_compute(m, options->compute ? options->compute : "auto"));
-  m->tower.shape.compute = m->decoder.shape.compute = m->compute;
+  m->tower.shape.compute = m->decoder.shape.compute = m->decoder.local.compute = m->compute;
   return SL_OK;
 }
 
 static sl_status check_preprocess(const sl_model *m) {
   int width = 0, height = 0;
+  const sl_preprocess *p = &m->preprocess;
+  if (m->shape.any_size) {
+    const int merge = m->config.projector.merge;
+    if (p->tiling == SL_TILING_SMART && p->patch_px == m->shape.patch_px && p->merge == merge) return SL_OK;
+    SL_FAIL(SL_ERROR_FORMAT, "%s: the image processor does not cut pictures into patches of %d px and cells of %d x %d, "
+            "as config.json does", m->dir, m->shape.patch_px, merge, merge);
+  }
   sl_preprocess_view_size(&m->preprocess, &width, &height);
   if (height == m->shape.image_px && width == m->shape.image_px) return SL_OK;
   SL_FAIL(SL_ERROR_FORMAT, "%s: the image processor makes pictures of %d x %d px; the tower's image_size is %d", m->dir,
@@ -378,7 +400,8 @@ static sl_status open_all(sl_model *m, const char *path, const sl_model_options 
   SL_TRY(open_pictures(m));
   SL_TRY(check_preprocess(m));
   SL_TRY(open_text(m));
-  sl_model_compare_template(m, options);
+  if (options->prompt_template) SL_TRY(sl_model_set_template(m, options->prompt_template));
+  SL_TRY(sl_model_compare_template(m, options));
   warn_of_delta(m, options);
   SL_TRY(choose_backend(m, options));
   return sl_model_load(m, options);

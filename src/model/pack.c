@@ -108,7 +108,8 @@ static sl_status read_question(sl_pack *p, const sl_model *m, const char *questi
   if (!m->question_tokenizer) return SL_OK;
   const char *all = question ? question : "", *mark = strstr(all, SL_PLACEHOLDER);
   sl_text text = {0};
-  SL_TRY(sl_text_format(&text, "%.*s%s", mark ? (int)(mark - all) : 0, all, mark ? mark + strlen(SL_PLACEHOLDER) : all));
+  SL_TRY(sl_text_format(&text, "%.*s%s", mark ? (int)(mark - all) : 0, all,
+                        mark ? mark + strlen(SL_PLACEHOLDER) : all));
   const sl_status status =
       sl_tokenizer_encode(m->question_tokenizer, text.data, text.length, true, &p->text, &p->n_text);
   sl_text_dispose(&text);
@@ -123,18 +124,69 @@ static sl_status read_question(sl_pack *p, const sl_model *m, const char *questi
   return SL_OK;
 }
 
-static sl_status make(sl_pack *p, const sl_model *m, const sl_views *views, const char *question) {
+/* ---- views of any size ---- */
+
+/* Rows of the tower run cell by cell, a cell's patches together, as the merger takes them; and where patches attend
+ * within windows of w x w cells, window by window, so that a window is an interval of rows. At the right and at the
+ * bottom windows are cut off. */
+static sl_status order_patches(sl_pack *p, const sl_model *m) {
+  const int merge = m->config.projector.merge, n = p->patch_rows * p->patch_cols;
+  const int most = p->cell_rows > p->cell_cols ? p->cell_rows : p->cell_cols;
+  const int window = m->config.vision.window_px > 0 ? m->config.vision.window_px / p->cell_px : most;
+  int at = 0;
+  SL_TRY(SL_ALLOC(p->patch, (size_t)n, "patches"));
+  if (m->config.vision.window_px > 0) SL_TRY(SL_ALLOC(p->first_key, (size_t)n, "windows"));
+  if (m->config.vision.window_px > 0) SL_TRY(SL_ALLOC(p->last_key, (size_t)n, "windows"));
+  for (int top = 0; top < p->cell_rows; top += window)
+    for (int left = 0; left < p->cell_cols; left += window) {
+      const int first = at;
+      for (int r = top; r < top + window && r < p->cell_rows; r++)
+        for (int c = left; c < left + window && c < p->cell_cols; c++)
+          for (int b = 0; b < merge * merge; b++)
+            p->patch[at++] = (r * merge + b / merge) * p->patch_cols + c * merge + b % merge;
+      for (int i = first; p->first_key && i < at; i++) {
+        p->first_key[i] = first;
+        p->last_key[i] = at - 1;
+      }
+    }
+  return SL_OK;
+}
+
+/* Sizes of a view that is as large as the image processor made it. */
+static sl_status measure(sl_pack *p, const sl_model *m, const sl_views *views) {
+  if (views->width_px % p->cell_px != 0 || views->height_px % p->cell_px != 0)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the image processor makes a picture of %d x %d px; its sides should be multiples of %d",
+            m->dir, views->width_px, views->height_px, p->cell_px);
+  p->patch_rows = views->height_px / m->shape.patch_px;
+  p->patch_cols = views->width_px / m->shape.patch_px;
+  p->cell_rows = views->height_px / p->cell_px;
+  p->cell_cols = views->width_px / p->cell_px;
+  p->n_view_row = p->patch_rows * p->patch_cols;
+  p->n_view_token = p->cell_rows * p->cell_cols;
+  return order_patches(p, m);
+}
+
+static sl_status check_views(const sl_model *m, const sl_views *views) {
   const sl_model_shape *shape = &m->shape;
-  if (views->width_px != shape->image_px || views->height_px != shape->image_px)
+  if (!shape->any_size && (views->width_px != shape->image_px || views->height_px != shape->image_px))
     SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the image processor makes pictures of %d x %d px; the tower's image_size is %d",
             m->dir, views->width_px, views->height_px, shape->image_px);
-  if (shape->cell_rows == 0 && views->n_view > 1)
-    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the image processor makes %d views of the picture; this model's queries read one",
-            m->dir, views->n_view);
-  *p = (sl_pack){.n_view = views->n_view, .view_px = shape->image_px, .n_view_token = shape->n_view_token,
+  if ((shape->cell_rows == 0 || shape->any_size) && views->n_view > 1)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the image processor makes %d views; this model reads one", m->dir,
+            views->n_view);
+  return SL_OK;
+}
+
+static sl_status make(sl_pack *p, const sl_model *m, const sl_views *views, const char *question) {
+  const sl_model_shape *shape = &m->shape;
+  SL_TRY(check_views(m, views));
+  *p = (sl_pack){.n_view = views->n_view, .width_px = views->width_px, .height_px = views->height_px,
+                 .patch_rows = shape->grid_height, .patch_cols = shape->grid_width,
+                 .n_view_row = sl_tower_rows(&m->tower), .n_view_token = shape->n_view_token,
                  .n_lead = shape->keeps_cls ? 1 : 0, .cell_rows = shape->cell_rows, .cell_cols = shape->cell_cols,
                  .cell_px = shape->patch_px * m->config.projector.merge,
                  .transposed = m->config.projector.transposed};
+  if (shape->any_size) SL_TRY(measure(p, m, views));
   SL_TRY(splices[m->family->splice](p, m, views));
   find_shown(p);
   return read_question(p, m, question);
@@ -142,6 +194,27 @@ static sl_status make(sl_pack *p, const sl_model *m, const sl_views *views, cons
 
 sl_status sl_pack_make(sl_pack *out, const sl_model *model, const sl_views *views, const char *question) {
   const sl_status status = make(out, model, views, question);
+  if (status != SL_OK) sl_pack_dispose(out);
+  return status;
+}
+
+static sl_status copy_arrays(sl_pack *out, const sl_pack *p) {
+  SL_TRY(SL_ALLOC(out->source, (size_t)p->n, "image positions"));
+  SL_TRY(SL_ALLOC(out->shown, (size_t)p->n_shown, "image positions"));
+  SL_TRY(SL_ALLOC(out->maps, (size_t)p->n_view, "image positions"));
+  memcpy(out->source, p->source, (size_t)p->n * sizeof *p->source);
+  memcpy(out->shown, p->shown, (size_t)p->n_shown * sizeof *p->shown);
+  memcpy(out->maps, p->maps, (size_t)p->n_view * sizeof *p->maps);
+  return SL_OK;
+}
+
+sl_status sl_pack_for_question(sl_pack *out, const sl_model *model, const sl_pack *pack, const char *question) {
+  *out = *pack;
+  out->source = out->shown = out->text = NULL;
+  out->maps = NULL;
+  out->n_text = 0;
+  sl_status status = copy_arrays(out, pack);
+  if (status == SL_OK) status = read_question(out, model, question);
   if (status != SL_OK) sl_pack_dispose(out);
   return status;
 }
@@ -159,6 +232,9 @@ void sl_pack_dispose(sl_pack *p) {
   free(p->shown);
   free(p->maps);
   free(p->text);
+  free(p->patch);
+  free(p->first_key);
+  free(p->last_key);
   *p = (sl_pack){0};
 }
 
@@ -181,8 +257,7 @@ static void box_of(const sl_pack *p, int view, int row, int col, float box[4]) {
 }
 
 void sl_pack_patch_boxes(const sl_pack *p, float (*box)[4]) {
-  const int side = p->view_px / p->cell_px;
-  for (int i = 0; i < side * side; i++) box_of(p, 0, i / side, i % side, box[i]);
+  for (int i = 0; i < p->patch_rows * p->patch_cols; i++) box_of(p, 0, i / p->patch_cols, i % p->patch_cols, box[i]);
 }
 
 void sl_pack_boxes(const sl_pack *p, float (*box)[4], int32_t *view) {

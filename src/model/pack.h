@@ -16,7 +16,11 @@ typedef struct sl_pack {
   int n;                       /* N */
   int32_t *source;             /* [N] row among the projected rows of all views, SL_PACK_NEWLINE or SL_PACK_TEXT(id) */
   bool plain;                  /* position i shows row i: nothing is moved */
-  int n_view, view_px;         /* V square views of view_px */
+  int n_view, width_px, height_px; /* V views of one size */
+  int patch_rows, patch_cols;  /* patches of a view */
+  int n_view_row;              /* rows of the tower for a view: a class token, then the patches */
+  int32_t *patch;              /* [patch_rows * patch_cols] the patch of each row, numbered line by line; NULL: in order */
+  int32_t *first_key, *last_key; /* [n_view_row] rows that a row sees where the tower has windows; NULL: all */
   int n_view_token;            /* rows of a view, cells after the first n_lead of them */
   int n_lead;                  /* a kept class token */
   int cell_rows, cell_cols;    /* 0 x 0: rows are queries without places */
@@ -33,6 +37,9 @@ typedef struct sl_pack {
 /* The pack of a picture's views. `question` is what a Q-Former reads, and may be NULL for other models. */
 sl_status sl_pack_make(sl_pack *out, const sl_model *model, const sl_views *views, const char *question);
 
+/* The same picture read for another question. */
+sl_status sl_pack_for_question(sl_pack *out, const sl_model *model, const sl_pack *pack, const char *question);
+
 /* That of a square picture of the size of the tower's input. */
 sl_status sl_pack_square(sl_pack *out, const sl_model *model, const char *question);
 void sl_pack_dispose(sl_pack *pack);
@@ -44,7 +51,7 @@ bool sl_pack_cell(const sl_pack *pack, int position, int *view, int *row, int *c
  * view's index; positions without a place get an empty box and view -1. */
 void sl_pack_boxes(const sl_pack *pack, float (*box)[4], int32_t *view);
 
-/* The same for the tower's patches where rows are queries without places: [grid * grid] of the only view. */
+/* The same for the tower's patches where rows are queries without places: [patch_rows * patch_cols] of the only view. */
 void sl_pack_patch_boxes(const sl_pack *pack, float (*box)[4]);
 
 #endif

@@ -47,15 +47,17 @@ static sl_status run_prefix(sl_prefix *p, sl_session *s, const sl_layout *layout
   SL_TRY(sl_session_reserve_rows(s, p->n_row));
   SL_TRY(sl_session_reserve_decoder(s, p->n_row, p->n_row, probe, false, 0));
   SL_TRY(sl_session_upload(s, layout, p->n_row));
-  const sl_context c = sl_session_context(s, probe);
+  sl_context c = sl_session_context(s, probe);
+  sl_session_see_image(s, &c, p->n_row);
   const sl_mat x = sl_mat_rows(s->x, 0, p->n_row);
   sl_decoder_embed(&c, decoder, x, sl_session_numbers(s, 0, p->n_row), image->rows,
-                   sl_session_numbers(s, 2, p->n_image));
+                   sl_session_numbers(s, 1, p->n_image));
   for (int il = 0; il < decoder->n_layer; il++) {
     SL_TRY(sl_check_cancel(s->cancel));
     if (p->resid) c.ops->copy(c.queue, p->resid[il], x);
-    sl_block_forward(&c, &decoder->shape, &decoder->blocks[il], il, x, 0, sl_session_numbers(s, 1, p->n_row), &p->kv[il],
-                     NULL);
+    const sl_context own_layer = sl_decoder_context(&c, decoder, il);
+    sl_block_forward(&own_layer, sl_decoder_shape(decoder, il), &decoder->blocks[il], il, x, 0,
+                     sl_session_positions(s, p->n_row), &p->kv[il], NULL);
   }
   return SL_OK;
 }
@@ -66,9 +68,11 @@ sl_status sl_prefix_new(sl_prefix **out, sl_session *s, const sl_layout *layout,
   sl_prefix *p = NULL;
   *out = NULL;
   if (layout->n_image < 1 || !image) SL_FAIL(SL_ERROR_ARGUMENT, "interventions need a prompt with a picture");
+  SL_TRY(sl_image_check(image, layout));
   SL_TRY(SL_ALLOC(p, 1, "prefix"));
   *p = (sl_prefix){.model = m, .n_row = layout->first_image + layout->n_image, .first_image = layout->first_image,
-                   .n_image = layout->n_image, .rope_level = sl_rope_level(&m->config, layout->n_prompt)};
+                   .n_image = layout->n_image, .rope_level = sl_rope_level(&m->config, layout->n_prompt),
+                   .frame = layout->frame};
   sl_status status = SL_ALLOC(p->ids, (size_t)p->n_row, "prefix");
   if (status == SL_OK) {
     memcpy(p->ids, layout->ids, (size_t)p->n_row * sizeof *p->ids);
@@ -98,6 +102,7 @@ bool sl_prefix_keeps_rows(const sl_prefix *p) { return p->resid != NULL; }
 bool sl_prefix_serves(const sl_prefix *p, const sl_layout *layout) {
   return layout->first_image == p->first_image && layout->n_image == p->n_image &&
          memcmp(layout->ids, p->ids, (size_t)p->n_row * sizeof *p->ids) == 0 &&
+         sl_position_frame_same(&layout->frame, &p->frame) &&
          sl_rope_level(&p->model->config, layout->n_prompt) == p->rope_level;
 }
 
@@ -110,10 +115,15 @@ static sl_status check_prefix(const sl_prefix *p, const sl_layout *layout) {
   for (int t = 0; t < p->n_row; t++)
     if (layout->ids[t] != p->ids[t])
       SL_FAIL(SL_ERROR_ARGUMENT, "token %d of the prompt is %d; the prefix has %d there", t, layout->ids[t], p->ids[t]);
+  if (!sl_position_frame_same(&layout->frame, &p->frame))
+    SL_FAIL(SL_ERROR_ARGUMENT, "the prompt's picture has %d x %d cells; that of the prefix has %d x %d",
+            layout->frame.rows, layout->frame.cols, p->frame.rows, p->frame.cols);
   if (!sl_prefix_serves(p, layout))
-    SL_FAIL(SL_ERROR_ARGUMENT, "a prompt of %d tokens stretches the rotary frequencies (dynamic NTK) to another level than "
-            "the prompt of its prefix", layout->n_prompt);
-  if (layout->n_token == p->n_row) SL_FAIL(SL_ERROR_ARGUMENT, "the prompt ends with the picture: there is no text to branch");
+    SL_FAIL(SL_ERROR_ARGUMENT,
+            "a prompt of %d tokens stretches the rotary frequencies (dynamic NTK) otherwise than the prompt of its prefix",
+            layout->n_prompt);
+  if (layout->n_token == p->n_row)
+    SL_FAIL(SL_ERROR_ARGUMENT, "the prompt ends with the picture: there is no text to branch");
   return SL_OK;
 }
 
@@ -163,7 +173,7 @@ static sl_status baseline_new(sl_baseline **out, const sl_prefix *p) {
   *out = NULL;
   SL_TRY(SL_ALLOC(b, 1, "baseline"));
   *b = (sl_baseline){.model = p->model, .first_image = p->first_image, .n_image = p->n_image,
-                      .rope_level = p->rope_level};
+                      .rope_level = p->rope_level, .frame = p->frame};
   sl_status status = SL_ALLOC(b->ids, (size_t)p->n_row, "baseline");
   if (status == SL_OK) {
     memcpy(b->ids, p->ids, (size_t)p->n_row * sizeof *b->ids);
@@ -194,6 +204,9 @@ sl_status sl_baseline_check(const sl_baseline *b, const sl_prefix *p, const char
     if (b->ids[t] != p->ids[t])
       SL_FAIL(SL_ERROR_ARGUMENT, "%s was made behind other text: token %d is %d there, and %d in the prompt", what, t,
               b->ids[t], p->ids[t]);
+  if (!sl_position_frame_same(&b->frame, &p->frame))
+    SL_FAIL(SL_ERROR_ARGUMENT, "%s is for a picture of %d x %d cells; that of the prompt has %d x %d", what, b->frame.rows,
+            b->frame.cols, p->frame.rows, p->frame.cols);
   if (b->rope_level != p->rope_level)
     SL_FAIL(SL_ERROR_ARGUMENT, "%s was made for a prompt of another length: its keys are rotated by other frequencies "
             "(dynamic NTK)", what);
@@ -266,19 +279,14 @@ static void spread_mean(sl_session *s, sl_mat m) {
 static sl_status mean_over_positions(sl_session *s, sl_baseline *b) {
   const sl_decoder decoder = sl_model_decoder(b->model, b->rope_level);
   const sl_context c = sl_session_context(s, NULL);
-  int32_t *host = NULL;
   s->n_kept = 0;
   SL_TRY(sl_session_reserve_rows(s, b->n_image));
-  SL_TRY(SL_ALLOC(host, (size_t)b->n_image, "positions"));
-  for (int i = 0; i < b->n_image; i++) host[i] = b->first_image + i;
-  const sl_ints positions = sl_session_numbers(s, 0, b->n_image);
-  sl_buffer_write(s->queue, positions.buffer, (size_t)positions.offset * sizeof *host, host,
-                  (size_t)b->n_image * sizeof *host);
-  free(host);
+  SL_TRY(sl_session_place(s, &b->frame, b->first_image, b->n_image));
+  const sl_ints positions = sl_session_positions(s, b->n_image);
   for (int il = 0; il < b->model->decoder.n_layer; il++) {
-    sl_block_rotate(&c, &decoder.shape, b->kv[il].k, positions, -1);
+    sl_block_rotate(&c, sl_decoder_shape(&decoder, il), b->kv[il].k, positions, -1);
     spread_mean(s, b->kv[il].k);
-    sl_block_rotate(&c, &decoder.shape, b->kv[il].k, positions, 1);
+    sl_block_rotate(&c, sl_decoder_shape(&decoder, il), b->kv[il].k, positions, 1);
     spread_mean(s, b->kv[il].v);
   }
   return SL_OK;

@@ -23,7 +23,7 @@ typedef struct slot {
 struct sl_record {
   const sl_model *model;
   int n_token;             /* rows of the decoder */
-  int n_view, n_view_row;  /* views, and rows of the tower for one */
+  int n_view, n_view_row, n_view_token; /* views, and rows of tower and projector for one */
   int n_text;              /* rows of the question in a Q-Former */
   slot *slots;
   int n_slot, n_seen;
@@ -90,7 +90,7 @@ static bool has_queries(const sl_model *m) { return m->kinds.projector->connecto
 
 /* Rows of a site: query rows of attention. */
 static int rows_of(const sl_record *r, sl_part part, sl_site site) {
-  const int n_tower = r->n_view * r->n_view_row, n_out = r->n_view * r->model->shape.n_view_token;
+  const int n_tower = r->n_view * r->n_view_row, n_out = r->n_view * r->n_view_token;
   if (part == SL_PART_DECODER) return r->n_token;
   if (part == SL_PART_VISION) return n_tower;
   switch (site) {
@@ -121,9 +121,12 @@ static int width_of(const sl_model *m, sl_part part, sl_site site) {
     case SL_SITE_MLP_POST: return s->d_mlp;
     case SL_SITE_LOGITS: return m->shape.n_vocab;
     case SL_SITE_PROJECTOR_IN:
-    case SL_SITE_PROJECTOR_LN: return m->shape.vision.d_model * (has_queries(m) ? 1 : m->select.n_list);
+    case SL_SITE_PROJECTOR_LN: return has_queries(m) ? m->shape.vision.d_model : sl_model_input_cols(m);
     case SL_SITE_PROJECTOR_PRE:
-    case SL_SITE_PROJECTOR_POST:
+    case SL_SITE_PROJECTOR_POST: {
+      const int width = sl_projector_kept_cols(&m->projector);
+      return width > 0 ? width : m->shape.decoder.d_model;
+    }
     case SL_SITE_PROJECTOR_OUT: return m->shape.decoder.d_model;
     default: return s->d_model;
   }
@@ -199,6 +202,7 @@ static sl_status add_matches(sl_record *r, const char *pattern, const char *rows
   int n_match = 0;
   for (int part = 0; part < SL_PART_COUNT; part++) {
     for (int site = 0; site < SL_SITE_COUNT; site++) {
+      if (!sl_model_has_site(r->model, (sl_part)part, (sl_site)site)) continue;
       const int n_layer = sl_site_get((sl_site)site)->per_layer ? shape_of(r->model, (sl_part)part)->n_layer : 1;
       for (int il = 0; il < n_layer; il++) {
         if (!sl_site_match(pattern, (sl_part)part, (sl_site)site, il)) continue;
@@ -273,7 +277,8 @@ sl_status sl_record_new(sl_record **out, const sl_model *model, const sl_pack *p
   r->n_token = layout->n_token;
   r->n_view = pack ? pack->n_view : 1;
   r->n_text = pack ? pack->n_text : 0;
-  r->n_view_row = sl_tower_rows(&model->tower);
+  r->n_view_row = pack ? pack->n_view_row : sl_tower_rows(&model->tower);
+  r->n_view_token = pack ? pack->n_view_token : model->shape.n_view_token;
   const sl_status status = fill(r, spec);
   if (status != SL_OK) {
     sl_record_free(r);

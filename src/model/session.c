@@ -68,8 +68,8 @@ sl_status sl_session_reserve_queue(sl_session *s, int n_row, int n_key) {
   const sl_model *m = s->model;
   int64_t width = 0;
   const int64_t widths[] = {sl_block_qkv_width(&m->decoder.shape), sl_block_up_width(&m->decoder.shape),
-                            m->decoder.shape.d_model, sl_block_qkv_width(&m->tower.shape), m->tower.shape.d_mlp,
-                            m->tower.shape.d_model, (int64_t)3 * m->shape.patch_px * m->shape.patch_px,
+                            m->decoder.shape.d_model, sl_block_qkv_width(&m->tower.shape), sl_block_up_width(&m->tower.shape),
+                            m->tower.shape.d_model, (int64_t)sl_weight_cols(m->tower.patch),
                             sl_connect_of(m)->width(m)};
   for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) width = max_of(width, widths[i]);
   SL_TRY(sl_queue_reserve(s->queue, n_row, (int)width, n_key));
@@ -123,7 +123,9 @@ sl_status sl_session_reserve_rows(sl_session *s, int n_token) {
   s->n_kept = 0;
   SL_TRY(sl_buffer_new(&s->rows, s->model->backend, (size_t)sl_scratch_need(n_token, width) * sizeof(float),
                        "residual stream"));
-  SL_TRY(sl_buffer_new(&s->numbers, s->model->backend, (size_t)(3 * (int64_t)n_token) * sizeof(int32_t), "token ids"));
+  SL_TRY(sl_buffer_new(&s->numbers, s->model->backend, 
+                       (SL_N_NUMBER + (size_t)sl_rope_axes(&s->model->config)) * (size_t)n_token * sizeof(int32_t),
+                       "token ids"));
   s->x = (sl_mat){s->rows, 0, sl_scratch_stride(width), n_token, width, SL_F32};
   s->capacity = n_token;
   return SL_OK;
@@ -164,24 +166,60 @@ sl_status sl_session_reserve_decoder(sl_session *s, int n_row, int n_key, const 
   return sl_session_reserve_queue(s, n_row, n_key);
 }
 
+/* Keys that row t sees: those up to its own, of the last `window`; and an image all of itself. */
+static void list_keys(const sl_session *s, const sl_layout *layout, int n, int32_t *first, int32_t *local,
+                      int32_t *last) {
+  const int window = s->model->decoder.local.window, end = layout->first_image + layout->n_image;
+  for (int t = 0; t < n; t++) {
+    first[t] = 0;
+    local[t] = window > 0 && t >= window ? t - window + 1 : 0;
+    last[t] = t >= layout->first_image && t < end ? end - 1 : t;
+  }
+}
+
 sl_status sl_session_upload(sl_session *s, const sl_layout *layout, int n) {
+  const bool sees = s->model->family->image_sees_itself && layout->n_image > 0;
   int32_t *host = NULL;
-  SL_TRY(SL_ALLOC(host, (size_t)n * 3, "token ids"));
+  s->lists_keys = sees;
+  SL_TRY(SL_ALLOC(host, (size_t)n * SL_N_NUMBER, "token ids"));
   for (int t = 0; t < n; t++) {
     const bool image = layout->n_image > 0 && t >= layout->first_image && t < layout->first_image + layout->n_image;
     host[t] = image ? 0 : layout->ids[t]; /* the placeholder's own row is overwritten, and may not exist */
-    host[n + t] = t;
   }
-  for (int i = 0; i < layout->n_image; i++) host[2 * n + i] = layout->first_image + i;
-  for (int part = 0; part < 3; part++)
+  for (int i = 0; i < layout->n_image; i++) host[n + i] = layout->first_image + i;
+  if (sees) list_keys(s, layout, n, host + 2 * n, host + 3 * n, host + 4 * n);
+  for (int part = 0; part < (sees ? SL_N_NUMBER : 2); part++)
     sl_buffer_write(s->queue, s->numbers, (size_t)part * (size_t)s->capacity * sizeof(int32_t),
                     host + (size_t)part * (size_t)n, (size_t)n * sizeof(int32_t));
+  free(host);
+  return sl_session_place(s, &layout->frame, 0, n);
+}
+
+sl_status sl_session_place(sl_session *s, const sl_position_frame *frame, int first, int n) {
+  const int n_axis = sl_rope_axes(&s->model->config);
+  const sl_ints positions = sl_session_positions(s, n);
+  int32_t *host = NULL;
+  SL_TRY(SL_ALLOC(host, (size_t)positions.count, "positions"));
+  for (int i = 0; i < positions.count; i++) host[i] = sl_position_at(frame, first + i / n_axis, i % n_axis);
+  sl_buffer_write(s->queue, positions.buffer, (size_t)positions.offset * sizeof *host, host,
+                  (size_t)positions.count * sizeof *host);
   free(host);
   return SL_OK;
 }
 
+sl_ints sl_session_positions(const sl_session *s, int n_row) {
+  return sl_session_numbers(s, SL_N_NUMBER, n_row * sl_rope_axes(&s->model->config));
+}
+
 sl_ints sl_session_numbers(const sl_session *s, int part, int count) {
   return (sl_ints){s->numbers, (int64_t)part * s->capacity, count};
+}
+
+void sl_session_see_image(const sl_session *s, sl_context *c, int n_row) {
+  if (!s->lists_keys) return;
+  c->first_key = sl_session_numbers(s, 2, n_row);
+  c->local_first_key = sl_session_numbers(s, 3, n_row);
+  c->last_key = sl_session_numbers(s, 4, n_row);
 }
 
 /* Length of the run of consecutive row numbers starting at rows[0], at most HEAD_ROWS. */
@@ -237,20 +275,23 @@ sl_status sl_session_forward(sl_session *s, const sl_layout *layout, const sl_im
   const sl_decoder own = sl_model_decoder(s->model, rope_level), *decoder = &own;
   const int n = layout->n_token;
   if (layout->n_image > 0 && !image) SL_FAIL(SL_ERROR_ARGUMENT, "the prompt has a picture, but none was given");
+  if (layout->n_image > 0) SL_TRY(sl_image_check(image, layout));
   SL_TRY(check_rows(rows, n_row, n));
   SL_TRY(sl_session_check_length(s, n));
   s->n_cached = s->n_kept = 0;
   s->rope_level = rope_level;
+  s->frame = layout->frame;
   SL_TRY(sl_session_reserve_rows(s, n));
   s->counts = sl_keep_choose(&decoder->shape, decoder->n_layer, n, s->keep_limit_bytes);
   SL_TRY(sl_session_reserve_decoder(s, n, n, probe, keep, 0));
   if (keep) drop_cache(s); /* a backward pass needs the room, and reads keys and values from what is kept */
   SL_TRY(keep ? reserve_keep(s, n) : reserve_cache(s, n));
   SL_TRY(sl_session_upload(s, layout, n));
-  const sl_context c = sl_session_context(s, probe);
+  sl_context c = sl_session_context(s, probe);
+  sl_session_see_image(s, &c, n);
   const sl_mat x = sl_mat_rows(s->x, 0, n);
-  sl_decoder_embed(&c, decoder, x, sl_session_numbers(s, 0, n), image ? image->rows : (sl_mat){0}, sl_session_numbers(s, 2, layout->n_image));
-  SL_TRY(sl_decoder_forward(&c, decoder, x, 0, sl_session_numbers(s, 1, n), keep ? NULL : s->kv, keep ? s->keep.acts : NULL,
+  sl_decoder_embed(&c, decoder, x, sl_session_numbers(s, 0, n), image ? image->rows : (sl_mat){0}, sl_session_numbers(s, 1, layout->n_image));
+  SL_TRY(sl_decoder_forward(&c, decoder, x, 0, sl_session_positions(s, n), keep ? NULL : s->kv, keep ? s->keep.acts : NULL,
                             s->cancel));
   s->n_cached = keep ? 0 : n;
   s->n_kept = keep ? n : 0;
@@ -277,17 +318,13 @@ sl_status sl_session_step(sl_session *s, const int32_t *ids, int n_id, float *lo
   SL_TRY(sl_session_reserve_rows(s, n_id));
   SL_TRY(sl_session_reserve_decoder(s, n_id, s->n_cached + n_id, probe, false,
                          sl_scratch_need(n_id, decoder->shape.d_model)));
-  int32_t *positions = NULL;
-  SL_TRY(SL_ALLOC(positions, (size_t)n_id, "positions"));
-  for (int i = 0; i < n_id; i++) positions[i] = s->n_cached + i;
+  SL_TRY(sl_session_place(s, &s->frame, s->n_cached, n_id));
   sl_buffer_write(s->queue, s->numbers, 0, ids, (size_t)n_id * sizeof *ids);
-  sl_buffer_write(s->queue, s->numbers, (size_t)s->capacity * sizeof *ids, positions, (size_t)n_id * sizeof *positions);
-  free(positions);
   const sl_context c = sl_session_context(s, probe);
   const int64_t mark = s->scratch.used;
   const sl_mat x = sl_scratch_mat(&s->scratch, n_id, decoder->shape.d_model);
-  c.ops->embed(c.queue, x, decoder->embed, sl_session_numbers(s, 0, n_id));
-  const sl_status status = sl_decoder_forward(&c, decoder, x, s->n_cached, sl_session_numbers(s, 1, n_id), s->kv, NULL, s->cancel);
+  sl_decoder_words(c.queue, decoder, x, sl_session_numbers(s, 0, n_id));
+  const sl_status status = sl_decoder_forward(&c, decoder, x, s->n_cached, sl_session_positions(s, n_id), s->kv, NULL, s->cancel);
   if (status == SL_OK) {
     head_rows(s, &c, sl_mat_rows(x, n_id - 1, 1), s->n_cached + n_id - 1, logits);
     s->n_cached += n_id;
@@ -366,9 +403,10 @@ sl_status sl_session_backward(sl_session *s, const int *rows, int n_row, const f
   if (n_row < 1) SL_FAIL(SL_ERROR_ARGUMENT, "a backward pass needs at least one logits row");
   SL_TRY(check_rows(rows, n_row, s->n_kept));
   SL_TRY(sl_session_reserve_decoder(s, s->n_kept, s->n_kept, NULL, true, 0));
-  const sl_context c = sl_session_context(s, probe);
+  sl_context c = sl_session_context(s, probe);
+  sl_session_see_image(s, &c, s->n_kept);
   head_backward(s, &c, rows, n_row, d_logits);
-  SL_TRY(sl_decoder_backward(&c, decoder, sl_mat_rows(s->d, 0, s->n_kept), rows[0], sl_session_numbers(s, 1, s->n_kept),
+  SL_TRY(sl_decoder_backward(&c, decoder, sl_mat_rows(s->d, 0, s->n_kept), rows[0], sl_session_positions(s, s->n_kept),
                              s->keep.acts, into_tower, s->cancel));
   return into_tower ? sl_image_backward(s, s->image, sl_mat_rows(s->d, s->first_image, s->image->rows.rows), probe)
                     : SL_OK;

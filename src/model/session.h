@@ -19,7 +19,7 @@ sl_queue *sl_session_queue(sl_session *session);
 /* Checked once per layer; when it becomes true the work stops with SL_ERROR_CANCELLED. May be NULL. */
 void sl_session_set_cancel(sl_session *session, const atomic_bool *cancel);
 
-/* Runs tower and projector on pixels [V, 3, view_px, view_px] (preprocessed), the views of `pack`; NULL: one view, that of
+/* Runs tower and projector on pixels [V, 3, height, width] (preprocessed), the views of `pack`; NULL: one view, that of
  * a square picture. probe may be NULL; it sees the tower once a view, first_row being the view's first row among those of
  * all. With `keep` the activations stay in the image for a backward pass through the tower. */
 sl_status sl_image_encode(sl_image **out, sl_session *session, const float *pixels, const sl_pack *pack,

@@ -24,7 +24,10 @@ struct sl_image {
   sl_ints positions, sources; /* the same without newlines and text, for the way back: rows[positions] = projected[sources] */
   sl_ints text;     /* [n_text] ids of the question in a Q-Former */
   sl_ints words;    /* [N] ids of the tokens of text among the positions, 0 elsewhere */
+  sl_ints places;   /* [n_patch, 2] row and column of every patch of a view, for towers that rotate */
+  sl_ints first_key, last_key; /* [n_view_row] windows of a view; count 0 = none */
   int n_view, n_text;
+  int n_view_row, n_view_token, n_patch; /* rows of the tower, rows projected and patches, of one view */
   sl_keep keep;
   bool kept;
 };
@@ -36,7 +39,7 @@ struct sl_session {
   const atomic_bool *cancel;
   int capacity;       /* rows that x and the numbers hold */
   sl_buffer *rows;    /* x [capacity, D] */
-  sl_buffer *numbers; /* i32: ids, positions, image rows: 3 x capacity */
+  sl_buffer *numbers; /* i32, SL_N_NUMBER x capacity, then positions [capacity, axes] */
   sl_mat x;
   int cache_capacity; /* rows that the cache holds */
   int n_cached;       /* rows in it */
@@ -50,9 +53,14 @@ struct sl_session {
   sl_mat d;
   const sl_image *image; /* of that forward */
   int first_image;
-  int rope_level;        /* of the last forward's prompt: steps and the backward pass go on with it */
+  bool lists_keys;       /* the uploaded rows see what lists say */
+  int rope_level;        /* of the last forward's prompt: steps and the backward pass go on with it, */
+  sl_position_frame frame; /* and with this */
   size_t branch_limit_bytes;
 };
+
+/* Row matrices carved from one buffer: `at` counts elements. With buffer NULL it only counts. */
+sl_mat sl_carve(sl_buffer *buffer, int64_t *at, int rows, int cols);
 
 sl_context sl_session_context(sl_session *session, const sl_probe *probe);
 
@@ -60,6 +68,9 @@ sl_context sl_session_context(sl_session *session, const sl_probe *probe);
  * between passes, when nothing is in use. */
 sl_status sl_session_reserve_scratch(sl_session *session, int64_t need);
 sl_status sl_session_reserve_queue(sl_session *session, int n_row, int n_key);
+
+/* An error when the image has other rows than the layout has image positions. */
+sl_status sl_image_check(const sl_image *image, const sl_layout *layout);
 
 /* From the gradient of the image rows through projector and tower; the image was encoded with keep. */
 sl_status sl_image_backward(sl_session *session, const sl_image *image, sl_mat d_rows, const sl_probe *probe);
@@ -74,8 +85,18 @@ sl_status sl_session_reserve_rows(sl_session *session, int n_token);
 sl_status sl_session_reserve_decoder(sl_session *session, int n_row, int n_key, const sl_probe *probe, bool keep,
                                      int64_t own);
 
-/* Token ids, positions and image rows of the layout's first n_row rows into the number buffer; part 0, 1 and 2 of it. */
+/* Token ids and image rows of the layout's first n_row rows into the number buffer, parts 0 and 1 of it, and their
+ * positions; for images that see themselves also the first key of each row (2), that in local layers (3), and the last
+ * (4). */
+#define SL_N_NUMBER 5
 sl_status sl_session_upload(sl_session *session, const sl_layout *layout, int n_row);
 sl_ints sl_session_numbers(const sl_session *session, int part, int count);
+
+/* Positions of n_row rows, as sl_block_forward takes them, and another content: that of rows first .. of a frame. */
+sl_ints sl_session_positions(const sl_session *session, int n_row);
+sl_status sl_session_place(sl_session *session, const sl_position_frame *frame, int first, int n_row);
+
+/* What the n_row uploaded rows see, where their model's images see themselves whole. */
+void sl_session_see_image(const sl_session *session, sl_context *c, int n_row);
 
 #endif

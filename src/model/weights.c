@@ -170,9 +170,9 @@ static void format_shape(char out[128], const int64_t *shape, int n_dim) {
 static sl_status check_tensor(const sl_weights *w, const sl_weight_row *row, const entry *e) {
   const sl_tensor *tensor = e->tensor;
   const char *file = sl_safetensors_file_of(e->file, tensor);
-  int64_t expected[4];
+  int64_t expected[5];
   int n_dim = 0;
-  while (n_dim < 4 && row->shape[n_dim] != SL_DIM_NONE) {
+  while (n_dim < 5 && row->shape[n_dim] != SL_DIM_NONE) {
     expected[n_dim] = sl_dim_size(w->config, row->shape[n_dim]);
     n_dim++;
   }

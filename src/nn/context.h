@@ -30,6 +30,7 @@ typedef struct sl_context {
   const sl_taps *taps;   /* may be NULL */
   sl_ints first_key, last_key; /* the keys that each row of the pass sees, where its blocks' shape does not say it all
                                 * (images that see themselves whole, windows of a picture); count 0 = as it does */
+  sl_ints local_first_key; /* first_key of a decoder's local layers */
   int row_offset;        /* added to the rows that a probe is told: one of several views run one after another */
 } sl_context;
 

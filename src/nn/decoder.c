@@ -1,8 +1,14 @@
 /* LLaMA-like decoder, forward and backward. */
 #include "nn/decoder.h"
 
+void sl_decoder_words(sl_queue *queue, const sl_decoder *decoder, sl_mat x, sl_ints ids) {
+  const sl_ops *op = sl_queue_ops(queue);
+  op->embed(queue, x, decoder->embed, ids);
+  if (decoder->embed_scale > 0) op->scale(queue, x, x, decoder->embed_scale);
+}
+
 void sl_decoder_embed(const sl_context *c, const sl_decoder *decoder, sl_mat x, sl_ints ids, sl_mat image, sl_ints at) {
-  c->ops->embed(c->queue, x, decoder->embed, ids);
+  sl_decoder_words(c->queue, decoder, x, ids);
   if (at.count > 0) c->ops->scatter_rows(c->queue, x, image, at);
   sl_see(c, SL_PART_DECODER, SL_SITE_EMBED, 0, 0, x);
 }
@@ -11,8 +17,9 @@ sl_status sl_decoder_forward(const sl_context *c, const sl_decoder *decoder, sl_
                              const sl_kv *kv, const sl_block_acts *keep, const atomic_bool *cancel) {
   for (int il = 0; il < decoder->n_layer; il++) {
     SL_TRY(sl_check_cancel(cancel));
-    sl_block_forward(c, &decoder->shape, &decoder->blocks[il], il, x, first, positions, kv ? &kv[il] : NULL,
-                     keep ? &keep[il] : NULL);
+    const sl_context own = sl_decoder_context(c, decoder, il);
+    sl_block_forward(&own, sl_decoder_shape(decoder, il), &decoder->blocks[il], il, x, first, positions,
+                     kv ? &kv[il] : NULL, keep ? &keep[il] : NULL);
   }
   return SL_OK;
 }
@@ -45,7 +52,8 @@ sl_status sl_decoder_backward(const sl_context *c, const sl_decoder *decoder, sl
   while (!to_input && lowest < decoder->n_layer && !sl_block_wants_gradient(c, &decoder->shape, lowest)) lowest++;
   for (int il = decoder->n_layer - 1; il >= lowest; il--) {
     SL_TRY(sl_check_cancel(cancel));
-    sl_block_backward(c, &decoder->shape, &decoder->blocks[il], il, d, &first_row, positions, &kept[il],
+    const sl_context own = sl_decoder_context(c, decoder, il);
+    sl_block_backward(&own, sl_decoder_shape(decoder, il), &decoder->blocks[il], il, d, &first_row, positions, &kept[il],
                       to_input || il > lowest);
   }
   return SL_OK;

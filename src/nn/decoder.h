@@ -6,11 +6,32 @@
 
 typedef struct sl_decoder {
   sl_block_shape shape;
+  sl_block_shape local; /* of layers before every global_every-th: a window and frequencies of their own (Gemma 3) */
+  int global_every;     /* 0: all layers have `shape` */
+  float embed_scale;    /* of embeddings of text; 0: as they are */
   int n_layer, n_vocab;
   sl_block_weights *blocks;
   sl_weight *embed, *head; /* the same weight twice when tied */
   sl_mat norm_w;
 } sl_decoder;
+
+static inline bool sl_decoder_is_local(const sl_decoder *decoder, int layer) {
+  return decoder->global_every > 0 && (layer + 1) % decoder->global_every != 0;
+}
+
+static inline const sl_block_shape *sl_decoder_shape(const sl_decoder *decoder, int layer) {
+  return sl_decoder_is_local(decoder, layer) ? &decoder->local : &decoder->shape;
+}
+
+/* The context of one layer: where rows see what lists say, local layers have a list of their own. */
+static inline sl_context sl_decoder_context(const sl_context *c, const sl_decoder *decoder, int layer) {
+  sl_context own = *c;
+  if (sl_decoder_is_local(decoder, layer)) own.first_key = c->local_first_key;
+  return own;
+}
+
+/* x [T, D]: embeddings of tokens of text. */
+void sl_decoder_words(sl_queue *queue, const sl_decoder *decoder, sl_mat x, sl_ints ids);
 
 /* x [T, D]: embeddings of ids, then rows `at` replaced by `image` [N, D] (count 0 = none). */
 void sl_decoder_embed(const sl_context *c, const sl_decoder *decoder, sl_mat x, sl_ints ids, sl_mat image, sl_ints at);

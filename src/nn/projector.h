@@ -3,6 +3,7 @@
  *   out = x W1 + b1                                   (Shikra, LLaVA-v1)
  *   out = act(x W1 + b1) W2 + b2                      (LLaVA)
  *   out = act(LayerNorm(x) W1 + b1) W2 + b2           (InternVL)
+ *   out = RMSNorm(x) W1                               (Gemma 3, x a mean of patches)
  */
 #ifndef SL_NN_PROJECTOR_H
 #define SL_NN_PROJECTOR_H
@@ -16,8 +17,15 @@ void sl_select_forward(const sl_context *c, sl_mat out, sl_mat features, sl_ints
 /* d_features [T, D] from d_out [N, m D]: zero where a row is in no list. No row may be listed twice. */
 void sl_select_backward(const sl_context *c, sl_mat d_features, sl_mat d_out, sl_ints lists, int m);
 
+/* out [N, D]: row i is the mean of the rows of x [T, D] that the m lists name for it. Scratch: one [N, D]. */
+void sl_pool_forward(const sl_context *c, sl_mat out, sl_mat x, sl_ints lists, int m);
+
+/* d_x [T, D] from d_out [N, D]: zero where a row is in no list. No row may be listed twice. Scratch: one [N, D]. */
+void sl_pool_backward(const sl_context *c, sl_mat d_x, sl_mat d_out, sl_ints lists, int m);
+
 typedef struct sl_projector {
   sl_mat norm_w, norm_b; /* [1, K] before linear_1; absent = none */
+  sl_norm norm;
   float norm_eps;
   sl_weight *linear_1, *linear_2; /* linear_2 NULL: linear_1 is all, without activation */
   sl_mat linear_1_b, linear_2_b;  /* may be absent */

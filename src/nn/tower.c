@@ -5,9 +5,9 @@
 /* Class token, patches and positions, before any norm. */
 static void embed(const sl_context *c, const sl_tower *tower, sl_mat x, sl_mat patches) {
   const sl_ops *op = c->ops;
-  assert(x.rows == sl_tower_rows(tower) && tower->class_token.rows == tower->n_class);
+  assert(x.rows == tower->n_class + patches.rows && tower->class_token.rows == tower->n_class);
   if (tower->n_class > 0) op->copy(c->queue, sl_mat_rows(x, 0, tower->n_class), tower->class_token);
-  op->linear(c->queue, sl_mat_rows(x, tower->n_class, tower->n_patch), patches, tower->patch, tower->patch_b, false);
+  op->linear(c->queue, sl_mat_rows(x, tower->n_class, patches.rows), patches, tower->patch, tower->patch_b, false);
   if (tower->positions.buffer) op->add(c->queue, x, x, tower->positions);
   sl_see(c, SL_PART_VISION, SL_SITE_EMBED, 0, 0, x);
 }

@@ -14,7 +14,7 @@ typedef struct sl_tower {
   sl_block_shape shape;
   int n_layer; /* blocks that are run */
   int n_class; /* class tokens before the patches: 1 (CLIP, InternViT, EVA) or 0 (SigLIP, Qwen-VL) */
-  int n_patch; /* patches of a view */
+  int n_patch; /* patches of a view; where views have any size, those of the size that estimates are made for */
   sl_block_weights *blocks;
   sl_weight *patch;       /* [D, 3 p p] */
   sl_mat patch_b;         /* absent in CLIP */
@@ -40,7 +40,7 @@ typedef struct sl_tower_acts {
   sl_mat last;                 /* [T, D] f32, residual before the norm after the last block; absent without one */
 } sl_tower_acts;
 
-/* x [n_class + n_patch, D] from patches [n_patch, 3 p p]; `keep` or NULL. Between layers `cancel` (may be NULL) is
+/* x [n_class + n_patch, D] from patches [n_patch, 3 p p], as many as the view has; `keep` or NULL. Between layers `cancel` (may be NULL) is
  * checked. Scratch: sl_block_forward_scratch. */
 sl_status sl_tower_forward(const sl_context *c, const sl_tower *tower, sl_mat x, sl_mat patches,
                            const sl_tower_view *view, const sl_tower_acts *keep, const atomic_bool *cancel);

@@ -28,7 +28,7 @@ typedef struct canvas {
   sl_rgb stored, large, small; /* the picture as stored, for one overlay, for the film */
   sl_sheets sheets;
   const sl_sheet *sheet; /* the one that is drawn */
-  char suffix[32];       /* of its files' names: "_projected" where it is, "_view" and its first view behind the first sheet */
+  char suffix[32];       /* of its files' names: "_projected", and "_view" with its first view behind the first sheet */
   float *values;         /* [n_token of sheets] the map that is drawn */
   float *raster;
 } canvas;

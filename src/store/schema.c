@@ -23,7 +23,7 @@ const sl_result sl_results[] = {
      "as flow.image, for every head, of the first query row (it predicts the first answer token)"},
     {"flow.entropy", SL_F32, "L,Q", NULL, "nats",
      "entropy of the flow.image row over the patches (a kept class token left out), normalised to sum 1; ln of the "
-     "number of patches when spread evenly"},
+     "number of patches when spread evenly; NaN where the row does not see them (a sliding window)"},
     {"flow.stats", SL_F32, "L,4", NULL, "nats, share, share, 0/1",
      "of the first query row's flow.image over the patches: entropy; mass of their top 10 %; share on the object's; 1 "
      "when the peak lies on the object. The last two are NaN without an object mask"},
@@ -42,7 +42,8 @@ const sl_result sl_results[] = {
      "mean over image positions of the target's gradient at the site, per channel (with --alpha)"},
     {"cam.stats", SL_F32, "L,4", NULL, "nats, share, share, 0/1",
      "as flow.stats, of the first map; NaN where undefined"},
-    {"cam.vision", SL_F32, "A,gh,gw", "A,N", "as cam.heat", "the same map at the vision tower's last kept layer"},
+    {"cam.vision", SL_F32, "A,vh,vw", "A,Nv,vh,vw", "as cam.heat",
+     "the same map at the vision tower's last kept layer, over its patches; of several views each has one"},
     {"cam.flow_correlation", SL_F32, "L", NULL, "Spearman's rho",
      "rank correlation over the patches of the first map with the first query row's flow.image in the same layer; NaN "
      "where undefined"},

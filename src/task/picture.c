@@ -122,7 +122,7 @@ sl_status sl_picture_encode(sl_picture *p, sl_session *session, const sl_model *
   const sl_model_shape *shape = sl_model_get_shape(model);
   reader r = {.picture = p};
   *out = NULL;
-  p->n_patch = shape->grid_height * shape->grid_width;
+  p->n_patch = p->pack.patch_rows * p->pack.patch_cols;
   if (shape->cell_rows == 0) SL_TRY(SL_ALLOC(r.share, (size_t)p->pack.n * (size_t)p->n_patch, "projection"));
   const sl_probe probe = {.user = &r, .wants = wants, .see = see};
   sl_status status = sl_image_encode(out, session, p->views.pixels, &p->pack, &probe, false);

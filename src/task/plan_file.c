@@ -177,8 +177,13 @@ sl_status sl_plan_run_make(sl_plan_run *out, sl_analysis_context *c, const char 
   sl_pack pack = {0};
   *out = (sl_plan_run){0};
   sl_status status = SL_OK;
-  if (image_path) status = sl_context_encode_file(c, image_path, question ? question : c->question, &pack, &image);
-  if (status == SL_OK) status = run_layout(&layout, c, image_path ? &pack : c->pack, question);
+  if (image_path) {
+    status = sl_context_encode_file(c, image_path, question ? question : c->question, &pack, &image);
+  } else if (question && sl_model_reads_question(c->model)) { /* the same picture, read for the other question */
+    status = sl_pack_for_question(&pack, c->model, c->pack, question);
+    if (status == SL_OK) status = sl_image_encode(&image, c->session, c->pixels, &pack, NULL, false);
+  }
+  if (status == SL_OK) status = run_layout(&layout, c, image ? &pack : c->pack, question);
   if (status == SL_OK) status = sl_prefix_new(&out->prefix, c->session, &layout, image ? image : c->image, true, NULL);
   if (status == SL_OK) status = sl_trunk_new(&out->trunk, c->session, out->prefix, &layout, NULL);
   sl_image_free(image);

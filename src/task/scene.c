@@ -278,6 +278,7 @@ sl_status sl_scene_baseline_new(sl_scene_baseline **out, const sl_question *q, c
   *out = NULL;
   SL_TRY(SL_ALLOC(b, 1, "baseline"));
   context.layout = &q->layout;
+  context.question = q->prefix->question;
   context.shared = &shared;
   context.warnings = json_array();
   const sl_status status = context.warnings ? sl_baseline_from_spec(&b->standin, &context, spec, "baseline")

@@ -21,41 +21,42 @@ typedef struct row_place {
 
 struct sl_study_data {
   const sl_study_plan *plan; /* borrowed */
+  const char *name;          /* of the file, without its folder: messages become results, which hold no places */
   char *bytes;
   size_t n_bytes;
   row_place *rows;
   int64_t n_row;
 };
 
-void sl_example_dispose(sl_example *e) {
+void sl_study_row_dispose(sl_study_row *e) {
   free(e->id);
   free(e->image_path);
   free(e->mask_path);
   json_decref(e->row);
   json_decref(e->labels);
-  *e = (sl_example){0};
+  *e = (sl_study_row){0};
 }
 
 /* ---- one row ---- */
 
 /* "data.jsonl, line 17" */
-static sl_status fail_row(const sl_study_data *d, const sl_example *e, const char *message) {
-  SL_FAIL(SL_ERROR_FORMAT, "%s, line %lld: %s", d->plan->data, (long long)e->line, message);
+static sl_status fail_row(const sl_study_data *d, const sl_study_row *e, const char *message) {
+  SL_FAIL(SL_ERROR_FORMAT, "%s, line %lld: %s", d->name, (long long)e->line, message);
 }
 
-static sl_status fail_field(const sl_study_data *d, const sl_example *e, const char *what, const char *expected,
+static sl_status fail_field(const sl_study_data *d, const sl_study_row *e, const char *what, const char *expected,
                             const json_t *found) {
   static const char *const types[] = {"an object", "an array", "a text", "an integer", "a number", "true", "false", "null"};
-  SL_FAIL(SL_ERROR_FORMAT, "%s, line %lld: \"%s\": expected %s, found %s", d->plan->data, (long long)e->line,
+  SL_FAIL(SL_ERROR_FORMAT, "%s, line %lld: \"%s\": expected %s, found %s", d->name, (long long)e->line,
           sl_study_plan_field(d->plan, what), expected, found ? types[json_typeof(found)] : "nothing");
 }
 
-static json_t *field(const sl_study_data *d, const sl_example *e, const char *what) {
+static json_t *field(const sl_study_data *d, const sl_study_row *e, const char *what) {
   json_t *value = json_object_get(e->row, sl_study_plan_field(d->plan, what));
   return json_is_null(value) ? NULL : value;
 }
 
-static sl_status take_text(const sl_study_data *d, const sl_example *e, const char *what, bool required, const char **out) {
+static sl_status take_text(const sl_study_data *d, const sl_study_row *e, const char *what, bool required, const char **out) {
   const json_t *value = field(d, e, what);
   if (!value && !required) return SL_OK;
   if (!json_is_string(value)) return fail_field(d, e, what, "a text", value);
@@ -64,7 +65,7 @@ static sl_status take_text(const sl_study_data *d, const sl_example *e, const ch
   return SL_OK;
 }
 
-static sl_status take_id(const sl_study_data *d, sl_example *e) {
+static sl_status take_id(const sl_study_data *d, sl_study_row *e) {
   const json_t *value = field(d, e, "id");
   if (json_is_string(value) && *json_string_value(value)) return sl_strdup(&e->id, json_string_value(value));
   if (!json_is_integer(value)) return fail_field(d, e, "id", "a text or a whole number", value);
@@ -85,20 +86,20 @@ static bool stays_inside(const char *path) {
   return true;
 }
 
-static sl_status take_file(const sl_study_data *d, const sl_example *e, const char *name, char **path) {
+static sl_status take_file(const sl_study_data *d, const sl_study_row *e, const char *name, char **path) {
   struct stat info;
   if (!name) return SL_OK;
   if (!stays_inside(name))
-    SL_FAIL(SL_ERROR_FORMAT, "%s, line %lld: \"%s\": the path leaves the folder of pictures", d->plan->data, (long long)e->line, name);
+    SL_FAIL(SL_ERROR_FORMAT, "%s, line %lld: \"%s\": the path leaves the folder of pictures", d->name, (long long)e->line, name);
   SL_TRY(sl_path_join(path, d->plan->images, name));
   if (stat(*path, &info) != 0)
-    SL_FAIL(SL_ERROR_FILE, "%s, line %lld: %s: %s", d->plan->data, (long long)e->line, *path, strerror(errno));
-  if (!S_ISREG(info.st_mode)) SL_FAIL(SL_ERROR_FILE, "%s, line %lld: %s: not a file", d->plan->data, (long long)e->line, *path);
+    SL_FAIL(SL_ERROR_FILE, "%s, line %lld: %s: %s", d->name, (long long)e->line, name, strerror(errno));
+  if (!S_ISREG(info.st_mode)) SL_FAIL(SL_ERROR_FILE, "%s, line %lld: %s: not a file", d->name, (long long)e->line, name);
   return SL_OK;
 }
 
 /* Everything that is not one of the five. */
-static sl_status take_labels(const sl_study_data *d, sl_example *e) {
+static sl_status take_labels(const sl_study_data *d, sl_study_row *e) {
   static const char *const own[] = {"id", "image", "question", "answer", "mask"};
   const char *name;
   json_t *value;
@@ -110,13 +111,13 @@ static sl_status take_labels(const sl_study_data *d, sl_example *e) {
   return SL_OK;
 }
 
-sl_status sl_study_data_example(const sl_study_data *d, int64_t i, sl_example *e) {
+sl_status sl_study_data_example(const sl_study_data *d, int64_t i, sl_study_row *e) {
   const row_place *place = &d->rows[i];
   sl_text name = {0};
   e->line = place->line;
   e->labels = json_object();
   if (!e->labels) SL_FAIL(SL_ERROR_MEMORY, "no memory for an example");
-  sl_status status = sl_text_format(&name, "%s, line %lld", d->plan->data, (long long)place->line);
+  sl_status status = sl_text_format(&name, "%s, line %lld", d->name, (long long)place->line);
   if (status == SL_OK) status = sl_json_parse(&e->row, d->bytes + place->at, place->n_bytes, name.data);
   sl_text_dispose(&name);
   SL_TRY(status);
@@ -168,14 +169,14 @@ static int by_hash(const void *a, const void *b) {
 }
 
 static sl_status mark_twin(sl_study_data *d, int64_t first, int64_t second) {
-  sl_example e = {0};
+  sl_study_row e = {0};
   sl_status status = sl_study_data_example(d, second, &e);
   sl_text text = {0};
   if (status == SL_OK)
-    status = sl_text_format(&text, "%s, line %lld: the id \"%s\" is that of line %lld too", d->plan->data,
+    status = sl_text_format(&text, "%s, line %lld: the id \"%s\" is that of line %lld too", d->name,
                             (long long)d->rows[second].line, e.id, (long long)d->rows[first].line);
   d->rows[second].bad = text.data;
-  sl_example_dispose(&e);
+  sl_study_row_dispose(&e);
   return status;
 }
 
@@ -197,12 +198,12 @@ static sl_status check_rows(sl_study_data *d) {
   SL_TRY(SL_ALLOC(ids, (size_t)d->n_row, "ids"));
   sl_status status = SL_OK;
   for (int64_t i = 0; i < d->n_row && status == SL_OK; i++) {
-    sl_example e = {0};
+    sl_study_row e = {0};
     const sl_status read = sl_study_data_example(d, i, &e);
     if (read == SL_ERROR_MEMORY) status = read;
     else if (read != SL_OK) status = sl_strdup(&d->rows[i].bad, sl_error_message());
     else ids[n++] = (known_id){XXH3_64bits(e.id, strlen(e.id)), i};
-    sl_example_dispose(&e);
+    sl_study_row_dispose(&e);
   }
   if (status == SL_OK) status = mark_twins(d, ids, n);
   free(ids);
@@ -214,6 +215,7 @@ sl_status sl_study_data_open(sl_study_data **out, const sl_study_plan *plan) {
   *out = NULL;
   SL_TRY(SL_ALLOC(d, 1, "data"));
   d->plan = plan;
+  d->name = strrchr(plan->data, '/') ? strrchr(plan->data, '/') + 1 : plan->data;
   sl_status status = sl_file_read(plan->data, MAX_DATA_BYTES, &d->bytes, &d->n_bytes);
   if (status == SL_OK) status = find_rows(d);
   if (status == SL_OK) status = check_rows(d);

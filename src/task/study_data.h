@@ -4,17 +4,17 @@
 
 #include "task/study_plan.h"
 
-/* One line, parsed. Zero-initialise; release with sl_example_dispose. Texts are NULL where the row has none. */
-typedef struct sl_example {
+/* One line, parsed. Zero-initialise; release with sl_study_row_dispose. Texts are NULL where the row has none. */
+typedef struct sl_study_row {
   int64_t line;       /* from 1 */
   char *id;           /* a number becomes its digits */
   const char *image;  /* as the row has it; borrowed from row, as the next three */
   const char *question, *answer, *mask;
   char *image_path, *mask_path; /* inside the plan's folder */
   json_t *row, *labels;         /* labels: all other fields */
-} sl_example;
+} sl_study_row;
 
-void sl_example_dispose(sl_example *example);
+void sl_study_row_dispose(sl_study_row *example);
 
 typedef struct sl_study_data sl_study_data;
 
@@ -30,6 +30,6 @@ uint64_t sl_study_data_hash(const sl_study_data *data); /* xxh3 of the file's by
 const char *sl_study_data_bad(const sl_study_data *data, int64_t i);
 
 /* Parses example i. On failure what could be read is there all the same. */
-sl_status sl_study_data_example(const sl_study_data *data, int64_t i, sl_example *example);
+sl_status sl_study_data_example(const sl_study_data *data, int64_t i, sl_study_row *example);
 
 #endif

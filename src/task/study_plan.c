@@ -32,6 +32,7 @@ static const key keys[] = {
     {"backend", KEY_TEXT, true, 0, 0, 0},
     {"threads", KEY_WHOLE, true, 0, 1024, 0},
     {"batch-size", KEY_WHOLE, true, 0, 65536, 0},
+    {"lease", KEY_WHOLE, true, 0, 1000000, 0},
     {"data", KEY_PATH, true, 0, 0, 0},
     {"images", KEY_PATH, true, 0, 0, 0},
     {"fields", KEY_FIELDS, false, 0, 0, 0},
@@ -350,6 +351,7 @@ static sl_status settle(sl_study_plan *p, const char *where) {
   p->images = json_string_value(json_object_get(j, "images"));
   p->n_thread = json_integer_value(json_object_get(j, "threads"));
   p->batch_size = json_integer_value(json_object_get(j, "batch-size"));
+  p->lease_s = json_integer_value(json_object_get(j, "lease"));
   p->seed = json_integer_value(json_object_get(j, "seed"));
   p->max_token = json_integer_value(json_object_get(j, "max-tokens"));
   p->raw_prompt = json_is_true(json_object_get(j, "raw-prompt"));

@@ -11,6 +11,7 @@ typedef struct sl_study_plan {
   json_t *json; /* canonical: every key, in the order of the table; paths absolute */
   const char *model, *vision_model, *compute, *backend, *data, *images; /* vision_model, compute, backend may be NULL */
   int64_t n_thread, batch_size, seed, max_token;
+  int64_t lease_s; /* how long a process may take over an example before another gets it too; 0 = chosen */
   bool raw_prompt, force_answer;
   double object_threshold;
   const char **analyses;

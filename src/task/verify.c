@@ -31,6 +31,7 @@ typedef struct verification {
   double tolerance, largest;
   json_t *checks; /* array */
   const json_t *first; /* borrowed from checks */
+  bool other_template; /* the reference's prompt is not this model's */
 } verification;
 
 /* One picture with its question. */
@@ -108,7 +109,8 @@ static int first_other_id(const sl_layout *l, const int32_t *want, int n_want) {
   return l->n_prompt == n_want ? -1 : n;
 }
 
-/* The family's template around the question; where that gives other tokens, the reference's own prompt. */
+/* The reference's tokens must come out of its question in this model's template, or else of its whole prompt: folders carry
+ * templates of their own, and which one is right is not a question of numbers. */
 static sl_status check_prompt(trial *t, bool *usable) {
   const sl_tensor *ids = NULL;
   const char *question = NULL, *prompt = NULL;
@@ -120,16 +122,17 @@ static sl_status check_prompt(trial *t, bool *usable) {
   SL_TRY(sl_layout_build(&t->layout, t->v->model, &t->pack, question, false));
   const int32_t *want = ids->data;
   const int n = (int)sl_tensor_count(ids), at = first_other_id(&t->layout, want, n);
-  *usable = true;
+  *usable = at < 0;
   if (at >= 0) {
     const int32_t own = at < t->layout.n_prompt ? t->layout.ids[at] : -1, other = at < n ? want[at] : -1;
-    snprintf(note, sizeof note, "%d tokens, reference %d; token %d is %d \"%.40s\", reference %d \"%.40s\"",
+    snprintf(note, sizeof note, "sightline's template gives %d tokens, the reference has %d; token %d is %d \"%.40s\", there %d \"%.40s\"",
              t->layout.n_prompt, n, at, own, piece(t, own), other, piece(t, other));
+    t->v->other_template = true;
     sl_layout_dispose(&t->layout);
     *usable = sl_layout_build(&t->layout, t->v->model, &t->pack, prompt, true) == SL_OK &&
               first_other_id(&t->layout, want, n) < 0;
   }
-  return add_check(t, "token ids", 0, 0, at < 0, at < 0 ? NULL : note);
+  return add_check(t, "token ids", 0, 0, *usable, at < 0 ? NULL : note);
 }
 
 /* ---- pixels ---- */
@@ -459,8 +462,8 @@ static sl_status summarise(const verification *v, char **summary) {
   const json_t *facts = v->reference.facts;
   json_t *compute = NULL;
   SL_TRY(sl_model_compute_to_json(v->model, &compute));
-  json_t *root = json_pack("{s:b, s:o, s:f, s:O?, s:o, s:{s:s, s:O?, s:O?, s:O?, s:O?, s:O?}, s:O}", "equal", v->first == NULL,
-                           "largest", isfinite(v->largest) ? json_real(v->largest) : json_null(), "tolerance", v->tolerance,
+  json_t *root = json_pack("{s:b, s:b, s:o, s:f, s:O?, s:o, s:{s:s, s:O?, s:O?, s:O?, s:O?, s:O?}, s:O}", "equal", v->first == NULL,
+                           "same_template", (int)!v->other_template, "largest", isfinite(v->largest) ? json_real(v->largest) : json_null(), "tolerance", v->tolerance,
                            "first", v->first, "compute", compute, "reference", "path", v->reference.path, "transformers",
                            json_object_get(facts, "transformers"), "torch", json_object_get(facts, "torch"), "dtype",
                            json_object_get(facts, "dtype"), "family", json_object_get(facts, "family"), "image_processor",

@@ -326,13 +326,13 @@ def wrong_settings(model, lm, d_head):
     """{what: changes} for the settings that every LLaVA-like model has: a golden that does not notice them is worthless."""
     norms = [m for m in lm.modules() if hasattr(m, "variance_epsilon")]
     lns = [m for m in model.modules() if isinstance(m, torch.nn.LayerNorm)]
-    eps = 1e-6 if lns[0].eps == 1e-5 else 1e-5
+    eps = 1e-6 if lns and lns[0].eps == 1e-5 else 1e-5
     freq = {theta: 1.0 / (theta ** (torch.arange(0, d_head, 2).float() / d_head)) for theta in (10000.0, 500.0)}
-    out = {"layer norm eps %g" % eps: [(m, "eps", eps) for m in lns]}
-    if norms:       # Gemma's have other names
-        theta = 500.0 if torch.allclose(lm.rotary_emb.inv_freq, freq[10000.0]) else 10000.0
-        out.update({"rms eps 1e-6": [(m, "variance_epsilon", 1e-6) for m in norms], "rope theta %g" % theta: [(lm.rotary_emb, "inv_freq", freq[theta])]})
-    return out
+    ln = {"layer norm eps %g" % eps: [(m, "eps", eps) for m in lns]} if lns else {}
+    if not norms:       # Gemma's have other names
+        return ln
+    theta = 500.0 if torch.allclose(lm.rotary_emb.inv_freq, freq[10000.0]) else 10000.0
+    return {"rms eps 1e-6": [(m, "variance_epsilon", 1e-6) for m in norms], **ln, "rope theta %g" % theta: [(lm.rotary_emb, "inv_freq", freq[theta])]}
 
 
 def to_float64(model, lm_of):

@@ -31,25 +31,30 @@ N_CAM_LAYER = 3
 MAX_PIXEL = 4 << 20  # pixel values stored whole; of more every n-th is
 
 # Where a family's modules are: paths below the model, the first that exists counts (transformers moved them about). `norm` is the norm before
-# the MLP, below a decoder layer. `projector_in` is "in" or "out" of a module. `prompt` is used where the folder has no chat template.
+# the MLP, below a decoder layer. `frame`: beginnings of tokens beside the picture's that count as its rows. `projector_in` is "in" or "out" of a module. `prompt` is used where the folder has no chat template.
 TEXT = ["model.language_model.layers", "language_model.model.layers", "model.text_model.layers", "model.layers"]
 CLIP = ["model.vision_tower.vision_model.encoder.layers", "model.vision_tower.encoder.layers", "vision_tower.vision_model.encoder.layers"]
 PROJECTOR = ["model.multi_modal_projector", "multi_modal_projector"]
 VICUNA = "USER: <image>\n{question} ASSISTANT:"
+VICUNA_LONG = ("A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers "
+               "to the human's questions. " + VICUNA)
 LLAVA = dict(text=TEXT, norm="post_attention_layernorm", tower=CLIP, projector=PROJECTOR, projector_in=(PROJECTOR, "in"), prompt=VICUNA)
+IDEFICS = {**LLAVA, "tower": ["model.vision_model.encoder.layers"], "projector": ["model.connector"], "projector_in": None,
+           "frame": ("<fake_token_around_image>", "<global-img>", "<row_")}
 FAMILIES = {
     "llava": LLAVA,
-    "llava_next": LLAVA,
+    "llava_next": {**LLAVA, "prompt": VICUNA_LONG},
     "internvl": {**LLAVA, "tower": ["model.vision_tower.encoder.layer", "vision_tower.encoder.layer"]},
     "instructblip": {**LLAVA, "tower": ["model.vision_model.encoder.layers", "vision_model.encoder.layers"],
                      "projector": ["model.language_projection", "language_projection"],
                      "projector_in": (["model.vision_model.post_layernorm", "vision_model.post_layernorm"], "out"), "prompt": "{question}"},
     "qwen2_vl": {**LLAVA, "tower": ["model.visual.blocks", "visual.blocks"], "projector": ["model.visual.merger", "visual.merger"],
-                 "projector_in": (["model.visual.merger.ln_q", "visual.merger.ln_q"], "in")},
-    "qwen2_5_vl": {**LLAVA, "tower": ["model.visual.blocks", "visual.blocks"], "projector": None, "projector_in": None},
-    "gemma3": {**LLAVA, "norm": "pre_feedforward_layernorm"},
-    "idefics3": {**LLAVA, "tower": ["model.vision_model.encoder.layers"], "projector": ["model.connector"], "projector_in": None},
-    "smolvlm": {**LLAVA, "tower": ["model.vision_model.encoder.layers"], "projector": ["model.connector"], "projector_in": None},
+                 "projector_in": (["model.visual.merger.mlp.0", "visual.merger.mlp.0"], "in")},
+    "qwen2_5_vl": {**LLAVA, "tower": ["model.visual.blocks", "visual.blocks"], "projector": None, "projector_in": None},  # in windows
+    "gemma3": {**LLAVA, "norm": "pre_feedforward_layernorm",
+               "projector_in": (["model.multi_modal_projector.mm_soft_emb_norm", "multi_modal_projector.mm_soft_emb_norm"], "in")},
+    "idefics3": IDEFICS,
+    "smolvlm": IDEFICS,
 }
 
 
@@ -127,7 +132,10 @@ def draw(width, height, turn):
 def write_prompt(processor, family, question):
     if getattr(processor, "chat_template", None):
         turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-        return processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        prompt = processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        bos = processor.tokenizer.bos_token         # written by the template and by the tokenizer: once is enough
+        twice = bos and prompt.startswith(bos) and processor.tokenizer("a").input_ids[:1] == [processor.tokenizer.bos_token_id]
+        return prompt[len(bos):] if twice else prompt
     return FAMILIES[family]["prompt"].replace("{question}", question)
 
 
@@ -243,10 +251,13 @@ def longer(inputs, ids):
     return inputs
 
 
-def cam(model, family, inputs, image, answer, layers):
-    """heat = relu(sum_k alpha_k F_k), alpha = mean over the picture's rows of d(sum of the answer's logits)/dF, F after the norm before the MLP.
-    The graph begins at the lowest of the layers, which keeps it small."""
-    norms = [find(model, FAMILIES[family]["text"])[i].get_submodule(FAMILIES[family]["norm"]) for i in layers]
+def cam(model, family, inputs, image, answer):
+    """Layers and maps [layers, N]: heat = relu(sum_k alpha_k F_k), alpha = mean over the picture's rows of d(sum of the answer's logits)/dF, F after
+    the norm before the MLP. The graph begins at the lowest layer, a third of the way up, which keeps it small. Of the maps those with most
+    values above zero are kept; the last layer's is zero by nature."""
+    blocks = find(model, FAMILIES[family]["text"])
+    layers = list(range(len(blocks) // 3, len(blocks) - 1)) or [0]
+    norms = [blocks[i].get_submodule(FAMILIES[family]["norm"]) for i in layers]
     features = []
 
     def keep(_, args, out):
@@ -264,15 +275,24 @@ def cam(model, family, inputs, image, answer, layers):
     for f in features:
         alpha = f.grad[0, rows].float().mean(0)
         maps.append((f.detach()[0, rows].float() @ alpha).relu())
-    return torch.stack(maps).cpu().numpy()
+    best = sorted(sorted(range(len(maps)), key=lambda i: -int((maps[i] > 0).sum()))[:N_CAM_LAYER])
+    return [layers[i] for i in best], torch.stack([maps[i] for i in best]).cpu().numpy()
 
 
 # ---- the file ----
 
-def image_rows(model, ids):
+def image_rows(model, processor, family, ids):
+    """First and last row of the picture, with what stands between and beside its tokens."""
     token = getattr(model.config, "image_token_id", None) or model.config.image_token_index
+    frame = FAMILIES[family].get("frame", ())
+    pieces = processor.tokenizer.convert_ids_to_tokens(ids)
     at = [i for i, t in enumerate(ids) if t == token]
-    return at[0], at[-1]
+    first, last = at[0], at[-1]
+    while frame and first > 0 and pieces[first - 1].startswith(frame):
+        first -= 1
+    while frame and pieces[last + 1].startswith(frame):
+        last += 1
+    return first, last
 
 
 def run_case(model, processor, family, name, picture, question, whole, arrays):
@@ -283,7 +303,7 @@ def run_case(model, processor, family, name, picture, question, whole, arrays):
     pixels = np.ascontiguousarray(views_of(inputs["pixel_values"].float().cpu().numpy(), model.config))
     inputs = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
     ids = inputs["input_ids"][0].tolist()
-    image = image_rows(model, ids)
+    image = image_rows(model, processor, family, ids)
     recorder = attach(model, family, len(ids), image, whole)
     with torch.no_grad():
         logits = forward(model, inputs, 1)
@@ -300,9 +320,8 @@ def run_case(model, processor, family, name, picture, question, whole, arrays):
     if whole:
         n_layer = len(find(model, FAMILIES[family]["text"]))
         layer, head = n_layer // 2, model.config.get_text_config().num_attention_heads // 2
-        layers = sorted({n_layer * i // (N_CAM_LAYER + 1) for i in range(1, N_CAM_LAYER + 1)} - {n_layer - 1}) or [0]
         arrays[f"{name}/ablation"] = silence_head(model, family, inputs, layer, head)
-        arrays[f"{name}/cam"] = cam(model, family, inputs, image, tokens[:N_CAM_TOKEN], layers)
+        layers, arrays[f"{name}/cam"] = cam(model, family, inputs, image, tokens[:N_CAM_TOKEN])
         extra = {"ablation": {"layer": layer, "head": head}, "cam": {"layers": layers, "tokens": tokens[:N_CAM_TOKEN]}}
     token = str(getattr(processor, "image_token", "<image>"))
     return {"name": name, "question": question, "prompt": prompt.replace(token, "<image>"), "views": list(pixels.shape), "pixel_stride": stride,

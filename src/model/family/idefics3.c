@@ -1,6 +1,6 @@
 /* Idefics3 (Laurencon et al. 2024) and SmolVLM (Marafioti et al. 2025): a SigLIP tower over tiles and a squashed whole,
- * pixel shuffle and one Linear, a LLaMA decoder. The tokens of a view stand between tokens of text that say where it is;
- * those belong to the image's positions and serve it. Defaults are those of Idefics3Config and SmolVLMConfig. */
+ * pixel shuffle and one Linear, a LLaMA decoder. The tokens of a view stand between tokens of text that say where it
+ * is; those belong to the image's positions and serve it. Defaults are those of Idefics3Config and SmolVLMConfig. */
 #include <math.h>
 
 #include "model/family.h"

@@ -40,8 +40,8 @@ static const char *const stops[] = {"</s>", NULL};
 static sl_status settle(sl_config *c, const char *name) {
   const char *text = json_string_value(sl_json_at(c->json, "text_config.model_type"));
   if (text && strcmp(text, sl_kind_llama.model_type) != 0)
-    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: text_config.model_type is \"%s\"; sightline has InstructBLIP with \"llama\" (Vicuna)",
-            name, text);
+    SL_FAIL(SL_ERROR_UNSUPPORTED,
+            "%s: text_config.model_type is \"%s\"; sightline has InstructBLIP with \"llama\" (Vicuna)", name, text);
   return SL_OK;
 }
 

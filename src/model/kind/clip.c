@@ -54,4 +54,5 @@ const sl_kind sl_kind_clip = {
     .weights = weights,
     .n_weight = sizeof weights / sizeof *weights,
     .settle = settle,
+    .table_modules = true,
 };

@@ -115,6 +115,6 @@ static sl_status settle_remote(sl_config *c, const json_t *section, const char *
 }
 
 const sl_kind sl_kind_intern = {"internvl_vision", native_fields, COUNT(native_fields), native_weights,
-                                COUNT(native_weights), settle_native, SL_QKV_STACKED, SL_CONNECT_MLP};
+                                COUNT(native_weights), settle_native, SL_QKV_STACKED, SL_CONNECT_MLP, false};
 const sl_kind sl_kind_intern_remote = {"intern_vit_6b", remote_fields, COUNT(remote_fields), remote_weights,
-                                       COUNT(remote_weights), settle_remote, SL_QKV_STACKED, SL_CONNECT_MLP};
+                                       COUNT(remote_weights), settle_remote, SL_QKV_STACKED, SL_CONNECT_MLP, false};

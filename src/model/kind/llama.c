@@ -1,4 +1,4 @@
-/* LLaMA-like decoders under transformers' names: LLaMA, Mistral and Qwen2. They differ in defaults, biases and
+/* LLaMA-like decoders under transformers' names: LLaMA, Mistral, Qwen2 and that of Qwen2-VL. They differ in defaults, biases and
  * windows. Defaults are those of LlamaConfig, MistralConfig and Qwen2Config. */
 #include <math.h>
 #include <string.h>
@@ -43,6 +43,20 @@ static const sl_config_field qwen2_fields[] = {
     SL_INT("num_hidden_layers", text.n_layer, 32, 1, 1024),
     SL_INT("max_position_embeddings", text.max_position, 32768, 1, 16777216),
     COMMON_FIELDS,
+};
+
+/* Qwen2VLTextConfig and Qwen2_5_VLTextConfig; the later rows overrule COMMON_FIELDS. */
+static const sl_config_field qwen2_vl_fields[] = {
+    SL_INT("vocab_size", text.n_vocab, 152064, 1, 4194304),
+    SL_INT("hidden_size", text.d_model, 8192, 1, 65536),
+    SL_INT("intermediate_size", text.d_mlp, 29568, 1, 262144),
+    SL_INT("num_hidden_layers", text.n_layer, 80, 1, 1024),
+    SL_INT("max_position_embeddings", text.max_position, 32768, 1, 16777216),
+    COMMON_FIELDS,
+    SL_INT("num_attention_heads", text.n_head, 64, 1, 1024),
+    SL_REAL("rms_norm_eps", text.eps, 1e-5),
+    SL_REAL("rope_theta", text.rope_theta, 1e6),
+    SL_REAL("rope_parameters.rope_theta", text.rope_theta, NAN),
 };
 
 static const sl_weight_row weights[] = {
@@ -98,7 +112,33 @@ static sl_status settle_qwen2(sl_config *c, const json_t *section, const char *n
   return SL_OK;
 }
 
-const sl_kind sl_kind_llama = {"llama", llama_fields, COUNT(llama_fields), weights, COUNT(weights), settle_llama, SL_QKV_STACKED, SL_CONNECT_MLP};
+/* M-RoPE: "mrope" is the default kind of rotary embedding, with axes; `mrope_section` says how many pairs turn by each.
+ * Keys are 8 heads where the file does not speak, and an explicit null is as many as queries. */
+static sl_status settle_qwen2_vl(sl_config *c, const json_t *section, const char *name) {
+  const json_t *rope = json_object_get(section, "rope_parameters");
+  const json_t *list = json_object_get(json_is_object(rope) ? rope : json_object_get(section, "rope_scaling"), "mrope_section");
+  static const int usual[3] = {16, 24, 24};
+  SL_TRY(settle_qwen2(c, section, name));
+  if (!json_object_get(section, "num_key_value_heads")) c->text.n_head_kv = 8;
+  if (strcmp(c->text.rope_type, "mrope") == 0) c->text.rope_type = "default";
+  if (list && json_array_size(list) != 3)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: mrope_section: expected three numbers", name);
+  const int width = c->text.d_head > 0 ? c->text.d_head : c->text.d_model / c->text.n_head;
+  json_int_t sum = 0;
+  for (size_t a = 0; a < 3; a++) {
+    const json_int_t n = list ? json_integer_value(json_array_get(list, a)) : usual[a];
+    if (n < 0 || n > width) SL_FAIL(SL_ERROR_FORMAT, "%s: mrope_section: expected numbers of a head's pairs", name);
+    c->text.rope_sections[a] = (int)n;
+    sum += n;
+  }
+  if (sum != width / 2)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: mrope_section has %d pairs; a head %d wide has %d", name, (int)sum, width, width / 2);
+  return SL_OK;
+}
+
+const sl_kind sl_kind_qwen2_vl = {"qwen2_vl_text", qwen2_vl_fields, COUNT(qwen2_vl_fields), weights, COUNT(weights),
+                                  settle_qwen2_vl, SL_QKV_STACKED, SL_CONNECT_MLP, true};
+const sl_kind sl_kind_llama = {"llama", llama_fields, COUNT(llama_fields), weights, COUNT(weights), settle_llama, SL_QKV_STACKED, SL_CONNECT_MLP, true};
 const sl_kind sl_kind_mistral = {"mistral", mistral_fields, COUNT(mistral_fields), weights, COUNT(weights),
-                                 settle_mistral, SL_QKV_STACKED, SL_CONNECT_MLP};
-const sl_kind sl_kind_qwen2 = {"qwen2", qwen2_fields, COUNT(qwen2_fields), weights, COUNT(weights), settle_qwen2, SL_QKV_STACKED, SL_CONNECT_MLP};
+                                 settle_mistral, SL_QKV_STACKED, SL_CONNECT_MLP, true};
+const sl_kind sl_kind_qwen2 = {"qwen2", qwen2_fields, COUNT(qwen2_fields), weights, COUNT(weights), settle_qwen2, SL_QKV_STACKED, SL_CONNECT_MLP, true};

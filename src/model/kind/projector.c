@@ -1,5 +1,6 @@
 /* Projectors made of Linear layers: LLaVA's two with an activation between, Shikra's one, and InternVL's pixel shuffle
- * (2 x 2 patches side by side), norm and two Linears; Idefics3's pixel shuffle and one Linear. */
+ * (2 x 2 patches side by side), norm and two Linears; Idefics3's pixel shuffle and one
+ * Linear; Gemma 3's mean, norm and matrix. */
 #include <math.h>
 #include <string.h>
 
@@ -65,6 +66,29 @@ static const sl_weight_row shuffle_linear_weights[] = {
     {SL_W_PROJECTOR_1, "modality_projection.proj.weight", {SL_DIM_D, SL_DIM_MERGED}, SL_ALWAYS},
 };
 
+/* Gemma 3's: the mean of k x k patches, an RMS norm, a matrix stored with its inputs first. */
+static const sl_config_field pool_fields[] = {
+    SL_INT("mm_tokens_per_image", projector.n_query, 256, 1, 65536),
+};
+
+static const sl_weight_row pool_weights[] = {
+    {SL_W_PROJECTOR_NORM, "mm_soft_emb_norm.weight", {SL_DIM_VD}, SL_ALWAYS},
+    {SL_W_PROJECTOR_1, "mm_input_projection_weight", {SL_DIM_VD, SL_DIM_D}, SL_ALWAYS},
+};
+
+static sl_status settle_pool(sl_config *c, const json_t *section, const char *name) {
+  (void)section;
+  const int grid = c->vision.image_px / c->vision.patch_px, side = (int)lround(sqrt((double)c->projector.n_query));
+  if (side * side != c->projector.n_query || side > grid || grid % side != 0)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: mm_tokens_per_image is %d; expected the square of a side that divides the tower's %d "
+            "patches", name, c->projector.n_query, grid);
+  c->projector.act = "gelu";
+  c->projector.merge = grid / side;
+  c->projector.eps = c->vision.eps;
+  c->projector.pools = c->projector.rms = c->projector.in_out = true;
+  return SL_OK;
+}
+
 /* Both of the original's: a lone Linear has no activation to use it. */
 static sl_status settle_original(sl_config *c, const json_t *section, const char *name) {
   (void)section, (void)name;
@@ -91,7 +115,7 @@ static sl_status settle_remote(sl_config *c, const json_t *section, const char *
 }
 
 const sl_kind sl_kind_mlp = {.model_type = "mlp", .fields = mlp_fields, .n_field = COUNT(mlp_fields),
-                             .weights = mlp_weights, .n_weight = COUNT(mlp_weights)};
+                             .weights = mlp_weights, .n_weight = COUNT(mlp_weights), .table_modules = true};
 const sl_kind sl_kind_linear = {.model_type = "linear", .weights = linear_weights, .n_weight = COUNT(linear_weights),
                                 .settle = settle_original};
 const sl_kind sl_kind_mlp2x = {.model_type = "mlp2x_gelu", .weights = mlp2x_weights, .n_weight = COUNT(mlp2x_weights),
@@ -105,3 +129,5 @@ const sl_kind sl_kind_shuffle_remote = {.model_type = "shuffle", .fields = shuff
 const sl_kind sl_kind_shuffle_linear = {.model_type = "shuffle", .fields = shuffle_linear_fields,
                                         .n_field = COUNT(shuffle_linear_fields), .weights = shuffle_linear_weights,
                                         .n_weight = COUNT(shuffle_linear_weights), .settle = settle_original};
+const sl_kind sl_kind_pool = {.model_type = "pool", .fields = pool_fields, .n_field = COUNT(pool_fields),
+                              .weights = pool_weights, .n_weight = COUNT(pool_weights), .settle = settle_pool};

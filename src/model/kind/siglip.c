@@ -1,11 +1,23 @@
-/* SigLIP's vision tower (Zhai et al. 2023) under transformers' names, as Idefics3 and SmolVLM have it: patches with a
- * bias, learned positions, no class token, a norm after the blocks. Defaults are those of Idefics3VisionConfig. */
+/* SigLIP's vision tower (Zhai et al. 2023) under transformers' names, by itself and as Idefics3 and SmolVLM have it:
+ * patches with a bias, learned positions, no class token, a norm after the blocks. Defaults are those of
+ * SiglipVisionConfig and Idefics3VisionConfig. */
 #include <math.h>
 
 #include "model/family.h"
 
 #define COUNT(table) (sizeof(table) / sizeof *(table))
 #define LAYER "encoder.layers.{i}."
+
+static const sl_config_field siglip_fields[] = {
+    SL_INT("hidden_size", vision.d_model, 768, 1, 65536),
+    SL_INT("intermediate_size", vision.d_mlp, 3072, 1, 262144),
+    SL_INT("num_hidden_layers", vision.n_layer, 12, 1, 1024),
+    SL_INT("num_attention_heads", vision.n_head, 12, 1, 1024),
+    SL_SIDE("image_size", vision.image_px, 224, 1, 4096),
+    SL_SIDE("patch_size", vision.patch_px, 16, 1, 4096),
+    SL_STRING("hidden_act", vision.act, "gelu_pytorch_tanh"),
+    SL_REAL("layer_norm_eps", vision.eps, 1e-6),
+};
 
 static const sl_config_field idefics_fields[] = {
     SL_INT("hidden_size", vision.d_model, 1152, 1, 65536),
@@ -65,6 +77,21 @@ static sl_status settle_idefics(sl_config *c, const json_t *section, const char 
             "sightline has the sides of the released models (14, 16, 24, 26, 27, 32 ...)", name, side);
   return SL_OK;
 }
+
+static sl_status settle(sl_config *c, const json_t *section, const char *name) {
+  (void)section, (void)name;
+  c->vision.norm = "layer_norm";
+  return SL_OK;
+}
+
+const sl_kind sl_kind_siglip = {
+    .model_type = "siglip_vision_model",
+    .fields = siglip_fields,
+    .n_field = COUNT(siglip_fields),
+    .weights = weights,
+    .n_weight = COUNT(weights),
+    .settle = settle,
+};
 
 const sl_kind sl_kind_idefics_vit = {
     .model_type = "idefics3_vision",

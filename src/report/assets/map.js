@@ -182,7 +182,7 @@ sl.maps = (() => {
     const context = canvas.getContext("2d", {willReadFrequently: true}), {width, height} = canvas;
     if (options.hatch) return drawHatch(context, width, height, drawn(values.length));
     values = onPatches(values, options.ofPatches);
-    if (!located(values.length)) return drawBars(context, Array.from(values), options.maximum, width, height);
+    if (options.bars || !located(values.length)) return drawBars(context, Array.from(values), options.maximum, width, height);
     drawPicture(context, width, height);
     if (options.maximum > 0 && options.strength > 0) {
       values = whole(values);

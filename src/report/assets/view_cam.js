@@ -181,7 +181,9 @@ sl.view("cam", section => {
     const canvas = sl.maps.canvas(300, {role: "img", "aria-label": "CAM in the vision tower"}), note = el("p", {class: "strong"});
     const figure = sl.figure(section, {name: "cam_vision", title: "Before the language model", canvas: () => canvas});
     figure.body.append(el("div", {class: "beside"}, canvas, el("div", {class: "readout"}, note, el("p", {}, "The same map at the vision tower’s last kept layer: what the tower’s features contribute before the language model reads them."))));
-    const drawTower = () => { const row = vision.at(state.map), ofPatches = true; note.textContent = sl.maps.top(row, ofPatches) > 0 ? "" : "The map is empty: no patch’s features would raise the target."; sl.maps.paint(canvas, row, {maximum: sl.maps.top(row, ofPatches), strength: 0.75, outline: view.outline, ofPatches}); };
+    const bars = vision.shape.length === 4; // patches of several views: their boxes are not stored
+    if (bars) figure.body.append(el("p", {}, `One bar per patch, in order, of ${vision.shape[1]} views with ${vision.shape[2]} × ${vision.shape[3]} patches each.`));
+    const drawTower = () => { const row = vision.at(state.map), ofPatches = true; note.textContent = sl.maps.top(row, ofPatches) > 0 ? "" : "The map is empty: no patch’s features would raise the target."; sl.maps.paint(canvas, row, {maximum: sl.maps.top(row, ofPatches), strength: 0.75, outline: view.outline, ofPatches, bars}); };
     drawTower();
     sl.on("map sheet", drawTower);
   }

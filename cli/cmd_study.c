@@ -1,0 +1,166 @@
+/* sightline study */
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+
+/* Options that stand for a key of the plan. */
+static const struct {
+  cli_id id;
+  const char *key;
+} settings[] = {{OPT_MODEL, "model"},         {OPT_VISION_MODEL, "vision-model"}, {OPT_DTYPE, "compute"},
+                {OPT_DEVICE, "backend"},      {OPT_THREADS, "threads"},           {OPT_BATCH_SIZE, "batch-size"},
+                {OPT_DATA, "data"},           {OPT_IMAGES, "images"},             {OPT_SEED, "seed"},
+                {OPT_MAX_TOKENS, "max-tokens"}, {OPT_RAW_PROMPT, "raw-prompt"},   {OPT_OBJECT_THRESHOLD, "object-threshold"},
+                {OPT_ANALYSES, "analyses"},   {OPT_TENSORS, "tensors"}};
+#define N_SETTING (sizeof settings / sizeof *settings)
+
+/* The line of progress: how many failed so far stands before the rate and the time left. */
+static bool on_state(void *user, const sl_study_state *state) {
+  char what[32];
+  if (state->failed)
+    snprintf(what, sizeof what, "study, %lld failed", (long long)state->failed);
+  else
+    snprintf(what, sizeof what, "study");
+  return cli_study_progress(user, what, state);
+}
+
+static bool read_shard(const cli_args *args, sl_study_request *q) {
+  const char *text = args->value[OPT_SHARD];
+  char rest;
+  if (!text) return true;
+  if (sscanf(text, "%d/%d%c", &q->shard, &q->n_shard, &rest) == 2 && q->n_shard > 0 && q->shard >= 0 && q->shard < q->n_shard)
+    return true;
+  cli_error("--shard: expected i/n with i from 0 to n - 1, found \"%s\"", text);
+  return false;
+}
+
+static void print_summary(const char *text) {
+  json_t *summary = json_loads(text, JSON_ALLOW_NUL, NULL);
+  const json_int_t scored = json_integer_value(json_object_get(summary, "scored"));
+  printf("%lld of %lld examples done", (long long)json_integer_value(json_object_get(summary, "done")),
+         (long long)json_integer_value(json_object_get(summary, "examples")));
+  printf(", %lld failed\n", (long long)json_integer_value(json_object_get(summary, "failed")));
+  if (scored > 0) {
+    const json_int_t correct = json_integer_value(json_object_get(summary, "correct"));
+    printf("%lld of %lld answers as expected (%.1f %%)\n", (long long)correct, (long long)scored, 100.0 * (double)correct / (double)scored);
+  }
+  const char *missing = json_string_value(json_object_get(summary, "missing"));
+  if (missing && *missing) printf("missing examples: %s\n", missing);
+  json_decref(summary);
+}
+
+static int finish(const cli_args *args, sl_status status, char *summary, const char *out) {
+  cli_progress_end();
+  if (summary && args->value[OPT_JSON]) puts(summary);
+  if (summary && !args->value[OPT_JSON]) print_summary(summary);
+  free(summary);
+  if (status == SL_ERROR_CANCELLED && summary) {
+    cli_error("interrupted; what was complete is in %s; `sightline study resume %s` goes on from there", out, out);
+    return EXIT_INTERRUPTED;
+  }
+  return cli_fail(status);
+}
+
+static int run_study(const cli_args *args, const char *out, bool resume) {
+  sl_option_value given[N_SETTING];
+  char model[PATH_MAX + 64];
+  sl_study_request q = {.size = sizeof q,
+                        .plan_path = args->value[OPT_STUDY_PLAN],
+                        .out_dir = out,
+                        .settings = given,
+                        .options = args->analysis_value,
+                        .n_option = args->n_analysis_value,
+                        .resume = resume,
+                        .strict = args->value[OPT_STRICT] != NULL,
+                        .tell = on_state,
+                        .progress = cli_progress,
+                        .log = cli_log,
+                        .user = (void *)args,
+                        .cancel = cli_cancel()};
+  int64_t number = 0;
+  if (!cli_number(args, OPT_SEED, &number) || !cli_number(args, OPT_MAX_TOKENS, &number) || !cli_number(args, OPT_THREADS, &number) ||
+      !cli_number(args, OPT_BATCH_SIZE, &number) || !read_shard(args, &q))
+    return EXIT_USAGE;
+  for (size_t i = 0; i < N_SETTING; i++) {
+    const char *value = args->value[settings[i].id];
+    if (value) given[q.n_setting++] = (sl_option_value){settings[i].key, *value ? value : "true"};
+  }
+  if (q.plan_path && !args->value[OPT_MODEL]) q.default_model = cli_model_path(args, model, sizeof model);
+  char *summary = NULL;
+  const sl_status status = sl_study_run(&q, &summary);
+  return finish(args, status, summary, out);
+}
+
+static int run_run(const cli_args *args) {
+  if (!args->value[OPT_STUDY_PLAN] || !args->value[OPT_STUDY_OUT]) {
+    cli_error("`study run` needs %s; see `sightline study --help`", args->value[OPT_STUDY_PLAN] ? "--out DIR" : "--plan FILE");
+    return EXIT_USAGE;
+  }
+  if (args->n_rest > 1) {
+    cli_error("`study run` takes options only, found \"%s\"", args->rest[1]);
+    return EXIT_USAGE;
+  }
+  return run_study(args, args->value[OPT_STUDY_OUT], args->value[OPT_STUDY_RESUME] != NULL);
+}
+
+static int run_resume(const cli_args *args) {
+  if (args->n_rest != 2 || args->value[OPT_STUDY_OUT]) {
+    cli_error("expected `sightline study resume DIR`, one study; see `sightline study --help`");
+    return EXIT_USAGE;
+  }
+  return run_study(args, args->rest[1], true);
+}
+
+static int run_merge(const cli_args *args) {
+  if (args->n_rest < 3) {
+    cli_error("expected `sightline study merge OUT DIR...`; see `sightline study --help`");
+    return EXIT_USAGE;
+  }
+  const sl_study_merge_request q = {.size = sizeof q,
+                                    .out_dir = args->rest[1],
+                                    .dirs = (const char *const *)args->rest + 2,
+                                    .n_dir = args->n_rest - 2,
+                                    .progress = cli_progress,
+                                    .log = cli_log,
+                                    .user = (void *)args,
+                                    .cancel = cli_cancel()};
+  char *summary = NULL;
+  const sl_status status = sl_study_merge(&q, &summary);
+  return finish(args, status, summary, args->rest[1]);
+}
+
+static int run(const cli_args *args) {
+  static const struct {
+    const char *word;
+    int (*run)(const cli_args *args);
+  } actions[] = {{"run", run_run}, {"resume", run_resume}, {"merge", run_merge}};
+  for (size_t i = 0; args->n_rest > 0 && i < sizeof actions / sizeof *actions; i++)
+    if (strcmp(args->rest[0], actions[i].word) == 0) return actions[i].run(args);
+  cli_error("expected `study run`, `study resume` or `study merge`, found \"%s\"; see `sightline study --help`",
+            args->n_rest > 0 ? args->rest[0] : "");
+  return EXIT_USAGE;
+}
+
+const cli_command cmd_study = {
+    .name = "study",
+    .line = "Answers and analyses for every line of a data set, into one SQLite database; restartable, in shards.",
+    .usage = "study run --plan FILE --out DIR [options] | study resume DIR | study merge OUT DIR...",
+    .details =
+        "The plan is a JSON file: \"model\", \"data\" (JSON lines with \"id\", \"image\", \"question\", and perhaps \"answer\" and "
+        "\"mask\"; other fields are labels), \"images\" (the folder that pictures are in), \"analyses\" (names, or an object of "
+        "names and options), \"seed\", \"max-tokens\", \"tensors\" (\"none\", \"all\" or globs of result names to keep), \"fields\" "
+        "(other names of a row's fields). Relative paths begin at the plan. Options override it. docs/studies.md has all keys.\n"
+        "Results are in DIR/study.sqlite, tensors in DIR/tensors/. Every example is one transaction: a study that was "
+        "interrupted, killed or stopped by a full disk goes on with `study resume DIR`, which redoes the example in flight and "
+        "nothing else. Another plan, model, data file or changed picture is refused. An example that fails is recorded with its "
+        "error and the rest goes on.\n"
+        "With --shard i/n a process does examples i, i + n, ... alone; `study merge` puts the shards together.",
+    .example = "sightline study run --plan pope.json --out pope-study --analyses flow,cliff",
+    .options = WORK_OPTIONS | BIT(OPT_STUDY_PLAN) | BIT(OPT_DATA) | BIT(OPT_IMAGES) | BIT(OPT_ANALYSES) | BIT(OPT_RAW_PROMPT) |
+               BIT(OPT_MAX_TOKENS) | BIT(OPT_OBJECT_THRESHOLD) | BIT(OPT_STUDY_OUT) | BIT(OPT_TENSORS) | BIT(OPT_STUDY_RESUME) |
+               BIT(OPT_STRICT) | BIT(OPT_SHARD) | BIT(OPT_BATCH_SIZE),
+    .analyses = {"*"},
+    .run = run,
+};

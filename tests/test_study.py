@@ -1,0 +1,441 @@
+"""Studies as a user runs them: what is stored, what is refused, and that a study that was killed, or whose disk was full, ends as one that was not.
+
+    python3 tests/test_study.py path/to/sightline [unittest arguments]
+"""
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import time
+import unittest
+
+import test_cli
+
+TABLES = ("study", "example", "scalar", "series", "head")  # all but timing
+BUNDLED = os.path.join(test_cli.HERE, "..", "models", "pocket-llava")
+EXAMPLES = os.path.join(test_cli.HERE, "..", "examples")
+
+
+def ask(folder, sql, *values):
+    database = sqlite3.connect(os.path.join(folder, "study.sqlite"))
+    try:
+        return database.execute(sql, values).fetchall()
+    finally:
+        database.close()
+
+
+def dump(folder):
+    """The ordered rows of all result tables, and the bytes of all tensors."""
+    rows = {}
+    for table in TABLES:
+        n = len(ask(folder, f"PRAGMA table_info({table})"))
+        rows[table] = ask(folder, f"SELECT * FROM {table} ORDER BY {', '.join(str(i + 1) for i in range(n))}")
+    tensors = {}
+    for name in os.listdir(os.path.join(folder, "tensors")):
+        with open(os.path.join(folder, "tensors", name), "rb") as f:
+            tensors[name] = f.read()
+    return rows, tensors
+
+
+def small_disk(limit):
+    def before():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    return before
+
+
+class Study(test_cli.Cli):
+    MODEL = test_cli.GOLDEN
+
+    def setUp(self):
+        super().setUp()
+        os.mkdir(self.path("photos"))
+        for name in ("a.png", "b.png"):
+            shutil.copy(os.path.join(test_cli.GOLDEN, name), self.path("photos", name))
+
+    def rows(self, n=6):
+        return [{"id": f"x{i}", "image": "ab"[i % 2] + ".png", "question": "What is in the picture?", "answer": "cat",
+                 "kind": ["even", "odd"][i % 2], "weight": i / 4} for i in range(n)]
+
+    def write(self, rows=None, name="data.jsonl", **plan):
+        with open(self.path(name), "w") as f:
+            for row in self.rows() if rows is None else rows:
+                f.write((row if isinstance(row, str) else json.dumps(row)) + "\n")
+        keys = {"model": self.MODEL, "data": name, "images": "photos", "analyses": ["flow"], "threads": 1, "compute": "f32", "max-tokens": 3}
+        keys.update(plan)
+        with open(self.path("plan.json"), "w") as f:
+            json.dump({k: v for k, v in keys.items() if v is not None}, f)
+
+    def study(self, *args, out="study", **more):
+        return self.run_it("study", "run", "--plan", "plan.json", "--out", out, *args, **more)
+
+    def works(self, *args, **more):
+        result = self.study(*args, **more)
+        self.assertEqual(result.returncode, 0, result.stderr.decode())
+        return result
+
+    def ask(self, sql, *values, folder="study"):
+        return ask(self.path(folder), sql, *values)
+
+    def same(self, a, b):
+        one, other = dump(self.path(a)), dump(self.path(b))
+        for table in TABLES:
+            self.assertEqual(one[0][table], other[0][table], table)
+        self.assertEqual(one[1], other[1])
+
+
+class Results(Study):
+    def test_rows_are_those_of_a_trace(self):
+        """Answer, scalars, series, head scores and tensors equal what `trace` writes for the same picture and question."""
+        self.write(self.rows(2), analyses={"flow": {}, "heads": {"samples": 40}, "cliff": {}, "knockout": {}}, tensors="all", seed=3)
+        self.works("--quiet")
+        for example, picture in ((0, "a.png"), (1, "b.png")):
+            r = self.work("trace", "--seed", "3", "--samples", "40", "--no-report", "--quiet", "--force", "--out", "run", image=self.path("photos", picture))
+            self.assertEqual(r.returncode, 0, r.stderr.decode())
+            run = test_cli.read_json(self.path("run", "run.json"))
+            tensors = test_cli.read_tensors(self.path("run", "tensors.safetensors"))
+            own = test_cli.read_tensors(self.path("study", "tensors", f"{example:08d}.safetensors"))
+            for name, value in own.items():
+                self.assertEqual(value, tensors[name], name)
+            for name in ("flow.share", "heads.score", "heads.masks", "cliff.logit", "knockout.change", "image.feature"):
+                self.assertIn(name, own)
+            answer, tokens, image_hash = self.ask("SELECT answer, tokens, image_hash FROM example WHERE example = ?", example)[0]
+            self.assertEqual((answer, image_hash), (run["prompt"]["answer"], run["image"]["hash"]))
+            self.assertEqual([t["id"] for t in json.loads(tokens)], [t["id"] for t in run["tokens"] if "logit" in t])
+            near = lambda a, b: a == b or abs(a - b) <= 1e-8 * abs(b)  # run.json holds 9 digits
+            for analysis, name in (("flow", "image_share"), ("cliff", "logit")):
+                values = [v for v, in self.ask('SELECT value FROM series WHERE example = ? AND analysis = ? AND name = ? ORDER BY "index"', example, analysis, name)]
+                self.assertEqual(len(values), len(run["analyses"][analysis][name]))
+                self.assertTrue(all(map(near, values, run["analyses"][analysis][name])), name)
+            scalar = lambda a, n: self.ask("SELECT value FROM scalar WHERE example = ? AND analysis = ? AND name = ?", example, a, n)[0][0]
+            self.assertTrue(near(scalar("heads", "regression.fit.pearson"), run["analyses"]["heads"]["regression"]["fit"]["pearson"]))
+            self.assertEqual(scalar("cliff", "layer"), run["analyses"]["cliff"]["layer"])
+            score = struct.unpack(f"<{len(tensors['heads.score'][2]) // 4}f", tensors["heads.score"][2])
+            rows = self.ask("SELECT score, layer, head FROM head WHERE example = ? ORDER BY layer, head", example)
+            self.assertEqual([row[0] for row in rows], list(score))
+            n_head = run["model"]["n_head"]
+            self.assertEqual([row[1] * n_head + row[2] for row in rows], list(range(len(score))))
+            share = struct.unpack(f"<{len(tensors['flow.share'][2]) // 4}f", tensors["flow.share"][2])
+            _, (n_layer, n_query, _), _ = tensors["flow.share"]
+            values = [v for v, in self.ask("SELECT value FROM series WHERE example = ? AND name = 'share.user' ORDER BY \"index\"", example)]
+            self.assertEqual(values, [share[il * n_query * 5 + 3] for il in range(n_layer)])
+
+    def test_columns_labels_and_views(self):
+        rows = self.rows(4)
+        rows[0]["answer"] = None
+        self.write(rows, fields={"id": "id"})
+        self.works("--quiet")
+        answer = self.ask("SELECT answer FROM example WHERE example = 1")[0][0]
+        rows[1]["answer"] = f"  {answer.upper()}. "
+        rows[2]["answer"] = "no model says this"
+        shutil.rmtree(self.path("study"))
+        self.write(rows)
+        self.works("--quiet")
+        columns = self.ask("SELECT example, line, id, image, question, expected, status, error, labels, tensors, correct FROM example ORDER BY 1")
+        self.assertEqual(columns[1][:6], (1, 2, "x1", "b.png", "What is in the picture?", rows[1]["answer"]))
+        self.assertEqual([c[10] for c in columns[:3]], [None, 1, 0])
+        self.assertEqual(json.loads(columns[1][8]), {"kind": "odd", "weight": 0.25})
+        self.assertEqual((columns[1][6], columns[1][7], columns[1][9]), ("done", None, None))
+        self.assertEqual(os.listdir(self.path("study", "tensors")), [])
+        whole = self.ask("SELECT n, correct FROM accuracy WHERE label = ''")
+        self.assertEqual(whole[0][0], 3)
+        self.assertEqual(dict(self.ask("SELECT value, n FROM accuracy WHERE label = 'kind'")), {"odd": 2, "even": 1})
+        layers = self.ask("SELECT layer, n, image_share, variance FROM flow_by_layer ORDER BY 1")
+        for layer, n, mean, variance in layers:
+            values = [v for v, in self.ask("SELECT value FROM series WHERE name = 'image_share' AND \"index\" = ?", layer)]
+            self.assertEqual((n, len(values)), (4, 4))
+            self.assertAlmostEqual(mean, sum(values) / 4, places=12)
+            self.assertAlmostEqual(variance, sum((v - mean) ** 2 for v in values) / 3, places=12)
+        self.assertEqual(dict(self.ask("SELECT key, value FROM study WHERE key IN ('examples', 'shard')")), {"examples": "4", "shard": "0/1"})
+        self.assertEqual(self.ask("PRAGMA user_version"), [(1,)])
+        self.assertEqual(self.ask("PRAGMA journal_mode"), [("wal",)])
+        self.assertGreater(self.ask("SELECT count(*) FROM timing WHERE stage = 'flow'")[0][0], 3)
+
+    def test_fields_have_other_names_and_answers_can_be_forced(self):
+        rows = [{"question_id": 7, "image": "a.png", "text": "What is it?", "label": "a cat"}]
+        self.write(rows, fields={"id": "question_id", "question": "text", "answer": "label"}, **{"force-answer": True})
+        self.works("--quiet")
+        self.assertEqual(self.ask("SELECT id, question, expected, answer, correct FROM example"), [("7", "What is it?", "a cat", "a cat", None)])
+
+    def test_summary_is_json(self):
+        self.write(self.rows(3))
+        r = self.works("--json", "--quiet")
+        summary = json.loads(r.stdout)
+        self.assertEqual((summary["examples"], summary["done"], summary["failed"], summary["scored"]), (3, 3, 0, 3))
+
+
+class BadRows(Study):
+    def bad(self):
+        good = self.rows(2)
+        return [good[0], '{"id": "broken", ', dict(good[1], id="gone", image="none.png"), dict(good[1], id="x0"), dict(good[1], id="up", image="../a.png"),
+                dict(good[1], id="root", image="/etc/passwd"), dict(good[1], id="text", image="note.png"), dict(good[1], id="mask", mask=3), "[1]", "", good[1]]
+
+    WORDS = ["line 2: ", "line 3: none.png: No such file", 'line 4: the id "x0" is that of line 1 too', "line 5: \"../a.png\": the path leaves", "line 6: ",
+             "note.png", 'line 8: "mask": expected a text, found an integer', "line 9: expected a JSON object"]
+
+    def test_they_are_recorded_and_the_rest_goes_on(self):
+        with open(self.path("photos", "note.png"), "w") as f:
+            f.write("no picture")
+        self.write(self.bad())
+        r = self.works()
+        failures = self.ask("SELECT example, line, error FROM failure ORDER BY 1")
+        self.assertEqual([f[1] for f in failures], [2, 3, 4, 5, 6, 7, 8, 9])
+        for word, (_, _, error) in zip(self.WORDS, failures):
+            self.assertIn(word, error)
+            self.assertNotIn(self.dir, error)
+        for word in self.WORDS[:5]:
+            self.assertIn(word, r.stderr.decode())
+        self.assertEqual(self.ask("SELECT line FROM example WHERE status = 'done' ORDER BY 1"), [(1,), (11,)])
+        self.assertIn(b"10 of 10 examples done, 8 failed", r.stdout)
+
+    def test_strict_stops_before_the_work(self):
+        self.write(self.bad())
+        self.fails(self.study("--strict"), 1, "data.jsonl, line 2: ")
+        self.assertFalse(os.path.exists(self.path("study")))
+
+    def test_strict_stops_at_a_failing_example_and_keeps_the_others(self):
+        with open(self.path("photos", "note.png"), "w") as f:
+            f.write("no picture")
+        rows = self.rows(3)
+        rows[1]["image"] = "note.png"
+        self.write(rows)
+        self.fails(self.study("--strict", "--quiet"), 1, "note.png")
+        self.assertEqual(self.ask("SELECT example FROM example"), [(0,)])
+
+
+class Plans(Study):
+    def refused(self, *words, args=(), **plan):
+        self.write(**plan)
+        self.fails(self.study(*args), 1, *words)
+        self.assertFalse(os.path.exists(self.path("study")))
+
+    def test_what_is_wrong_is_named_with_key_expected_and_found(self):
+        self.refused('unknown key "analysis"', "analyses", analysis=["flow"])
+        self.refused('"seed": expected a whole number from 0 to', 'found "three"', seed="three")
+        self.refused('"max-tokens": expected a whole number from 1 to 65536, found 0', **{"max-tokens": 0})
+        self.refused('"analyses": expected any of ', "flow", 'found "flows"', analyses=["flows"])
+        self.refused('flow has no option "samples"', analyses={"flow": {"samples": 3}})
+        self.refused("samples", "found", analyses={"heads": {"samples": "many"}})
+        self.refused('option "samples" is "40" and "50"', analyses={"heads": {"samples": 40}, "tokens": {"samples": 50}})
+        self.refused('"tensors": expected "none", "all" or an array of globs, found "some"', tensors="some")
+        self.refused('"fields": expected id, image, question, answer or mask, found "ID"', fields={"ID": "id"})
+        self.refused('"data": ', "gone.jsonl: No such file", data="gone.jsonl")
+        self.refused('"data": expected a JSON-lines file, found nothing', data=None)
+        self.refused('"object-threshold": expected a share above 0, at most 1, found 2', **{"object-threshold": 2})
+
+    def test_options_override(self):
+        self.write(self.rows(2), seed=1, analyses={"heads": {"samples": 999}})
+        self.works("--seed", "4", "--analyses", "flow,lens", "--top", "3", "--tensors", "lens.*", "--quiet")
+        plan = json.loads(self.ask("SELECT value FROM study WHERE key = 'plan'")[0][0])
+        self.assertEqual((plan["seed"], plan["analyses"], plan["tensors"]), (4, {"flow": {}, "lens": {"top": "3"}}, ["lens.*"]))
+        self.assertEqual(self.ask("SELECT DISTINCT analysis FROM series ORDER BY 1"), [("flow",), ("lens",)])
+        names = test_cli.read_tensors(self.path("study", "tensors", "00000001.safetensors"))
+        self.assertTrue(names and all(name.startswith("lens.") for name in names))
+
+    def test_usage(self):
+        self.write()
+        self.fails(self.run_it("study"), 2, "study run")
+        self.fails(self.run_it("study", "run", "--plan", "plan.json"), 2, "--out DIR")
+        self.fails(self.study("--shard", "2/2"), 2, "--shard")
+        self.fails(self.run_it("study", "resume"), 2, "resume DIR")
+        self.fails(self.run_it("study", "resume", "none"), 1, "none: there is no study to go on with")
+        os.mkdir(self.path("folder"))
+        os.mkdir(self.path("folder", "x"))
+        self.fails(self.run_it("study", "resume", "folder"), 1, "folder: no study")
+
+
+class Resuming(Study):
+    def test_what_changed_is_refused_by_name(self):
+        self.write()
+        self.works("--quiet")
+        self.fails(self.study("--quiet"), 1, "already exists")
+        before = dump(self.path("study"))
+        refuse = lambda *words, args=(): self.fails(self.study("--resume", "--quiet", *args), 1, *words)
+        refuse('"seed" was 0, now it is 5', args=("--seed", "5"))
+        refuse('"analyses" was ', args=("--analyses", "lens"))
+        refuse("mode", "f32", "bf16", args=("--dtype", "bf16"))
+        refuse("shard 0/1, asked is 1/2", args=("--shard", "1/2"))
+        with open(self.path("data.jsonl"), "a") as f:
+            f.write("\n")
+        refuse("the data differs: the hash of ")
+        self.write()
+        shutil.copy(self.path("photos", "a.png"), self.path("photos", "b.png"))
+        refuse("the picture of line 2 differs")
+        self.assertEqual(dump(self.path("study")), before)
+
+    def test_another_model_is_refused(self):
+        self.write(self.rows(2))
+        self.works("--quiet")
+        other = shutil.copytree(self.MODEL, self.path("model"))
+        weights = [n for n in os.listdir(other) if n.endswith(".safetensors") and n.startswith("model")]
+        with open(os.path.join(other, sorted(weights)[0]), "r+b") as f:
+            f.seek(-2, os.SEEK_END)
+            byte = f.read(1)
+            f.seek(-2, os.SEEK_END)
+            f.write(bytes([byte[0] ^ 1]))
+        self.fails(self.study("--resume", "--quiet", "--model", other), 1, "the model (hash of its weights) differs")
+
+    def test_a_finished_study_stays_as_it_is(self):
+        self.write(self.rows(2))
+        self.works("--quiet")
+        before = dump(self.path("study"))
+        self.assertEqual(self.run_it("study", "resume", "study", "--quiet").returncode, 0)
+        self.assertEqual(dump(self.path("study")), before)
+
+    def test_interrupt_keeps_what_was_complete(self):
+        self.write(self.rows(400))
+        p = subprocess.Popen([test_cli.PROGRAM, "study", "run", "--plan", "plan.json", "--out", "study", "--quiet"], cwd=self.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.wait_for(2)
+        p.send_signal(signal.SIGINT)
+        out, err = p.communicate(timeout=100)
+        self.assertEqual(p.returncode, 130, err.decode())
+        self.assertIn(b"study resume study", err)
+        n = self.ask("SELECT count(*) FROM example")[0][0]
+        self.assertTrue(2 <= n < 400, n)
+        self.assertEqual(self.ask("SELECT count(*) FROM failure")[0][0], 0)
+
+    def wait_for(self, n):
+        for _ in range(6000):
+            try:
+                if self.ask("SELECT count(*) FROM example")[0][0] >= n:
+                    return
+            except sqlite3.OperationalError:
+                pass
+            time.sleep(0.01)
+        self.fail("no examples after a minute")
+
+    def test_two_processes_do_not_share_a_study(self):
+        self.write(self.rows(2000))
+        p = subprocess.Popen([test_cli.PROGRAM, "study", "run", "--plan", "plan.json", "--out", "study", "--quiet"], cwd=self.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.wait_for(1)
+        self.fails(self.run_it("study", "resume", "study"), 1, "another process")
+        p.kill()
+        p.communicate()
+
+
+class Killed(Study):
+    """kill -9 at 20 random moments."""
+
+    def survives(self, n, legs, seed):
+        """A study of n examples, killed while it is at its first `legs` examples or so of each of 21 calls."""
+        since = time.monotonic()
+        self.works("--quiet", out="whole")
+        each_s = (time.monotonic() - since) / n
+        since = time.monotonic()
+        self.run_it("study", "resume", "whole", "--quiet")
+        start_s = time.monotonic() - since
+        moments, killed, done = random.Random(seed), 0, []
+        while killed < 20:
+            p = subprocess.Popen([test_cli.PROGRAM, "study", "run", "--plan", "plan.json", "--out", "cut", "--resume", "--quiet"], cwd=self.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            time.sleep(start_s * moments.uniform(0.2, 1) + each_s * moments.uniform(0, legs))
+            p.kill()
+            p.communicate()
+            self.assertIn(p.returncode, (0, -signal.SIGKILL))
+            killed += p.returncode != 0
+            done.append(len(ask(self.path("cut"), "SELECT 1 FROM example")) if os.path.exists(self.path("cut")) else 0)
+            if done[-1] == n:  # the end came first: once more from the beginning
+                self.same("cut", "whole")
+                shutil.rmtree(self.path("cut"))
+        self.assertGreater(len(set(done)), 3, done)  # moments differ
+        self.works("--resume", "--quiet", out="cut")
+        self.same("cut", "whole")
+        self.assertEqual([n for n in os.listdir(self.path("cut", "tensors")) if n.startswith(".")], [])
+
+    def test_where_most_of_the_time_goes_to_writing(self):
+        self.write(self.rows(300), tensors=["flow.*"], **{"max-tokens": 1})
+        self.survives(300, 24, 7)
+
+
+class KilledBundled(Killed):
+    MODEL = BUNDLED
+    test_where_most_of_the_time_goes_to_writing = None
+
+    def test_on_the_bundled_model(self):
+        pictures = ["cat.png", "lion.png", "tree.png", "rose.png"]
+        self.write([dict(row, image=pictures[i % 4]) for i, row in enumerate(self.rows(16))], images=EXAMPLES, tensors=["flow.*"], **{"max-tokens": 1})
+        self.survives(16, 2, 8)
+
+
+class FullDisk(Study):
+    def cut(self, limit):
+        """Whether a call on a disk whose files have at most `limit` bytes stopped; how it must stop."""
+        command = [test_cli.PROGRAM, "study", "run", "--plan", "plan.json", "--out", "cut", "--resume", "--quiet"]
+        r = subprocess.run(command, cwd=self.dir, capture_output=True, preexec_fn=small_disk(limit), timeout=100)
+        if r.returncode == 0:
+            return False
+        self.assertEqual((r.returncode, r.stdout), (1, b""), r.stderr.decode())
+        self.assertRegex(r.stderr.decode(), r"^sightline: [^\n]*(cannot write|disk I/O error)[^\n]*\n$")
+        if os.path.exists(self.path("cut")):
+            self.assertEqual(ask(self.path("cut"), "SELECT count(*) FROM failure"), [(0,)])  # no fault of the example
+        return True
+
+    def test_no_room_for_rows(self):
+        self.write(self.rows(24), tensors="all", analyses=["flow", "lens", "cliff"])
+        self.works("--quiet", out="whole")
+        self.assertGreaterEqual(sum(self.cut(limit) for limit in (30_000, 60_000, 90_000, 150_000, 300_000)), 2)
+        self.works("--resume", "--quiet", out="cut")
+        self.same("cut", "whole")
+
+    def test_no_room_for_tensors(self):
+        self.write([dict(row, image="cat.png") for row in self.rows(2)], model=BUNDLED, images=EXAMPLES, tensors="all", analyses={"flow": {}, "lens": {}, "cam": {"alpha": True}})
+        self.works("--quiet", out="whole")
+        smallest = min(os.path.getsize(self.path("whole", "tensors", n)) for n in os.listdir(self.path("whole", "tensors")))
+        self.assertGreater(smallest, 100_000)
+        self.assertTrue(self.cut(100_000))
+        self.assertEqual(ask(self.path("cut"), "SELECT count(*) FROM example"), [(0,)])  # the database had room
+        self.assertEqual(os.listdir(self.path("cut", "tensors")), [])
+        self.works("--resume", "--quiet", out="cut")
+        self.same("cut", "whole")
+
+
+class Shards(Study):
+    def parts(self, n, **plan):
+        self.write(self.rows(7), tensors=["flow.stats"], **plan)
+        for i in range(n):
+            self.works("--quiet", "--shard", f"{i}/{n}", out=f"part{i}")
+
+    def test_merged_shards_are_the_whole(self):
+        self.parts(3)
+        self.assertEqual(self.ask("SELECT example FROM example ORDER BY 1", folder="part1"), [(1,), (4,)])
+        r = self.run_it("study", "merge", "merged", "part2", "part0", "part1", "--quiet")
+        self.assertEqual(r.returncode, 0, r.stderr.decode())
+        self.works("--quiet", out="whole")
+        self.same("merged", "whole")
+
+    def test_missing_ones_are_named_and_can_be_done(self):
+        self.parts(3)
+        r = self.run_it("study", "merge", "merged", "part0", "part1")
+        self.assertEqual(r.returncode, 0, r.stderr.decode())
+        self.assertIn(b"missing examples: 2, 5", r.stdout)
+        self.assertEqual(self.run_it("study", "resume", "merged", "--quiet").returncode, 0)
+        self.works("--quiet", out="whole")
+        self.same("merged", "whole")
+
+    def test_what_does_not_belong_together_is_refused(self):
+        self.parts(2)
+        merge = lambda *dirs: self.run_it("study", "merge", "merged", *dirs)
+        self.fails(merge("part0", "part1", "part0"), 1, 'part0: example 0 (id "x0") is in an earlier part too')
+        self.works("--quiet", "--shard", "1/2", "--seed", "9", out="other")
+        self.fails(merge("part0", "other"), 1, "other: the plan (hash) differs")
+        rows = self.rows(7)
+        rows[0]["question"] = "What?"
+        self.write(rows, name="more.jsonl", tensors=["flow.stats"])
+        self.works("--quiet", "--shard", "1/2", out="more")
+        self.fails(merge("part0", "more"), 1, "more: the data (hash of the file) differs")
+        os.mkdir(self.path("none"))
+        self.fails(merge("part0", "none"), 1, "none: no study")
+        self.assertEqual([n for n in os.listdir(self.dir) if "merged" in n], [])
+
+
+if __name__ == "__main__":
+    test_cli.PROGRAM = os.path.abspath(sys.argv.pop(1))
+    result = unittest.main(exit=False).result
+    failed, skipped = len(result.failures) + len(result.errors), len(result.skipped)
+    print(f"{result.testsRun - failed - skipped} passed, {failed} failed, {skipped} skipped")
+    sys.exit(failed > 0)
