@@ -90,8 +90,8 @@ const cli_command cmd_verify = {
     .line = "Compare a model with reference activations written by your own transformers.",
     .usage = "verify --model DIR --reference FILE [options]",
     .details =
-        "FILE is what tools/verify/reference.py writes: `python reference.py DIR FILE`, with the transformers you use. It "
-        "holds two pictures and, for two questions, token ids, pixels, activations of every layer at some positions, "
+        "FILE is what tools/verify/reference.py writes: `python reference.py DIR FILE`, with the transformers you use. "
+        "It holds two pictures and, for two questions, token ids, pixels, activations of every layer at some positions, "
         "logits, greedy tokens, the logits with one head silenced, and CAM maps. All of it is computed here again and "
         "compared in the order of computation; the first difference is named.\n"
         "The error is the largest difference over the row's largest value. Exit code 0: equal, 1: different (or the "

@@ -28,8 +28,8 @@ const cli_option cli_options[OPT_COUNT] = {
         {"raw-prompt", NULL, WHAT,
          "Take --prompt as the whole prompt, template and all; it must hold the image placeholder once."},
     [OPT_TEMPLATE] = {"template", "TEXT", WHAT,
-                      "Put --prompt into this template instead of the model's own: TEXT holds {question} and <image> once "
-                      "each, and \\n for line ends."},
+                      "Put --prompt into this template instead of the model's own: TEXT holds {question} and <image> "
+                      "once each, and \\n for line ends."},
     [OPT_ANSWER] = {"answer", "TEXT", WHAT, "Analyse this answer (teacher forcing) instead of the model's greedy one."},
     [OPT_MAX_TOKENS] = {"max-tokens", "N", WHAT, "Stop the greedy answer after N tokens. Default 64."},
     [OPT_OBJECT_MASK] = {"object-mask", "FILE", WHAT,
@@ -92,10 +92,11 @@ const cli_option cli_options[OPT_COUNT] = {
     [OPT_STORE_DTYPE] = {"dtype", "TYPE", WHAT,
                          "Store floating-point tensors as f32, f16 or bf16. Default: each in its own type."},
     [OPT_NEW_FOLDER] = {"out", "DIR", RESULT, "The folder to make; it must not exist yet."},
-    [OPT_REFERENCE] = {"reference", "FILE", WHAT, "Reference activations that tools/verify/reference.py wrote for this folder."},
+    [OPT_REFERENCE] = {"reference", "FILE", WHAT,
+                       "Reference activations that tools/verify/reference.py wrote for this folder."},
     [OPT_TOLERANCE] = {"tolerance", "E", WHAT,
-                       "Errors up to E pass. Default: 1e-4 in f32, 1e-3 in bf16x2, 5e-2 in bf16 or against a reference in "
-                       "16 bits; ten times as much for cam."},
+                       "Errors up to E pass. Default: 1e-4 in f32, 1e-3 in bf16x2, 5e-2 in bf16 or against a reference "
+                       "in 16 bits; ten times as much for cam."},
     [OPT_STUDY_PLAN] = {"plan", "FILE", WHAT, "The study's plan (JSON)."},
     [OPT_DATA] = {"data", "FILE", WHAT, "Examples, one JSON object a line, in place of the plan's."},
     [OPT_IMAGES] = {"images", "DIR", WHAT, "The folder that the examples' pictures are in, in place of the plan's."},

@@ -1,11 +1,12 @@
 /* What place of the picture does an image token show? For every family whose tokens have places, every view (base, tiles,
- * thumbnail) and its tokens: a square in the middle of the token's box is changed in the source picture, the picture goes through
- * preprocessing, tower, projector and splice, and among the tokens of that view the one whose decoder row changes most must
- * be that token (boxes of one view do not overlap). In the other views the token that changes most must touch the square.
+ * thumbnail) and its tokens: a square in the middle of the token's box is changed in the source picture, the picture goes
+ * through preprocessing, tower, projector and splice, and among the tokens of that view the one whose decoder row changes
+ * most must be that token (boxes of one view do not overlap). In the other views the token that changes most must touch
+ * the square.
  *
- * Towers mix patches by attention, and with the random weights of these checkpoints far patches change as much as the own
- * one: so the tower runs without its blocks, and a feature is its patch's embedding (after the norm where there is one).
- * Everything else is as ever. */
+ * Towers mix patches by attention, and with the random weights of these checkpoints far patches change as much as the
+ * own one: so the tower runs without its blocks, and a feature is its patch's embedding (after the norm where there is
+ * one). Everything else is as ever. */
 #include "family_run.h"
 
 #include "model/internal.h"

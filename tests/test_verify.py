@@ -27,6 +27,7 @@ class File:
 
     def write(self, path):
         header = json.dumps(self.header).encode()
+        header += b" " * (-len(header) % 8)
         with open(path, "wb") as f:
             f.write(struct.pack("<Q", len(header)) + header + self.data)
 
@@ -150,6 +151,13 @@ class Verify(unittest.TestCase):
             f.write("\n")
         self.refused("was made from another folder", model=copy)
         self.refused("not a reference file", reference=os.path.join(MODEL, "golden.safetensors"))
+        file = File(REFERENCE)
+        file.header["__metadata__"] = {"pad": "x" * 8}
+        with open(self.damaged, "wb") as f:      # arrays begin at odd addresses
+            header = json.dumps(file.header).encode()
+            header += b" " * (-len(header) % 8 + 1)
+            f.write(struct.pack("<Q", len(header)) + header + file.data)
+        self.refused("does not begin at a multiple", reference=self.damaged)
         self.refused("No such file", reference=os.path.join(self.dir, "absent"))
         file = File(REFERENCE)
         file.header["c0/logits"]["shape"] = [1]

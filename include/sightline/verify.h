@@ -25,22 +25,23 @@ typedef struct sl_verify_request {
   sl_cancel *cancel;          /* may be NULL */
 } sl_verify_request;
 
-/* Runs the reference's pictures and questions through the model's own preprocessing, template and engine, and compares in
- * the order of computation: token ids, pixels, recorded sites, logits, greedy tokens, the logits with one head silenced,
- * CAM maps (whose tolerance is ten times as large: they are products of gradients). Where the question in the model's
- * template gives other tokens than the reference has, those of the reference's whole prompt must be equal.
+/* Runs the reference's pictures and questions through the model's own preprocessing, template and engine, and compares
+ * in the order of computation: token ids, pixels, recorded sites, logits, greedy tokens, the logits with one head
+ * silenced, CAM maps (whose tolerance is ten times as large: they are products of gradients).
  *
  *   error = max over rows of (max |own - reference| / max |reference|) of that row
  *
- * where a row smaller than a thousandth of the largest counts as that large. Token ids must be equal; a greedy token may
- * differ where the reference itself preferred it by less than the tolerance. Where pixels differ, that is a
+ * where a row smaller than a thousandth of the largest counts as that large. Token ids must be equal; where the question
+ * in the model's template gives others than the reference has, those of the reference's whole prompt must be. A greedy
+ * token may differ where the reference itself preferred it by less than the tolerance. Where pixels differ, that is a
  * difference, and the rest is compared on the reference's.
  *
- * *summary is JSON text (free()): "equal", "largest" (error), "first" (the first difference, or null), "same_template", "tolerance",
- * "reference" (versions, family, type), "checks" ([{case, name, error, tolerance, equal, note}]). *equal may be NULL.
+ * *summary is JSON text (free()): "equal", "same_template", "largest" (error), "tolerance", "first" (the first difference,
+ * or null), "compute", "reference" (versions, family, type), "checks" ([{case, name, error, tolerance, equal, note}]).
+ * *equal may be NULL.
  *
- * Errors: SL_ERROR_ARGUMENT (the reference is of another model folder), SL_ERROR_FILE, SL_ERROR_FORMAT (no such reference
- * file, or a damaged one), SL_ERROR_CANCELLED. */
+ * Errors: SL_ERROR_ARGUMENT (the reference is of another model folder, or asks for what this model has not),
+ * SL_ERROR_FILE, SL_ERROR_FORMAT (no such reference file, or a damaged one), SL_ERROR_CANCELLED. */
 SL_API sl_status sl_verify(const sl_model *model, const sl_verify_request *request, bool *equal, char **summary);
 
 #ifdef __cplusplus

@@ -68,7 +68,7 @@ static const sl_option_info options[] = {
      .max = 1000000,
      .help =
          "Average the raw maps of N noisy copies of the picture (the released code's default is 50); 0 = the picture "
-         "itself."},
+         "itself. Where a picture is cut into views, every view's pixels get noise of their own."},
     {.name = "sigma",
      .type = SL_OPTION_REAL,
      .argument = "S",

@@ -1,6 +1,6 @@
 /* Prompt templates. Prompts are written by the family's own template, or by one that the caller gives. A folder's chat
- * template is a Jinja program; it is not run, but looked through for the words of the template that is used, and where one
- * is missing, this is said. What the folder's has besides (other turns, tools, dates) does not count. */
+ * template is a Jinja program; it is not run, but looked through for the words of the template that is used, and where
+ * one is missing, this is said. What the folder's has besides (other turns, tools, dates) does not count. */
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -78,10 +78,12 @@ static const char *missing_word(const char *text, const char *frame, size_t *n_b
   return at;
 }
 
-static sl_status tell_difference(const sl_model *m, const char *file, const char *word, size_t n, const sl_model_options *o) {
+static sl_status tell_difference(const sl_model *m, const char *file, const char *word, size_t n,
+                                 const sl_model_options *o) {
   sl_text message = {0};
-  const sl_status status = sl_text_format(&message, "%s: this chat template lacks \"%.*s\"; prompts are written as \"%s\" "
-                                          "(another template or a raw prompt can be given)", file, (int)n, word, m->frame);
+  const sl_status status =
+      sl_text_format(&message, "%s: this chat template lacks \"%.*s\"; prompts are written as \"%s\" (another template "
+                     "or a raw prompt can be given)", file, (int)n, word, m->frame);
   if (status == SL_OK) {
     for (char *c = message.data; *c; c++)
       if (*c == '\n') *c = ' '; /* a notice is one line */

@@ -1,5 +1,5 @@
-/* Holding a model against reference activations of the user's transformers, in the order of computation, so that the first
- * difference names the place where the two part:
+/* Holding a model against reference activations of the user's transformers, in the order of computation, so that the
+ * first difference names the place where the two part:
  *
  *   error = max over rows r of (max_i |own[r, i] - reference[r, i]| / max_i |reference[r, i]|)
  *
@@ -48,11 +48,12 @@ typedef struct trial {
 /* ---- checks ---- */
 
 /* Adds a row to the table; `note` may be NULL. */
-static sl_status add_check(const trial *t, const char *name, double error, double tolerance, bool equal, const char *note) {
+static sl_status add_check(const trial *t, const char *name, double error, double tolerance, bool equal,
+                           const char *note) {
   verification *v = t->v;
   json_t *check = json_pack("{s:s, s:s, s:o, s:f, s:b, s:s?}", "case", t->name, "name", name, "error",
-                            isfinite(error) ? json_real(error) : json_null(), "tolerance", tolerance, "equal", (int)equal,
-                            "note", note);
+                            isfinite(error) ? json_real(error) : json_null(), "tolerance", tolerance, "equal",
+                            (int)equal, "note", note);
   if (json_array_append_new(v->checks, check) != 0) SL_FAIL(SL_ERROR_MEMORY, "no memory for the table of checks");
   if (!equal && !v->first) v->first = check;
   if (!(error <= v->largest)) v->largest = error;
@@ -77,8 +78,8 @@ static double rows_error(const float *got, const float *want, int64_t n_row, int
   return most;
 }
 
-static sl_status check_rows(const trial *t, const char *name, const float *got, const float *want, int64_t n_row, int64_t n,
-                            double tolerance) {
+static sl_status check_rows(const trial *t, const char *name, const float *got, const float *want, int64_t n_row,
+                            int64_t n, double tolerance) {
   const double error = rows_error(got, want, n_row, n);
   return add_check(t, name, error, tolerance, error <= tolerance, NULL);
 }
@@ -109,8 +110,8 @@ static int first_other_id(const sl_layout *l, const int32_t *want, int n_want) {
   return l->n_prompt == n_want ? -1 : n;
 }
 
-/* The reference's tokens must come out of its question in this model's template, or else of its whole prompt: folders carry
- * templates of their own, and which one is right is not a question of numbers. */
+/* The reference's tokens must come out of its question in this model's template, or else of its whole prompt: folders
+ * carry templates of their own, and which one is right is not a question of numbers. */
 static sl_status check_prompt(trial *t, bool *usable) {
   const sl_tensor *ids = NULL;
   const char *question = NULL, *prompt = NULL;
@@ -125,7 +126,8 @@ static sl_status check_prompt(trial *t, bool *usable) {
   *usable = at < 0;
   if (at >= 0) {
     const int32_t own = at < t->layout.n_prompt ? t->layout.ids[at] : -1, other = at < n ? want[at] : -1;
-    snprintf(note, sizeof note, "sightline's template gives %d tokens, the reference has %d; token %d is %d \"%.40s\", there %d \"%.40s\"",
+    snprintf(note, sizeof note,
+             "sightline's template gives %d tokens, the reference has %d; token %d is %d \"%.40s\", there %d \"%.40s\"",
              t->layout.n_prompt, n, at, own, piece(t, own), other, piece(t, other));
     t->v->other_template = true;
     sl_layout_dispose(&t->layout);
@@ -176,7 +178,7 @@ static sl_status join_specs(const trial *t, sl_text *spec, size_t n_start, const
   for (int i = 0; i < sl_safetensors_count(file); i++) {
     const sl_tensor *tensor = sl_safetensors_at(file, i);
     if (strncmp(tensor->name, start, n_start) != 0) continue;
-    if (tensor->dtype != SL_F32 || strchr(tensor->name, ','))
+    if (tensor->dtype != SL_F32 || strchr(tensor->name, ',') || (uintptr_t)tensor->data % sizeof(float) != 0)
       SL_FAIL(SL_ERROR_FORMAT, "%s: \"%s\" is no recorded site", t->v->reference.path, tensor->name);
     SL_TRY(sl_text_format(spec, "%s%s", spec->length ? "," : "", tensor->name + n_start));
   }
@@ -266,7 +268,8 @@ static sl_status check_greedy(const trial *t) {
   char note[200] = "";
   SL_TRY(sl_reference_take(&ids, &t->v->reference, t->name, "greedy", SL_I32, false));
   const int n = (int)sl_tensor_count(ids);
-  if (n > MAX_ANSWER) SL_FAIL(SL_ERROR_FORMAT, "%s: \"%s\" has more than %d tokens", t->v->reference.path, ids->name, MAX_ANSWER);
+  if (n > MAX_ANSWER)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: \"%s\" has more than %d tokens", t->v->reference.path, ids->name, MAX_ANSWER);
   SL_TRY(take_floats(&margin, t, "margin", n));
   SL_TRY(sl_layout_copy(&layout, &t->layout));
   sl_status status = sl_session_greedy(t->v->session, &layout, t->image, n, NULL, NULL);
@@ -276,7 +279,8 @@ static sl_status check_greedy(const trial *t) {
     const bool tie = at >= 0 && (double)margin[at] <= t->v->tolerance;
     const int32_t own = at >= 0 && layout.n_prompt + at < layout.n_token ? layout.ids[layout.n_prompt + at] : -1;
     if (at >= 0)
-      snprintf(note, sizeof note, "token %d is %d \"%.30s\", reference %d \"%.30s\", preferred by %.2g of its logits' largest",
+      snprintf(note, sizeof note,
+               "token %d is %d \"%.30s\", reference %d \"%.30s\", preferred by %.2g of its logits' largest",
                at, own, piece(t, own), want[at], piece(t, want[at]), (double)margin[at]);
     status = add_check(t, "greedy tokens", 0, 0, at < 0 || tie, at < 0 ? NULL : note);
   }
@@ -424,7 +428,8 @@ static sl_status run_checks(trial *t) {
   SL_TRY(check_prompt(t, &prompt_usable));
   SL_TRY(check_pixels(t, &pixels_usable));
   if (!prompt_usable || !pixels_usable)
-    return add_check(t, "everything else", INFINITY, t->v->tolerance, false, "not compared: prompt or picture differ too much");
+    return add_check(t, "everything else", INFINITY, t->v->tolerance, false,
+                     "not compared: prompt or picture differ too much");
   SL_TRY(check_sites(t));
   SL_TRY(check_greedy(t));
   SL_TRY(check_ablation(t));
@@ -449,7 +454,8 @@ static sl_status run_cases(verification *v) {
 }
 
 static sl_status choose_tolerance(verification *v) {
-  static const double by_mode[SL_COMPUTE_COUNT] = {[SL_COMPUTE_F32] = 1e-4, [SL_COMPUTE_BF16X2] = 1e-3, [SL_COMPUTE_BF16] = 5e-2};
+  static const double by_mode[SL_COMPUTE_COUNT] = {
+      [SL_COMPUTE_F32] = 1e-4, [SL_COMPUTE_BF16X2] = 1e-3, [SL_COMPUTE_BF16] = 5e-2};
   const char *dtype = NULL;
   SL_TRY(sl_reference_string(&dtype, &v->reference, v->reference.facts, "dtype"));
   v->tolerance = by_mode[sl_model_get_compute(v->model)];
@@ -462,12 +468,14 @@ static sl_status summarise(const verification *v, char **summary) {
   const json_t *facts = v->reference.facts;
   json_t *compute = NULL;
   SL_TRY(sl_model_compute_to_json(v->model, &compute));
-  json_t *root = json_pack("{s:b, s:b, s:o, s:f, s:O?, s:o, s:{s:s, s:O?, s:O?, s:O?, s:O?, s:O?}, s:O}", "equal", v->first == NULL,
-                           "same_template", (int)!v->other_template, "largest", isfinite(v->largest) ? json_real(v->largest) : json_null(), "tolerance", v->tolerance,
-                           "first", v->first, "compute", compute, "reference", "path", v->reference.path, "transformers",
-                           json_object_get(facts, "transformers"), "torch", json_object_get(facts, "torch"), "dtype",
-                           json_object_get(facts, "dtype"), "family", json_object_get(facts, "family"), "image_processor",
-                           json_object_get(facts, "image_processor"), "checks", v->checks);
+  json_t *reference = json_pack("{s:s}", "path", v->reference.path);
+  static const char *const told[] = {"transformers", "torch", "dtype", "family", "image_processor"};
+  for (size_t i = 0; reference && i < sizeof told / sizeof *told; i++)
+    if (json_object_get(facts, told[i])) json_object_set(reference, told[i], json_object_get(facts, told[i]));
+  json_t *largest = isfinite(v->largest) ? json_real(v->largest) : json_null();
+  json_t *root = json_pack("{s:b, s:b, s:o, s:f, s:O?, s:o, s:o, s:O}", "equal", v->first == NULL, "same_template",
+                           (int)!v->other_template, "largest", largest, "tolerance", v->tolerance, "first", v->first,
+                           "compute", compute, "reference", reference, "checks", v->checks);
   if (!root) SL_FAIL(SL_ERROR_MEMORY, "no memory for the summary");
   const sl_status status = sl_json_print(root, 2, summary);
   json_decref(root);

@@ -30,8 +30,8 @@ sl_status sl_reference_picture(sl_rgb *out, const sl_reference *reference, const
 sl_status sl_reference_string(const char **out, const sl_reference *reference, const json_t *object, const char *key);
 sl_status sl_reference_number(int *out, const sl_reference *reference, const json_t *object, const char *key, int most);
 
-/* FNV-1a over the folder's config.json and, of every weight file, name, size and 64 windows of 64 bytes (all of a file of
- * 4096 bytes or less): what tools/verify/reference.py computes. */
+/* FNV-1a over the folder's config.json and, of every weight file, name, size and 64 windows of 64 bytes (all of a file
+ * of 4096 bytes or less): what tools/verify/reference.py computes. */
 sl_status sl_folder_fingerprint(uint64_t *out, const char *dir);
 
 #endif
