@@ -23,14 +23,18 @@ static void print_curve(const json_t *cliff) {
   const json_t *curve = json_object_get(cliff, "curve"), *estimate = json_object_get(cliff, "estimate"), *point;
   const char *of = json_string_value(json_object_get(cliff, "of"));
   size_t k;
-  printf("\nhidden from   %s   difference [95 %%]\n", of ? of : "");
+  /* Captions that say less make less up: what they still find stands beside it. */
+  const bool recall = json_object_get(json_array_get(curve, 0), "recall") && of && strcmp(of, "chair_s") == 0;
+  printf("\nhidden from   %s   difference [95 %%]%s\n", of ? of : "", recall ? "            recall" : "");
   json_array_foreach((json_t *)curve, k, point) {
     const json_t *d = json_object_get(point, "difference");
     if (k + 1 == json_array_size(curve))
-      printf("never         %.4f\n", number(point, of));
+      printf("never         %.4f", number(point, of));
     else
-      printf("layer %-7zu %.4f   %+.4f [%+.4f, %+.4f]\n", k, number(point, of), number(d, "value"), number(d, "low"),
+      printf("layer %-7zu %.4f   %+.4f [%+.4f, %+.4f]", k, number(point, of), number(d, "value"), number(d, "low"),
              number(d, "high"));
+    if (recall) printf("%*.4f", k + 1 == json_array_size(curve) ? 37 : 9, number(point, "recall"));
+    putchar('\n');
   }
   printf("cliff: layer %.0f (point estimate %.0f [%.0f, %.0f])\n", number(cliff, "layer"), number(estimate, "layer"),
          number(estimate, "low"), number(estimate, "high"));

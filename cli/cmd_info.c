@@ -39,8 +39,9 @@ static void print_model(const json_t *root) {
   printf("%-12s %s (%s)\n", "family", text(root, "title"), text(root, "family"));
   if (json_object_get(vision, "path")) printf("%-12s %s\n", "tower", text(vision, "path"));
   print_part("vision", vision);
-  printf("%-12s %lld x %lld px, patches of %lld px, %lld x %lld grid, %lld image tokens\n", "picture",
-         whole(vision, "image_px"), whole(vision, "image_px"), whole(vision, "patch_px"), whole(grid, "height"),
+  const bool any_size = json_is_true(json_object_get(vision, "any_size"));
+  printf("%-12s %s%lld x %lld px, patches of %lld px, %lld x %lld grid, %lld image tokens\n", "picture",
+         any_size ? "of any size; for example " : "", whole(vision, "image_px"), whole(vision, "image_px"), whole(vision, "patch_px"), whole(grid, "height"),
          whole(grid, "width"), whole(root, "n_image_token"));
   print_part("decoder", json_object_get(root, "decoder"));
   printf("%-12s %lld tokens\n", "vocabulary", whole(root, "n_vocab"));

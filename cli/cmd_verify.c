@@ -29,7 +29,7 @@ static void print_result(const json_t *summary) {
   printf("%-5s %-34s %9s %9s\n", "case", "compared", "error", "tolerance");
   json_array_foreach((json_t *)checks, i, check) print_check(check);
   if (json_is_false(json_object_get(summary, "same_template")))
-    printf("note: the reference's prompt is not the one that sightline writes; --template and --raw-prompt take others\n");
+    printf("note: the reference's prompt is not the one that sightline writes; --template takes another\n");
   const char *version = text(reference, "transformers"), *type = text(reference, "dtype");
   if (json_is_true(json_object_get(summary, "equal")))
     printf("equal to transformers %s (%s) within %.2g\n", version, type,

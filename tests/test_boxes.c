@@ -17,6 +17,7 @@ typedef struct world {
   sl_rgb picture;
   float (*box)[4];
   int32_t *view;
+  int n_layer;  /* of the tower, which runs none of them */
   float *plain; /* [N, D] rows of the unchanged picture */
 } world;
 
@@ -64,6 +65,7 @@ static void world_open(world *w, const char *folder, int width_px, int height_px
   *w = (world){.picture = paint(width_px, height_px)};
   family_run *r = &w->r;
   family_open(r, folder, CPU);
+  w->n_layer = r->model->tower.n_layer;
   r->model->tower.n_layer = 0;
   ASSERT_OK(sl_views_make(&r->views, sl_model_get_preprocess(r->model), &w->picture));
   ASSERT_OK(sl_pack_make(&r->pack, r->model, &r->views, "What is this?"));
@@ -79,6 +81,7 @@ static void world_close(world *w) {
   free(w->box);
   free(w->view);
   sl_rgb_dispose(&w->picture);
+  w->r.model->tower.n_layer = w->n_layer; /* for what is freed */
   family_close(&w->r);
 }
 

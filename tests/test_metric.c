@@ -311,7 +311,7 @@ static void test_bad_rows(void **state) {
                               "line 12: the path", NULL},
              2);
   expect_bad("textvqa",
-             "{\"x\": [1,\n {\"data\": 3}], \"data\": [\n{\"question_id\": 1, \"image_id\": \"a\", \"question\": \"q\",\n"
+             "{\"x\": [1, \"\\\"]\",\n {\"data\": 3}], \"data\": [\n{\"question_id\": 1, \"image_id\": \"a\", \"question\": \"q\",\n"
              "\"answers\": [\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"1\",\"}\"]},\n"
              "{\"question_id\": 2, \"image_id\": \"a\", \"question\": \"q\", \"answers\": [\"1\"]}\n, 7]}",
              (const char *[]){"line 5: \"answers\": expected 10 texts, found 1", "line 6: expected a JSON object", NULL}, 1);

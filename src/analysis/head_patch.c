@@ -28,6 +28,7 @@ typedef struct patch {
   const sl_measure *measure;
   const sl_baseline *baseline;
   int n_layer, n_head, n_head_kv, d;
+  float scale;        /* of q k */
   int first, n_query; /* queries after the image, up to the last measured row */
   int first_image, n_image;
   float *q, *z;       /* [n_query, H d] of this layer */
@@ -64,14 +65,13 @@ static void change_hidden(const patch *p, const float *a, const float *v, const 
 /* u of one query and head where keys and values are replaced. */
 static void change_replaced(const patch *p, const float *a, int kv_column, const float *q, const float *z, float *u) {
   const int stride = p->n_head_kv * p->d;
-  const float scale = 1 / sqrtf((float)p->d);
   for (int e = 0; e < p->d; e++) u[e] = 0;
   for (int j = 0; j < p->n_image; j++) {
     const int64_t at = (int64_t)j * stride + kv_column;
     const float *k = p->k + at, *v = p->v + at, *k_base = p->k_base + at, *v_base = p->v_base + at;
     float score = 0;
     for (int e = 0; e < p->d; e++) score += q[e] * (k[e] - k_base[e]);
-    score *= scale;
+    score *= p->scale;
     for (int e = 0; e < p->d; e++) u[e] += a[j] * (v[e] - v_base[e] + score * (v[e] - z[e]));
   }
 }
@@ -205,7 +205,8 @@ sl_status sl_head_patch_run(float *attention, float *patching, sl_analysis_conte
   const sl_part_shape *shape = &sl_model_get_shape(c->model)->decoder;
   const int first = sl_context_first_text(c);
   patch p = {.context = c, .measure = measure, .baseline = baseline, .n_layer = shape->n_layer,
-             .n_head = shape->n_head, .n_head_kv = shape->n_head_kv, .d = shape->d_head, .first = first,
+             .n_head = shape->n_head, .n_head_kv = shape->n_head_kv, .d = shape->d_head,
+             .scale = sl_model_get_shape(c->model)->score_scale, .first = first,
              .n_query = measure->rows[measure->n_row - 1] + 1 - first, .first_image = c->layout->first_image,
              .n_image = c->layout->n_image, .attention = attention, .patching = patching};
   memset(patching, 0, (size_t)p.n_layer * (size_t)p.n_head * sizeof *patching);

@@ -117,9 +117,8 @@ void sl_rows_lines(const char *bytes, size_t n_bytes, const char *key, int *line
   const char *text;
   for (int i = 0; i < n; i++) lines[i] = 0;
   skip_space(&s);
+  if (key && s.next < s.end && *s.next == '{') s.next++;
   while (key && s.next < s.end) { /* to the value of the key */
-    if (*s.next == '{' && s.next == bytes) s.next++;
-    if (*s.next == '{') s.next++;
     skip_space(&s);
     if (s.next >= s.end || *s.next != '"') return;
     const size_t length = skip_string(&s, &text);

@@ -53,7 +53,8 @@ static void see_capture(void *user, sl_queue *queue, sl_part part, sl_site site,
 }
 
 /* Prefix rows: the edit's layers once more, from the residuals that the prefix kept. */
-static sl_status capture_prefix(sl_session *s, const sl_prefix *p, const sl_probe *probe, const capture *c) {
+static sl_status capture_prefix(sl_session *s, const sl_trunk *run, const sl_probe *probe, const capture *c) {
+  const sl_prefix *p = run->prefix;
   const sl_decoder own = sl_model_decoder(s->model, p->rope_level), *decoder = &own;
   if (!p->resid)
     SL_FAIL(SL_ERROR_ARGUMENT,
@@ -62,14 +63,16 @@ static sl_status capture_prefix(sl_session *s, const sl_prefix *p, const sl_prob
   s->n_kept = 0;
   SL_TRY(sl_session_reserve_rows(s, p->n_row));
   SL_TRY(sl_session_reserve_decoder(s, p->n_row, p->n_row, NULL, false, 0));
-  SL_TRY(sl_session_place(s, &p->frame, 0, p->n_row));
-  const sl_ints numbers = sl_session_positions(s, p->n_row);
-  const sl_context context = sl_session_context(s, probe);
+  SL_TRY(sl_session_upload(s, &run->layout, p->n_row));
+  sl_context context = sl_session_context(s, probe);
+  sl_session_see_image(s, &context, p->n_row);
   const sl_mat x = sl_mat_rows(s->x, 0, p->n_row);
   for (int il = 0; il < decoder->n_layer; il++) {
     if (c->layer_place[il] < 0) continue;
     context.ops->copy(context.queue, x, p->resid[il]);
-    sl_block_forward(&context, &decoder->shape, &decoder->blocks[il], il, x, 0, numbers, NULL, NULL);
+    const sl_context own_layer = sl_decoder_context(&context, decoder, il);
+    sl_block_forward(&own_layer, sl_decoder_shape(decoder, il), &decoder->blocks[il], il, x, 0,
+                     sl_session_positions(s, p->n_row), NULL, NULL);
   }
   return SL_OK;
 }
@@ -87,7 +90,7 @@ static sl_status capture_run(sl_session *s, const sl_trunk *run, capture *c) {
     in_suffix = in_suffix || c->positions[i] >= run->first;
   }
   c->prefix = true;
-  if (in_prefix) SL_TRY(capture_prefix(s, run->prefix, &probe, c));
+  if (in_prefix) SL_TRY(capture_prefix(s, run, &probe, c));
   c->prefix = false;
   if (!in_suffix) return SL_OK;
   sl_trunk *again = NULL;

@@ -65,6 +65,16 @@ static sl_status fill_string(void *slot, json_t *json, const char *path, const s
   return sl_json_get_string(json, path, slot, name);
 }
 
+static void set_fixed(void *slot, const sl_config_field *f) {
+  switch (f->kind) {
+    case SL_FIELD_INT:
+    case SL_FIELD_SIDE: *(int *)slot = (int)f->number; break;
+    case SL_FIELD_REAL: *(double *)slot = f->number; break;
+    case SL_FIELD_BOOL: *(bool *)slot = f->number != 0; break;
+    case SL_FIELD_STRING: *(const char **)slot = f->text; break;
+  }
+}
+
 /* A section ("text_config" of "text_config.hidden_size") that is there must be an object: else its fields would
  * silently take their defaults. */
 static sl_status check_sections(json_t *json, const char *path, const char *name) {
@@ -87,6 +97,10 @@ sl_status sl_config_fill(sl_config *config, json_t *json, const char *section, c
                                   [SL_FIELD_STRING] = fill_string};
   char path[160];
   for (int i = 0; i < n_field; i++) {
+    if (!fields[i].path) {
+      set_fixed((char *)config + fields[i].offset, &fields[i]);
+      continue;
+    }
     snprintf(path, sizeof path, "%s%s%s", section, section[0] ? "." : "", fields[i].path);
     SL_TRY(check_sections(json, path, name));
     SL_TRY(fill[fields[i].kind]((char *)config + fields[i].offset, json, path, &fields[i], name));

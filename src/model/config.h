@@ -76,7 +76,7 @@ typedef enum sl_field_kind {
 /* One field: where it stands in its section of config.json, where it goes, and what it is when absent or null. Later
  * rows win, so an older spelling is a row before the newer one. */
 typedef struct sl_config_field {
-  const char *path;
+  const char *path; /* NULL: the config has no word for it, the default always holds */
   sl_field_kind kind;
   size_t offset;
   double number;    /* default of an int, real or bool; NAN: keep what an earlier row gave */
@@ -92,6 +92,11 @@ typedef struct sl_config_field {
 #define SL_REAL(path, member, value) {path, SL_FIELD_REAL, offsetof(sl_config, member), value, NULL, 0, 0}
 #define SL_BOOL(path, member, value) {path, SL_FIELD_BOOL, offsetof(sl_config, member), value, NULL, 0, 0}
 #define SL_STRING(path, member, value) {path, SL_FIELD_STRING, offsetof(sl_config, member), NAN, value, 0, 0}
+
+/* Rows of what no config says. */
+#define SL_FIXED_INT(member, value) SL_INT(NULL, member, value, 0, 0)
+#define SL_FIXED_REAL(member, value) SL_REAL(NULL, member, value)
+#define SL_FIXED_STRING(member, value) SL_STRING(NULL, member, value)
 
 /* Loads DIR/config.json (at most 4 MiB). */
 sl_status sl_config_load(json_t **out, const char *dir, char **path);

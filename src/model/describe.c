@@ -36,6 +36,7 @@ sl_status sl_model_to_json(const sl_model *m, json_t **out) {
   if (vision) {
     json_object_set_new(vision, "patch_px", json_integer(m->shape.patch_px));
     json_object_set_new(vision, "image_px", json_integer(m->shape.image_px));
+    if (m->shape.any_size) json_object_set_new(vision, "any_size", json_true()); /* image_px: of estimates */
     if (m->vision_dir) json_object_set_new(vision, "path", json_string(m->vision_dir)); /* a folder of its own */
   }
   const char *name = base_name(m->dir);

@@ -215,6 +215,8 @@ sl_status sl_image_encode(sl_image **out, sl_session *session, const float *pixe
   *out = NULL;
   sl_image *image = NULL;
   sl_pack square = {0};
+  if (!pack && sl_model_reads_question(session->model))
+    SL_FAIL(SL_ERROR_ARGUMENT, "this model's image tokens depend on the question: encoding needs the pack made for it");
   if (!pack) SL_TRY(sl_pack_square(&square, session->model, NULL));
   if (square.n_view > 1) {
     sl_pack_dispose(&square);

@@ -95,7 +95,9 @@ sl_status sl_family_prompt(const sl_prompt **out, const sl_family *family, const
   if (family->prompt_key) SL_TRY(sl_json_get_string(config, family->prompt_key, &wanted, name));
   *out = family->prompts;
   while (!fits(*out, wanted, tokenizer)) ++*out;
-  return SL_OK;
+  if (!family->prompt_key || wanted == decoder->model_type || (*out)->when) return SL_OK;
+  SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: %s is \"%s\", a template that sightline does not know; give one with --template",
+          name, family->prompt_key, wanted);
 }
 
 int sl_dim_size(const sl_config *c, sl_dim dim) {

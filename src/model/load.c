@@ -307,7 +307,10 @@ static sl_status load_inv_freq(sl_loader *l) {
 /* A folder without a head means that the embedding serves as one; unless its config says it does not. */
 static sl_status check_tied(const sl_loader *l) {
   const json_t *top = sl_json_at(l->model->config.json, "tie_word_embeddings");
-  const json_t *text = sl_json_at(l->model->config.json, "text_config.tie_word_embeddings");
+  char path[96];
+  const char *section = l->model->family->text.section;
+  snprintf(path, sizeof path, "%s%stie_word_embeddings", section, section[0] ? "." : "");
+  const json_t *text = sl_json_at(l->model->config.json, path);
   if (json_is_true(top) || json_is_true(text) || !(json_is_false(top) || json_is_false(text))) return SL_OK;
   SL_FAIL(SL_ERROR_FORMAT, "%s: tensor \"lm_head.weight\" is missing, and config.json says tie_word_embeddings: false",
           l->model->dir);

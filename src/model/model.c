@@ -39,7 +39,7 @@ static sl_status check_text(sl_config *c, const char *section, const char *name)
 
 static sl_status check_vision(const sl_config *c, const char *section, const char *name) {
   if (c->vision.d_model % c->vision.n_head != 0)
-    SL_FAIL(SL_ERROR_FORMAT, "%s: %s.hidden_size %d is not a multiple of num_attention_heads %d", name, section,
+    SL_FAIL(SL_ERROR_FORMAT, "%s: %s: hidden_size %d is not a multiple of num_attention_heads %d", name, section,
             c->vision.d_model, c->vision.n_head);
   if (c->vision.d_model / c->vision.n_head > MAX_HEAD_WIDTH)
     SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the tower's head width %d; sightline's limit is %d", name,
@@ -144,6 +144,7 @@ static sl_status fill_nn(sl_model *m, const char *name) {
   m->decoder.shape.qk_eps = (float)c->text.eps;
   m->decoder.shape.sandwich = c->text.sandwich;
   if (c->text.query_scalar > 0) m->decoder.shape.score_scale = (float)(1 / sqrt(c->text.query_scalar));
+  m->shape.score_scale = sl_block_score_scale(&m->decoder.shape);
   m->decoder.local = m->decoder.shape;
   m->decoder.global_every = c->text.global_every;
   if (c->text.global_every > 0) m->decoder.shape.window = 0;
@@ -324,18 +325,22 @@ static sl_status open_question_tokenizer(sl_model *m) {
   return status;
 }
 
-static sl_status choose_prompt(sl_model *m) {
+static sl_status choose_prompt(sl_model *m, bool own) {
   char *path = NULL;
   SL_TRY(sl_path_join(&path, m->dir, "config.json"));
   sl_status status = sl_family_prompt(&m->prompt, m->family, m->kinds.text, m->tokenizer, m->config.json, path);
+  if (status != SL_OK && own) { /* the caller brings the template: any of the family's will do until then */
+    m->prompt = m->family->prompts;
+    status = SL_OK;
+  }
   if (status == SL_OK) status = fill_frame(m, m->config.json, path);
   free(path);
   return status;
 }
 
-static sl_status open_text(sl_model *m) {
+static sl_status open_text(sl_model *m, bool own_template) {
   SL_TRY(sl_tokenizer_open_folder(&m->tokenizer, m->dir, m->family->tokenizer));
-  SL_TRY(choose_prompt(m));
+  SL_TRY(choose_prompt(m, own_template));
   SL_TRY(find_image_token(m));
   if (m->family->question_tokenizer) SL_TRY(open_question_tokenizer(m));
   return find_eos(m);
@@ -399,7 +404,7 @@ static sl_status open_all(sl_model *m, const char *path, const sl_model_options 
   SL_TRY(fill_select(m));
   SL_TRY(open_pictures(m));
   SL_TRY(check_preprocess(m));
-  SL_TRY(open_text(m));
+  SL_TRY(open_text(m, options->prompt_template != NULL));
   if (options->prompt_template) SL_TRY(sl_model_set_template(m, options->prompt_template));
   SL_TRY(sl_model_compare_template(m, options));
   warn_of_delta(m, options);

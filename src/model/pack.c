@@ -6,6 +6,8 @@
 
 #include "model/internal.h"
 
+#define MAX_ROW (1 << 22)
+
 /* ---- splices ---- */
 
 /* Room for the rows of all views and n_more positions between them. */
@@ -75,7 +77,10 @@ static sl_status splice_rows(sl_pack *p, const sl_model *m, const sl_views *view
   if (status == SL_OK) status = sl_tokenizer_encode(m->tokenizer, text.data, text.length, false, &ids, &n_id);
   if (status == SL_OK) status = allocate(p, views, (size_t)n_id);
   for (int i = 0; status == SL_OK && i < n_id; i++) {
-    if (ids[i] != m->shape.image_token_id)
+    if (ids[i] >= m->shape.n_vocab)
+      status = sl_fail(SL_ERROR_FORMAT, "%s: its tokenizer writes token %d around a picture; the model's vocabulary has %d",
+                       m->dir, (int)ids[i], m->shape.n_vocab);
+    else if (ids[i] != m->shape.image_token_id)
       push(p, SL_PACK_TEXT(ids[i]));
     else if (view < views->n_view)
       push_view(p, view++);
@@ -174,6 +179,12 @@ static sl_status check_views(const sl_model *m, const sl_views *views) {
   if ((shape->cell_rows == 0 || shape->any_size) && views->n_view > 1)
     SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the image processor makes %d views; this model reads one", m->dir,
             views->n_view);
+  /* Rows of all views are counted in int. */
+  const int64_t n_row = (int64_t)views->n_view * ((int64_t)views->width_px / shape->patch_px + 1) *
+                        ((int64_t)views->height_px / shape->patch_px + 1);
+  if (n_row > MAX_ROW)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the picture makes %lld rows of the tower; sightline's limit is %d", m->dir,
+            (long long)n_row, MAX_ROW);
   return SL_OK;
 }
 

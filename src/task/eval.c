@@ -129,8 +129,11 @@ static sl_status make_settings(sl_evaluation *e) {
   if (!e->settings) SL_FAIL(SL_ERROR_MEMORY, "no memory for the settings");
   if (!e->model) return sl_metric_set(e->settings, "predictions", json_string(e->request->predictions));
   SL_TRY(sl_model_to_json(e->model, &part));
+  (void)json_object_del(part, "path"); /* the hash tells what it is, wherever it lies */
+  (void)json_object_del(part, "name");
   SL_TRY(sl_metric_set(e->settings, "model", part));
   SL_TRY(sl_model_compute_to_json(e->model, &part));
+  (void)json_object_del(part, "threads"); /* answers do not depend on them */
   return sl_metric_set(e->settings, "compute", part);
 }
 
@@ -214,6 +217,11 @@ static sl_status summarise(json_t *root, const sl_evaluation *e, json_t *const *
   SL_TRY(sl_metric_set(root, "rule", json_string(e->benchmark->rules[e->rule])));
   SL_TRY(sl_metric_set(root, "settings", json_incref(e->settings)));
   SL_TRY(sl_metric_set(root, "seed", json_integer((json_int_t)q->seed)));
+  if (e->model) {
+    json_t *model = NULL;
+    SL_TRY(sl_model_to_json(e->model, &model));
+    SL_TRY(sl_metric_set(root, "model", model));
+  }
   SL_TRY(sl_metric_set(root, "metrics", metrics));
   SL_TRY(sl_summarise(metrics, &e->examples, said));
   SL_TRY(add_interval(root, e, said));

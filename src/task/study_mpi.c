@@ -357,6 +357,8 @@ static void dismiss(lead *l) {
     waiting = found || (busy && sl_now_ms() - since < GRACE_MS);
     l->team->lost = busy;
   }
+  const sl_study_request *q = l->study->request;
+  if (l->team->lost && q->log) q->log(q->user, "a process does not answer; MPI will end the job as failed, but what is stored is whole");
 }
 
 sl_status sl_study_team_lead(sl_study *s, sl_study_team *team, sl_status prepared) {

@@ -31,7 +31,7 @@ AS_COCO = {"plane": "airplane", **dict.fromkeys(("duck", "owl", "peacock", "flam
 
 def save(scene, path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    scene.image.convert("RGB").save(path, quality=80)
+    scene.image.convert("RGB").save(path, quality=75)
 
 
 def lines(path, rows):

@@ -14,6 +14,7 @@ Families whose classes come from the folder itself (remote code: Qwen-VL of the 
 without a class in transformers (Shikra) are not covered.
 """
 import argparse
+import inspect
 import json
 import math
 import os
@@ -212,7 +213,8 @@ def attach(model, family, n_token, image, whole):
 
 
 def forward(model, inputs, n_last):
-    return model(**inputs, use_cache=False, logits_to_keep=n_last).logits[0, -n_last:].float()
+    keep = {"logits_to_keep": n_last} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    return model(**inputs, use_cache=False, **keep).logits[0, -n_last:].float()
 
 
 def greedy(model, inputs):

@@ -15,8 +15,8 @@ static const sl_kind *const decoders[] = {&sl_kind_gemma3, NULL};
 static const sl_config_field fields[] = {
     SL_INT("image_token_index", image_token_id, 262144, 0, 4194303),
     SL_INT("image_token_id", image_token_id, NAN, 0, 4194303),
-    SL_INT("sightline_no_layer", feature_layer, -1, -1, -1),
-    SL_STRING("sightline_no_strategy", feature_strategy, "default"),
+    SL_FIXED_INT(feature_layer, -1),
+    SL_FIXED_STRING(feature_strategy, "default"),
 };
 
 static const char *const ignored[] = {"*.rotary_emb.inv_freq", "*.position_ids", "vision_tower.head.*", NULL};

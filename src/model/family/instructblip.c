@@ -16,8 +16,8 @@ static const sl_config_field fields[] = {
     SL_INT("num_query_tokens", projector.n_query, 32, 1, 4096),
     SL_INT("image_token_index", image_token_id, -1, 0, 4194303),
     SL_INT("image_token_id", image_token_id, NAN, 0, 4194303),
-    SL_INT("sightline_no_feature_layer", feature_layer, -1, -1024, 1024),
-    SL_STRING("sightline_no_strategy", feature_strategy, "full"),
+    SL_FIXED_INT(feature_layer, -1),
+    SL_FIXED_STRING(feature_strategy, "full"),
 };
 
 /* In files (4.46 to 5) and in memory since 4.52, where everything but the head stands below "model.". */

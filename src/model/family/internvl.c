@@ -62,9 +62,9 @@ static const sl_kind *const remote_projectors[] = {&sl_kind_shuffle_remote, NULL
 static const sl_kind *const remote_decoders[] = {&sl_kind_internlm2, &sl_kind_qwen2, &sl_kind_llama, NULL};
 
 static const sl_config_field remote_fields[] = {
-    SL_INT("sightline_no_image_token", image_token_id, -1, 0, 4194303), /* the tokenizer knows it */
+    SL_FIXED_INT(image_token_id, -1), /* the tokenizer knows it */
     SL_INT("select_layer", feature_layer, -1, -1024, 1024),
-    SL_STRING("sightline_no_strategy", feature_strategy, "default"),
+    SL_FIXED_STRING(feature_strategy, "default"),
     SL_INT("force_image_size", vision.image_px, NAN, 1, 4096),
 };
 
@@ -88,6 +88,8 @@ static const char *const remote_ignored[] = {"*.rotary_emb.inv_freq", "vision_to
 
 static const sl_prompt remote_prompts[] = {
     {"internvl2_5", CHATML("<|im_end|>\n"), "<|im_start|>user\n", "<|im_start|>assistant\n", SYSTEM_2_5, NULL},
+    {"Hermes-2", CHATML("<|im_end|>"), "<|im_start|>user\n", "<|im_start|>assistant\n", SYSTEM_1, NULL},
+    {"internlm2-chat", CHATML("<|im_end|>"), "<|im_start|>user\n", "<|im_start|>assistant\n", SYSTEM_1, NULL},
     {"phi3-chat", "<|system|>\n{system}<|end|><|user|>\n<image>\n{question}<|end|><|assistant|>\n", "<|user|>\n",
      "<|assistant|>\n", SYSTEM_1, NULL},
     {NULL, CHATML("<|im_end|>"), "<|im_start|>user\n", "<|im_start|>assistant\n", SYSTEM_1, NULL},

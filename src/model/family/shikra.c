@@ -14,9 +14,9 @@ static const sl_kind *const projectors[] = {&sl_kind_linear, NULL};
 static const sl_kind *const decoders[] = {&sl_kind_llama, NULL};
 
 static const sl_config_field fields[] = {
-    SL_INT("sightline_no_image_token", image_token_id, -1, 0, 4194303), /* the tokenizer knows it */
+    SL_FIXED_INT(image_token_id, -1), /* the tokenizer knows it */
     SL_INT("mm_vision_select_layer", feature_layer, -2, -1024, 1024),
-    SL_STRING("sightline_no_strategy", feature_strategy, "default"),
+    SL_FIXED_STRING(feature_strategy, "default"),
 };
 
 #define SYSTEM \

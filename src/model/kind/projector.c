@@ -102,7 +102,10 @@ static sl_status settle_shuffle(sl_config *c, const json_t *section, const char 
     SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: downsample_ratio is %g; sightline's pixel shuffle has 0.5", name, ratio);
   c->projector.eps = 1e-5;
   c->projector.merge = 2;
-  const char *version = json_string_value(json_object_get(section, "ps_version"));
+  const json_t *told = json_object_get(section, "ps_version");
+  const char *version = json_string_value(told);
+  if (told && (!version || (strcmp(version, "v1") != 0 && strcmp(version, "v2") != 0)))
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: ps_version: expected \"v1\" or \"v2\"", name);
   c->projector.transposed = version && strcmp(version, "v1") == 0;
   return SL_OK;
 }

@@ -20,8 +20,8 @@ static const sl_config_field fields[] = {
     SL_REAL("rotary_emb_base", text.rope_theta, 1e4),
     SL_BOOL("use_dynamic_ntk", text.dynamic_ntk, 1),
     SL_BOOL("use_logn_attn", text.log_n, 1),
-    SL_STRING("sightline_no_act", text.act, "silu"), /* the config has no name for it */
-    SL_STRING("sightline_no_rope_type", text.rope_type, "default"),
+    SL_FIXED_STRING(text.act, "silu"),
+    SL_FIXED_STRING(text.rope_type, "default"),
 };
 
 static const sl_weight_row weights[] = {

@@ -13,8 +13,8 @@ static const sl_config_field fields[] = {
     SL_INT("heads", vision.n_head, 16, 1, 1024),
     SL_INT("image_size", vision.image_px, 448, 1, 4096),
     SL_INT("patch_size", vision.patch_px, 14, 1, 4096),
-    SL_STRING("sightline_no_act", vision.act, "gelu"), /* the config has no name for it */
-    SL_REAL("sightline_no_eps", vision.eps, 1e-6),
+    SL_FIXED_STRING(vision.act, "gelu"),
+    SL_FIXED_REAL(vision.eps, 1e-6),
     SL_INT("n_queries", projector.n_query, 256, 1, 4096),
     SL_INT("output_dim", projector.d_model, 4096, 1, 65536),
 };
