@@ -78,7 +78,7 @@ typedef struct bench {
 
 /* Any ids: the time does not depend on them. */
 static void make_layout(bench *b) {
-  const int n_image = sl_model_get_shape(b->model)->n_image_token;
+  const int n_image = sl_model_get_shape(b->model)->n_view_token;
   sl_layout *l = &b->layout;
   l->n_token = l->n_prompt = N_BEFORE + n_image + N_AFTER;
   l->first_image = N_BEFORE;

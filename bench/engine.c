@@ -71,9 +71,9 @@ typedef struct bench {
 static void make_layout(bench *b, int n_text) {
   const sl_model_shape *shape = sl_model_get_shape(b->model);
   sl_layout *l = &b->layout;
-  l->n_token = l->n_prompt = n_text + shape->n_image_token;
+  l->n_token = l->n_prompt = n_text + shape->n_view_token;
   l->first_image = 5;
-  l->n_image = shape->n_image_token;
+  l->n_image = shape->n_view_token;
   l->ids = calloc((size_t)l->n_token, sizeof *l->ids);
   for (int t = 0; t < l->n_token; t++) l->ids[t] = 1 + t * 37 % 250;
 }

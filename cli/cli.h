@@ -19,7 +19,7 @@ typedef enum cli_id {
   OPT_PLAN, OPT_OUT, OPT_FORCE, OPT_RESUME, OPT_NO_REPORT, OPT_RECORD, OPT_LOGITS, OPT_SITES, OPT_SEED, OPT_DTYPE,
   OPT_DEVICE, OPT_THREADS, OPT_BATCH_SIZE, OPT_BUDGET, OPT_LABELS, OPT_TOP, OPT_SOURCE, OPT_DELTA_BASE, OPT_STORE_DTYPE,
   OPT_NEW_FOLDER, OPT_REFERENCE, OPT_TOLERANCE, OPT_STUDY_PLAN, OPT_DATA, OPT_IMAGES, OPT_ANALYSES, OPT_STUDY_OUT, OPT_TENSORS,
-  OPT_STUDY_RESUME, OPT_STRICT, OPT_SHARD, OPT_BENCH_DATA, OPT_BENCH_IMAGES, OPT_SPLIT,
+  OPT_STUDY_RESUME, OPT_STUDY_LABEL, OPT_STRICT, OPT_SHARD, OPT_BENCH_DATA, OPT_BENCH_IMAGES, OPT_SPLIT,
   OPT_PREDICTIONS, OPT_PROMPT_STYLE, OPT_RULE, OPT_LIMIT, OPT_BENCH_CLIFF, OPT_BENCH_OUT, OPT_BENCH_FORCE, OPT_BENCH_RESUME,
   OPT_BENCH_STRICT, OPT_BENCH_TOKENS, OPT_JSON, OPT_QUIET, OPT_HELP,
   OPT_VERSION, OPT_COUNT
@@ -114,6 +114,7 @@ void cli_print_answer(const json_t *summary);
 void cli_print_plan_answer(const json_t *summary);
 void cli_print_trace(const json_t *summary);
 void cli_print_interventions(const json_t *summary);
+void cli_print_eval(const cli_args *args, const char *summary); /* the text of metrics.json */
 
 /* Progress on standard error; `user` is the cli_args. */
 bool cli_progress(void *user, const char *what, double done, double total);

@@ -11,6 +11,11 @@ typedef struct part {
   const char *dir, *class, *appearance;
 } part;
 
+static int no_memory(void) {
+  cli_error("no memory");
+  return EXIT_FAILED;
+}
+
 static bool cut(part *p, const char *given) {
   p->text = strdup(given);
   if (!p->text) return false;
@@ -70,7 +75,7 @@ static int make_request(const cli_args *args, sl_compare_request *r, part *parts
   }
   if (!cli_number(args, OPT_SEED, &seed) || !cli_number(args, OPT_TOP, &n_top)) return EXIT_USAGE;
   for (int i = 0; i < n; i++) {
-    if (!cut(&parts[i], args->rest[i])) return cli_fail(SL_ERROR_MEMORY);
+    if (!cut(&parts[i], args->rest[i])) return no_memory();
     texts[i] = parts[i].dir;
     texts[n + i] = parts[i].class;
     texts[2 * n + i] = parts[i].appearance;
@@ -101,7 +106,7 @@ static int run(const cli_args *args) {
   const char **texts = calloc(3 * n + 1, sizeof *texts);
   sl_compare_request request;
   char *summary = NULL;
-  int code = parts && texts ? EXIT_DONE : cli_fail(SL_ERROR_MEMORY);
+  int code = parts && texts ? EXIT_DONE : no_memory();
   if (code == EXIT_DONE) code = make_request(args, &request, parts, texts);
   if (code == EXIT_DONE) {
     const sl_status status = sl_compare(&request, &summary);

@@ -21,6 +21,18 @@ static void print_bytes(const char *label, double bytes) {
   printf("  %-22s %.*f %s\n", label, unit ? 1 : 0, bytes, units[unit]);
 }
 
+/* A text with its line ends written out, in at least `width` columns of bytes. */
+static void print_line(const char *line, int width) {
+  for (; *line; line++) {
+    if (*line == '\n')
+      fputs("\\n", stdout);
+    else
+      putchar(*line);
+    width -= *line == '\n' ? 2 : 1;
+  }
+  printf("%*s", width > 0 ? width : 0, "");
+}
+
 static void print_part(const char *label, const json_t *part) {
   printf("%-12s %lld layers, %lld heads", label, whole(part, "n_layer"), whole(part, "n_head"));
   if (whole(part, "n_head_kv") != whole(part, "n_head")) printf(" (%lld key/value heads)", whole(part, "n_head_kv"));
@@ -43,15 +55,14 @@ static void print_model(const json_t *root) {
   printf("%-12s %s%lld x %lld px, patches of %lld px, %lld x %lld grid, %lld image tokens\n", "picture",
          any_size ? "of any size; for example " : "", whole(vision, "image_px"), whole(vision, "image_px"), whole(vision, "patch_px"), whole(grid, "height"),
          whole(grid, "width"), whole(root, "n_image_token"));
+  const json_t *projector = json_object_get(root, "projector");
+  if (whole(projector, "n_layer") > 0) print_part("projector", projector);
+  printf("%-12s %s, from %lld patches to %lld image tokens\n", whole(projector, "n_layer") > 0 ? "" : "projector",
+         text(projector, "kind"), whole(grid, "height") * whole(grid, "width"), whole(root, "n_image_token"));
   print_part("decoder", json_object_get(root, "decoder"));
   printf("%-12s %lld tokens\n", "vocabulary", whole(root, "n_vocab"));
   printf("%-12s ", "template");
-  for (const char *c = text(root, "template"); *c; c++) {
-    if (*c == '\n')
-      fputs("\\n", stdout);
-    else
-      putchar(*c);
-  }
+  print_line(text(root, "template"), 0);
   printf("\n%-12s %s on %s, %s\n", "compute", text(compute, "mode"), text(compute, "backend"),
          text(compute, "products"));
   const json_t *counted = json_object_get(weights, "unused_count"); /* the names may be fewer: the list has a limit */
@@ -81,6 +92,17 @@ static void print_sites(const json_t *root) {
   printf("T positions, H query heads, Hkv key/value heads, d head width, Q asked rows, V vocabulary.\n");
 }
 
+static void print_estimate(const json_t *estimate) {
+  print_bytes("key/value cache", json_number_value(json_object_get(estimate, "kv_cache_bytes")));
+  print_bytes("at work", json_number_value(json_object_get(estimate, "working_bytes")));
+  print_bytes("cam, all kept", json_number_value(json_object_get(estimate, "cam_keep_bytes")));
+  print_bytes("cam, recomputing", json_number_value(json_object_get(estimate, "cam_recompute_bytes")));
+  printf("%-12s %.3g floating-point operations forward, %.3g more for one cam target\n", "work",
+         json_number_value(json_object_get(estimate, "forward_flop")),
+         json_number_value(json_object_get(estimate, "cam_flop")) -
+             json_number_value(json_object_get(estimate, "forward_flop")));
+}
+
 /* Positions of one class after another, image tokens in one line. */
 static void print_prompt(const json_t *root) {
   const json_t *tokens = json_object_get(json_object_get(root, "prompt"), "tokens");
@@ -94,19 +116,19 @@ static void print_prompt(const json_t *root) {
     }
     char position[32];
     snprintf(position, sizeof position, last - first > 1 ? "%zu-%zu" : "%zu", first, last - 1);
-    printf("  %-10s %7lld  %-20s %s%s%s\n", position, whole(token, "id"), text(token, "piece"), text(token, "class"),
-           *text(token, "role") ? ", " : "", text(token, "role"));
+    printf("  %-10s %7lld  ", position, whole(token, "id"));
+    print_line(text(token, "piece"), 20);
+    printf(" %s%s%s\n", text(token, "class"), *text(token, "role") ? ", " : "", text(token, "role"));
   }
   const long long n_view = whole(estimate, "views");
   printf("\n%-12s for this prompt and a square picture (%lld view%s), besides the weights\n", "memory", n_view,
          n_view == 1 ? "" : "s");
-  print_bytes("key/value cache", json_number_value(json_object_get(estimate, "kv_cache_bytes")));
-  print_bytes("cam, all kept", json_number_value(json_object_get(estimate, "cam_keep_bytes")));
-  print_bytes("cam, recomputing", json_number_value(json_object_get(estimate, "cam_recompute_bytes")));
-  printf("%-12s %.3g floating-point operations forward, %.3g more for one cam target\n", "work",
-         json_number_value(json_object_get(estimate, "forward_flop")),
-         json_number_value(json_object_get(estimate, "cam_flop")) -
-             json_number_value(json_object_get(estimate, "forward_flop")));
+  print_estimate(estimate);
+  const json_t *largest = json_object_get(estimate, "largest");
+  if (!largest) return;
+  printf("\n%-12s for one of %lld x %lld px, %lld image tokens: larger ones are made smaller (the image processor's limit)\n",
+         "memory", whole(largest, "image_px"), whole(largest, "image_px"), whole(largest, "image_tokens"));
+  print_estimate(largest);
 }
 
 static int run(const cli_args *args) {

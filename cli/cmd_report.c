@@ -12,6 +12,11 @@ static int run(const cli_args *args) {
     code = EXIT_USAGE;
   }
   for (int i = 0; i < args->n_rest && code == EXIT_DONE; i++) {
+    if (*args->rest[i]) continue;
+    cli_error("`report` takes run directories, found an empty text");
+    code = EXIT_USAGE;
+  }
+  for (int i = 0; i < args->n_rest && code == EXIT_DONE; i++) {
     const char *dir = args->rest[i];
     code = cli_fail(sl_report_build(dir));
     if (code != EXIT_DONE) break;

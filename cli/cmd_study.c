@@ -9,11 +9,20 @@
 static const struct {
   cli_id id;
   const char *key;
-} settings[] = {{OPT_MODEL, "model"},         {OPT_VISION_MODEL, "vision-model"}, {OPT_DTYPE, "compute"},
-                {OPT_DEVICE, "backend"},      {OPT_THREADS, "threads"},           {OPT_BATCH_SIZE, "batch-size"},
-                {OPT_DATA, "data"},           {OPT_IMAGES, "images"},             {OPT_SEED, "seed"},
-                {OPT_MAX_TOKENS, "max-tokens"}, {OPT_RAW_PROMPT, "raw-prompt"},   {OPT_OBJECT_THRESHOLD, "object-threshold"},
-                {OPT_ANALYSES, "analyses"},   {OPT_TENSORS, "tensors"}};
+} settings[] = {{OPT_MODEL, "model"},
+                {OPT_VISION_MODEL, "vision-model"},
+                {OPT_DTYPE, "compute"},
+                {OPT_DEVICE, "backend"},
+                {OPT_THREADS, "threads"},
+                {OPT_BATCH_SIZE, "batch-size"},
+                {OPT_DATA, "data"},
+                {OPT_IMAGES, "images"},
+                {OPT_SEED, "seed"},
+                {OPT_MAX_TOKENS, "max-tokens"},
+                {OPT_RAW_PROMPT, "raw-prompt"},
+                {OPT_OBJECT_THRESHOLD, "object-threshold"},
+                {OPT_ANALYSES, "analyses"},
+                {OPT_TENSORS, "tensors"}};
 #define N_SETTING (sizeof settings / sizeof *settings)
 
 /* The line of progress: how many failed so far stands before the rate and the time left. */
@@ -30,7 +39,8 @@ static bool read_shard(const cli_args *args, sl_study_request *q) {
   const char *text = args->value[OPT_SHARD];
   char rest;
   if (!text) return true;
-  if (sscanf(text, "%d/%d%c", &q->shard, &q->n_shard, &rest) == 2 && q->n_shard > 0 && q->shard >= 0 && q->shard < q->n_shard)
+  if (sscanf(text, "%d/%d%c", &q->shard, &q->n_shard, &rest) == 2 && q->n_shard > 0 && q->shard >= 0 &&
+      q->shard < q->n_shard)
     return true;
   cli_error("--shard: expected i/n with i from 0 to n - 1, found \"%s\"", text);
   return false;
@@ -44,7 +54,8 @@ static void print_summary(const char *text) {
   printf(", %lld failed\n", (long long)json_integer_value(json_object_get(summary, "failed")));
   if (scored > 0) {
     const json_int_t correct = json_integer_value(json_object_get(summary, "correct"));
-    printf("%lld of %lld answers as expected (%.1f %%)\n", (long long)correct, (long long)scored, 100.0 * (double)correct / (double)scored);
+    printf("%lld of %lld answers as expected (%.1f %%)\n", (long long)correct, (long long)scored,
+           100.0 * (double)correct / (double)scored);
   }
   const char *missing = json_string_value(json_object_get(summary, "missing"));
   if (missing && *missing) printf("missing examples: %s\n", missing);
@@ -80,8 +91,8 @@ static int run_study(const cli_args *args, const char *out, bool resume) {
                         .user = (void *)args,
                         .cancel = cli_cancel()};
   int64_t number = 0;
-  if (!cli_number(args, OPT_SEED, &number) || !cli_number(args, OPT_MAX_TOKENS, &number) || !cli_number(args, OPT_THREADS, &number) ||
-      !cli_number(args, OPT_BATCH_SIZE, &number) || !read_shard(args, &q))
+  if (!cli_number(args, OPT_SEED, &number) || !cli_number(args, OPT_MAX_TOKENS, &number) ||
+      !cli_number(args, OPT_THREADS, &number) || !cli_number(args, OPT_BATCH_SIZE, &number) || !read_shard(args, &q))
     return EXIT_USAGE;
   for (size_t i = 0; i < N_SETTING; i++) {
     const char *value = args->value[settings[i].id];
@@ -95,7 +106,8 @@ static int run_study(const cli_args *args, const char *out, bool resume) {
 
 static int run_run(const cli_args *args) {
   if (!args->value[OPT_STUDY_PLAN] || !args->value[OPT_STUDY_OUT]) {
-    cli_error("`study run` needs %s; see `sightline study --help`", args->value[OPT_STUDY_PLAN] ? "--out DIR" : "--plan FILE");
+    cli_error("`study run` needs %s; see `sightline study --help`",
+              args->value[OPT_STUDY_PLAN] ? "--out DIR" : "--plan FILE");
     return EXIT_USAGE;
   }
   if (args->n_rest > 1) {
@@ -131,14 +143,72 @@ static int run_merge(const cli_args *args) {
   return finish(args, status, summary, args->rest[1]);
 }
 
+static void print_accuracy(const json_t *said) {
+  const json_int_t scored = json_integer_value(json_object_get(said, "scored")),
+                   correct = json_integer_value(json_object_get(said, "correct"));
+  if (scored > 0)
+    printf("accuracy: %.1f %% of %lld answers\n", 100.0 * (double)correct / (double)scored, (long long)scored);
+}
+
+/* The cliff layer of every group with its estimate's interval. */
+static void print_cliffs(const json_t *said) {
+  static const char *const scores[][2] = {{"correct", "accuracy"}, {"logit", "target"}};
+  const json_t *groups = json_object_get(said, "groups");
+  for (size_t k = 0; k < 2; k++) {
+    const json_t *list = json_object_get(json_object_get(said, "cliff"), scores[k][0]);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+      const json_t *one = json_array_get(list, i), *estimate = json_object_get(one, "estimate");
+      const json_t *group = json_array_get(groups, (size_t)json_integer_value(json_object_get(one, "group")));
+      const char *label = json_string_value(json_object_get(group, "label"));
+      printf("cliff of the %s, %s%s%s: layer %lld of %zu; estimate %g [%g, %g], %lld examples\n", scores[k][1],
+             *label ? label : "all", *label ? " " : "", json_string_value(json_object_get(group, "value")),
+             (long long)json_integer_value(json_object_get(one, "layer")),
+             json_array_size(json_object_get(one, "mean")) - 1, json_number_value(json_object_get(estimate, "value")),
+             json_number_value(json_object_get(estimate, "low")), json_number_value(json_object_get(estimate, "high")),
+             (long long)json_integer_value(json_object_get(one, "n")));
+    }
+  }
+}
+
+static int run_report(const cli_args *args) {
+  int64_t seed = 0;
+  if (args->n_rest != 2) {
+    cli_error("expected `sightline study report DIR`, one study; see `sightline study --help`");
+    return EXIT_USAGE;
+  }
+  if (!cli_number(args, OPT_SEED, &seed)) return EXIT_USAGE;
+  const sl_study_report_request q = {.size = sizeof q,
+                                     .dir = args->rest[1],
+                                     .out_path = args->value[OPT_STUDY_OUT],
+                                     .label = args->value[OPT_STUDY_LABEL],
+                                     .seed = (uint64_t)seed,
+                                     .progress = cli_progress,
+                                     .user = (void *)args,
+                                     .cancel = cli_cancel()};
+  char *summary = NULL;
+  const sl_status status = sl_study_report(&q, &summary);
+  cli_progress_end();
+  json_t *root = summary ? json_loads(summary, JSON_ALLOW_NUL, NULL) : NULL;
+  if (summary && args->value[OPT_JSON]) puts(summary);
+  if (root && !args->value[OPT_JSON]) {
+    print_accuracy(json_object_get(root, "study"));
+    print_cliffs(json_object_get(root, "study"));
+    printf("%s\n", json_string_value(json_object_get(root, "report")));
+  }
+  json_decref(root);
+  free(summary);
+  return cli_fail(status);
+}
+
 static int run(const cli_args *args) {
   static const struct {
     const char *word;
     int (*run)(const cli_args *args);
-  } actions[] = {{"run", run_run}, {"resume", run_resume}, {"merge", run_merge}};
+  } actions[] = {{"run", run_run}, {"resume", run_resume}, {"merge", run_merge}, {"report", run_report}};
   for (size_t i = 0; args->n_rest > 0 && i < sizeof actions / sizeof *actions; i++)
     if (strcmp(args->rest[0], actions[i].word) == 0) return actions[i].run(args);
-  cli_error("expected `study run`, `study resume` or `study merge`, found \"%s\"; see `sightline study --help`",
+  cli_error("expected `study run`, `study resume`, `study merge` or `study report`, found \"%s\"; see `sightline study "
+            "--help`",
             args->n_rest > 0 ? args->rest[0] : "");
   return EXIT_USAGE;
 }
@@ -146,21 +216,32 @@ static int run(const cli_args *args) {
 const cli_command cmd_study = {
     .name = "study",
     .line = "Answers and analyses for every line of a data set, into one SQLite database; restartable, in shards.",
-    .usage = "study run --plan FILE --out DIR [options] | study resume DIR | study merge OUT DIR...",
+    .usage = "study run --plan FILE --out DIR [options] | resume DIR | merge OUT DIR... | report DIR",
     .details =
-        "The plan is a JSON file: \"model\", \"data\" (JSON lines with \"id\", \"image\", \"question\", and perhaps \"answer\" and "
-        "\"mask\"; other fields are labels), \"images\" (the folder that pictures are in), \"analyses\" (names, or an object of "
-        "names and options), \"seed\", \"max-tokens\", \"tensors\" (\"none\", \"all\" or globs of result names to keep), \"fields\" "
-        "(other names of a row's fields). Relative paths begin at the plan. Options override it. docs/studies.md has all keys.\n"
+        "The plan is a JSON file: \"model\", \"data\" (JSON lines with \"id\", \"image\", \"question\", and perhaps "
+        "\"answer\" and "
+        "\"mask\"; other fields are labels), \"images\" (the folder that pictures are in), \"analyses\" (names, or an "
+        "object of "
+        "names and options), \"seed\", \"max-tokens\", \"tensors\" (\"none\", \"all\" or globs of result names to "
+        "keep), \"fields\" "
+        "(other names of a row's fields). Relative paths begin at the plan. Options override it. docs/studies.md has "
+        "all keys.\n"
         "Results are in DIR/study.sqlite, tensors in DIR/tensors/. Every example is one transaction: a study that was "
-        "interrupted, killed or stopped by a full disk goes on with `study resume DIR`, which redoes the example in flight and "
-        "nothing else. Another plan, model, data file or changed picture is refused. An example that fails is recorded with its "
+        "interrupted, killed or stopped by a full disk goes on with `study resume DIR`, which redoes the example in "
+        "flight and "
+        "nothing else. Another plan, model, data file or changed picture is refused. An example that fails is recorded "
+        "with its "
         "error and the rest goes on.\n"
-        "With --shard i/n a process does examples i, i + n, ... alone; `study merge` puts the shards together.",
+        "With --shard i/n a process does examples i, i + n, ... alone; `study merge` puts the shards together. "
+        "Under mpirun (a sightline built with MPI) rank 0 hands out examples and the others compute.\n"
+        "`study report` writes one page over a study, also over one that is under way: accuracy, mean curves, cliff "
+        "layers with "
+        "intervals, head scores, failures.",
     .example = "sightline study run --plan pope.json --out pope-study --analyses flow,cliff",
-    .options = WORK_OPTIONS | BIT(OPT_STUDY_PLAN) | BIT(OPT_DATA) | BIT(OPT_IMAGES) | BIT(OPT_ANALYSES) | BIT(OPT_RAW_PROMPT) |
-               BIT(OPT_MAX_TOKENS) | BIT(OPT_OBJECT_THRESHOLD) | BIT(OPT_STUDY_OUT) | BIT(OPT_TENSORS) | BIT(OPT_STUDY_RESUME) |
-               BIT(OPT_STRICT) | BIT(OPT_SHARD) | BIT(OPT_BATCH_SIZE),
+    .options = WORK_OPTIONS | BIT(OPT_STUDY_PLAN) | BIT(OPT_DATA) | BIT(OPT_IMAGES) | BIT(OPT_ANALYSES) |
+               BIT(OPT_RAW_PROMPT) | BIT(OPT_MAX_TOKENS) | BIT(OPT_OBJECT_THRESHOLD) | BIT(OPT_STUDY_OUT) |
+               BIT(OPT_TENSORS) | BIT(OPT_STUDY_RESUME) | BIT(OPT_STUDY_LABEL) | BIT(OPT_STRICT) | BIT(OPT_SHARD) |
+               BIT(OPT_BATCH_SIZE),
     .analyses = {"*"},
     .run = run,
 };

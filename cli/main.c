@@ -1,4 +1,5 @@
 /* The sightline command: finds the command, parses its options, runs it. */
+#include <fcntl.h>
 #include <locale.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -119,7 +120,16 @@ static int dispatch(int argc, char **argv) {
   return unknown_command(word);
 }
 
+/* A standard stream that was closed (2>&-) is held open, unwritable: a result's file must not get its number. */
+static void hold_streams(void) {
+  int fd;
+  do fd = open("/dev/null", O_RDONLY);
+  while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd >= 0) close(fd);
+}
+
 int main(int argc, char **argv) {
+  hold_streams();
   setlocale(LC_ALL, "");
   setlocale(LC_NUMERIC, "C"); /* numbers are the same everywhere */
   const int code = cli_finish_output(dispatch(argc, argv));

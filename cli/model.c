@@ -2,6 +2,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli.h"
@@ -32,13 +33,31 @@ const char *cli_model_path(const cli_args *args, char *buffer, size_t n_bytes) {
   char dir[PATH_MAX];
   program_dir(dir);
   for (size_t i = 0; i < sizeof places / sizeof *places && *dir; i++) {
-    if (snprintf(buffer, n_bytes, places[i], dir) < (int)n_bytes && holds_model(buffer)) return buffer;
+    if (snprintf(buffer, n_bytes, places[i], dir) >= (int)n_bytes || !holds_model(buffer)) continue;
+    char *plain = realpath(buffer, NULL); /* without the "..", which reports would show */
+    if (plain) snprintf(buffer, n_bytes, "%s", plain);
+    free(plain);
+    return buffer;
   }
   snprintf(buffer, n_bytes, "%s/" BUNDLED, CLI_MODEL_DIR);
   if (holds_model(buffer)) return buffer;
   cli_error("no model: the bundled one is neither beside %s nor in %s; give a Hugging Face folder with --model or "
             "$SIGHTLINE_MODEL", *dir ? dir : "the program", CLI_MODEL_DIR);
   return NULL;
+}
+
+/* True when the folder is there; else false after a message, which knows names of the hub: "llava-hf/llava-1.5-7b-hf". */
+static bool is_folder(const char *path) {
+  struct stat info;
+  if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) return true;
+  const char *slash = strchr(path, '/');
+  const bool exists = stat(path, &info) == 0;
+  if (!exists && slash && slash > path && slash[1] && !strchr(slash + 1, '/') && !strchr("./~", *path))
+    cli_error("%s: no such folder; if it is a name on the Hugging Face hub, fetch it first: hf download %s --local-dir DIR",
+              path, path);
+  else
+    cli_error("%s: %s", path, exists ? "expected a model's folder, found a file" : "no such folder");
+  return false;
 }
 
 /* --template with its "\\n" as line ends: new string, or NULL without one. */
@@ -60,7 +79,7 @@ int cli_open_model(sl_model **out, const cli_args *args) {
   *out = NULL;
   if (!cli_number(args, OPT_THREADS, &n_thread)) return EXIT_USAGE;
   const char *path = cli_model_path(args, buffer, sizeof buffer);
-  if (!path) return EXIT_FAILED;
+  if (!path || !is_folder(path)) return EXIT_FAILED;
   char *template = read_template(args);
   if (args->value[OPT_TEMPLATE] && !template) {
     cli_error("no memory");

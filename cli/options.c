@@ -101,10 +101,11 @@ const cli_option cli_options[OPT_COUNT] = {
     [OPT_DATA] = {"data", "FILE", WHAT, "Examples, one JSON object a line, in place of the plan's."},
     [OPT_IMAGES] = {"images", "DIR", WHAT, "The folder that the examples' pictures are in, in place of the plan's."},
     [OPT_ANALYSES] = {"analyses", "NAMES", WHAT, "Analyses with commas between them, in place of the plan's: flow,cam,cliff."},
-    [OPT_STUDY_OUT] = {"out", "DIR", RESULT, "The study's folder to make."},
+    [OPT_STUDY_OUT] = {"out", "PATH", RESULT, "The study's folder to make; the file of `study report`."},
     [OPT_TENSORS] = {"tensors", "GLOBS", RESULT,
                      "Result tensors to keep for every example: none, all, or names and globs with commas between them."},
     [OPT_STUDY_RESUME] = {"resume", NULL, RESULT, "Go on with the study in --out if there is one, which must be of the same plan."},
+    [OPT_STUDY_LABEL] = {"label", "NAME", RESULT, "Split the curves of `study report` by this label. Default: by the first few with few values."},
     [OPT_STRICT] = {"strict", NULL, HOW, "Stop at the first example that cannot be done, instead of recording its error."},
     [OPT_SHARD] = {"shard", "I/N", HOW, "Do examples I, I + N, I + 2 N, ... alone (I from 0)."},
     [OPT_BENCH_DATA] = {"data", "PATH", WHAT,
@@ -114,28 +115,32 @@ const cli_option cli_options[OPT_COUNT] = {
                           "Folder of the pictures. Default: that of the data, or its folder \"images\"."},
     [OPT_SPLIT] = {"split", "NAME", WHAT,
                    "Split of the data: random, popular or adversarial (pope; default all), test, val or train (scienceqa; "
-                   "default test), train or val (chair)."},
+                   "default test), val, train or all (chair; default val), val or train (COCO's main objects; default val)."},
     [OPT_PREDICTIONS] = {"predictions", "FILE", WHAT,
-                         "Score these predictions instead of asking a model: JSON lines (or a JSON array) of \"question_id\", "
-                         "\"id\" or \"image_id\", and \"text\", \"answer\" or \"caption\"."},
+                         "Score these predictions instead of asking a model: JSON lines or a JSON array of \"question_id\", "
+                         "\"id\" or \"image_id\", and \"text\", \"answer\" or \"caption\", as the benchmarks' own scripts take "
+                         "them (docs/evaluation.md)."},
     [OPT_PROMPT_STYLE] = {"prompt-style", "NAME", WHAT,
                           "How questions are put: llava or plain (pope), llava or lines (scienceqa), llava, ocr or plain "
-                          "(textvqa), detail or describe (chair), plain or word (main-object). Default: the first."},
+                          "(textvqa), detail or describe (chair), plain or word (main-object). Default: the first; ocr where LLaVA's "
+                          "question file of TextVQA is."},
     [OPT_RULE] = {"rule", "NAME", WHAT,
-                  "Scoring rule, where there are two: llava or opera (pope), llava-5200b75 or llava-ce1aa08 (scienceqa), word or "
+                  "Scoring rule, where there are two: llava or opera (pope), llava-ce1aa08 or llava-5200b75 (scienceqa), word or "
                   "contains (main-object). Default: the first."},
     [OPT_LIMIT] = {"limit", "N", WHAT, "The first N examples only."},
     [OPT_BENCH_CLIFF] = {"cliff", NULL, WHAT,
                          "Ask every question with the picture hidden from layer 0, 1, ... on, too, and find the layer from "
                          "which on that costs no more than a point."},
     [OPT_BENCH_STRICT] = {"strict", NULL, WHAT, "Stop at the first bad row or failing example instead of recording it."},
-    [OPT_BENCH_TOKENS] = {"max-tokens", "N", WHAT, "Stop an answer after N tokens. Default: the benchmark's (16 to 512)."},
+    [OPT_BENCH_TOKENS] = {"max-tokens", "N", WHAT, "Stop an answer after N tokens. Default: the benchmark's (128; chair 512, "
+                          "main-object 16)."},
     [OPT_BENCH_OUT] = {"out", "DIR", RESULT,
-                       "Folder to make: predictions.jsonl, metrics.json. Default: none with --predictions, else "
+                       "Folder to make: predictions.jsonl, metrics.json, report.html. Default: none with --predictions, else "
                        "sightline-eval-NAME in the current folder."},
     [OPT_BENCH_FORCE] = {"force", NULL, RESULT, "Replace earlier results of `eval` there."},
     [OPT_BENCH_RESUME] = {"resume", NULL, RESULT,
-                          "Go on with interrupted work there: questions that were answered are not asked again."},
+                          "Go on with interrupted work there: questions that were answered are not asked again. With "
+                          "another --rule finished work is judged anew."},
     [OPT_JSON] = {"json", NULL, OTHER,
                   "Print the result as one JSON object on standard output, and nothing else there."},
     [OPT_QUIET] = {"quiet", NULL, OTHER, "No progress and no notices; errors only."},
@@ -291,8 +296,21 @@ static int complain_unknown(const cli_command *command, const char *word, const 
   return EXIT_USAGE;
 }
 
+/* An empty path is a variable of the shell that was never set. */
+static bool is_empty_path(const entry *e, const char *value) {
+  static const char *const paths[] = {"DIR", "FILE", "PATH"};
+  bool path = false;
+  for (size_t i = 0; i < sizeof paths / sizeof *paths && e->has_argument; i++)
+    path = path || strcmp(cli_options[e->id].argument, paths[i]) == 0;
+  return path && *value == '\0';
+}
+
 static int keep(cli_args *args, const entry *e, const char *value) {
   if (e->id >= 0) {
+    if (is_empty_path(e, value)) {
+      cli_error("--%s: expected a path, found an empty text", e->name);
+      return EXIT_USAGE;
+    }
     args->value[e->id] = value ? value : "";
     return EXIT_DONE;
   }

@@ -38,6 +38,10 @@ static bool make_request(const cli_args *args, sl_trace_request *r, const char *
     return false;
   }
   if (!required(args, OPT_IMAGE) || !required(args, OPT_PROMPT)) return false;
+  if (args->value[OPT_RAW_PROMPT] && args->value[OPT_TEMPLATE]) {
+    cli_error("--raw-prompt takes --prompt as the whole prompt, so --template has no use with it");
+    return false;
+  }
   if (!cli_number(args, OPT_SEED, &seed) || !cli_number(args, OPT_MAX_TOKENS, &max_token) ||
       !cli_number(args, OPT_THREADS, &n_thread) || !cli_number(args, OPT_BATCH_SIZE, &batch_size) ||
       !cli_duration(args, OPT_BUDGET, &r->budget_s) || !share_option(args, OPT_OBJECT_THRESHOLD, &r->object_threshold))

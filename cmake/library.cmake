@@ -12,6 +12,8 @@ foreach(target sightline sightline_static)
   sl_use_rooms(${target} ${rooms})
 endforeach()
 
+# From the file's own place, so that `cmake --install build --prefix ELSEWHERE` is right too.
+file(RELATIVE_PATH SL_PC_UP /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
 configure_file(${PROJECT_SOURCE_DIR}/cmake/sightline.pc.in ${PROJECT_BINARY_DIR}/sightline.pc @ONLY)
 install(TARGETS sightline sightline_static LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/sightline DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})

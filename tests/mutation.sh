@@ -15,6 +15,7 @@ ulimit -c 0                    # it ends by abort()
 jobs=$(nproc)
 flags="-std=gnu17 -O1 -fopenmp -fno-math-errno -ffp-contract=off -w -DSL_BUILD_SHARED=1 -Isrc -Iinclude"
 libs="-fopenmp -lcmocka -ljansson -lxxhash -ljpeg -lpng -lwebp -lpcre2-8 -lutf8proc -lsqlite3 -llapacke -lm"
+grep -qs '^SL_MPI:BOOL=ON' "$build/CMakeCache.txt" && libs="$libs -lmpi"
 cc=${CC:-cc}
 
 say_result() { # ok|bad WHAT WHY
@@ -22,11 +23,11 @@ say_result() { # ok|bad WHAT WHY
 }
 
 # link TEST OUT [SOURCE OBJECT]: the test with every object of the rooms, SOURCE's replaced by OBJECT. A test
-# "planted:CLASS.CASE" is a case of tests/test_planted.py, which drives the command; "verify:CLASS.CASE" of test_verify.py.
+# "planted:CLASS.CASE" is a case of tests/test_planted.py, which drives the command; so with verify, study, study_report.
 link() {
   objects=$(find "$build/CMakeFiles" -name '*.o' -path '*/sl_*.dir/src/*' | grep -v "/${3:-no such file}\.o\$")
   case $1 in
-    planted:* | verify:*) main=$(find "$build/cli/CMakeFiles" -name '*.o') ;;
+    *:*) main=$(find "$build/cli/CMakeFiles" -name '*.o') ;;
     *) main=$build/tests/CMakeFiles/$1.dir/$1.c.o ;;
   esac
   $cc -o "$2" $main $objects ${4:-} $libs
@@ -35,22 +36,9 @@ link() {
 # run TEST PROGRAM
 run() {
   case $1 in
-    planted:*) timeout 300 python3 tests/test_planted.py "$2" "${1#planted:}" ;;
-    verify:*) timeout 300 python3 tests/test_verify.py "$2" "${1#verify:}" ;;
+    *:*) timeout 300 python3 "tests/test_${1%%:*}.py" "$2" "${1#*:}" ;;
     *) timeout 300 "$2" ;;
   esac
-}
-
-# mutate FILE TEXT REPLACEMENT OUT: fails when TEXT is not there exactly once.
-mutate() {
-  python3 - "$@" <<'PYTHON'
-import sys
-path, text, replacement, out = sys.argv[1:]
-source = open(path).read()
-if source.count(text) != 1:
-    sys.exit(f"found {source.count(text)} times in {path}: {text}")
-open(out, "w").write(source.replace(text, replacement))
-PYTHON
 }
 
 # The unchanged code passes: what fails below fails for the change alone.
@@ -65,7 +53,7 @@ check_unchanged() { # TEST FOLDER
 }
 
 check_mutant() { # WHAT FILE TEXT REPLACEMENT TEST FOLDER
-  if ! mutate "$2" "$3" "$4" "$6/mutant.c" 2>"$6/log"; then
+  if ! python3 tests/mutate.py "$2" "$3" "$4" "$6/mutant.c" 2>"$6/log"; then
     say_result bad "$1" "$(cat "$6/log")"
   elif ! $cc $flags -I"$(dirname "$2")" -c "$6/mutant.c" -o "$6/mutant.o" 2>"$6/log"; then
     say_result bad "$1" "does not compile: $(head -c 300 "$6/log")"

@@ -122,6 +122,24 @@ static void largest_picture(void **state) {
   family_close(&r);
 }
 
+/* A pack for another question has arrays of its own. */
+static void packs_are_copied_whole(void **state) {
+  (void)state;
+  family_run r;
+  sl_pack copy = {0};
+  family_open(&r, "qwen2.5-vl", REF);
+  family_start_case(&r, 0);
+  ASSERT_OK(sl_pack_for_question(&copy, r.model, &r.pack, "What else?"));
+  const size_t n = (size_t)r.pack.n_view_row * sizeof *copy.patch;
+  assert_ptr_not_equal(copy.patch, r.pack.patch);
+  assert_memory_equal(copy.patch, r.pack.patch, n);
+  assert_memory_equal(copy.first_key, r.pack.first_key, n);
+  assert_memory_equal(copy.last_key, r.pack.last_key, n);
+  assert_memory_equal(copy.source, r.pack.source, (size_t)r.pack.n * sizeof *copy.source);
+  sl_pack_dispose(&copy);
+  family_close(&r);
+}
+
 /* ---- baselines ---- */
 
 /* Keys [n, Hkv d] turned by the positions of the golden, forward or back. */
@@ -229,54 +247,6 @@ static void shapes_do_not_serve_each_other(void **state) {
   family_close(&r);
 }
 
-/* ---- values of the same run ---- */
-
-typedef struct identity {
-  const float *want;
-  int n;
-} identity;
-
-static sl_status take_same(void *user, int plan, const float *logits) {
-  (void)plan;
-  const identity *id = user;
-  for (int i = 0; i < id->n; i++) assert_float_equal(logits[i], id->want[i], 1e-4);
-  return SL_OK;
-}
-
-/* An edit that puts a run's own values at its image positions changes nothing; they are computed anew, where they stood. */
-static void own_values_change_nothing(void **state) {
-  (void)state;
-  family_run r;
-  sl_prefix *prefix = NULL;
-  sl_trunk *trunk = NULL;
-  sl_plan plan = {0};
-  char text[300];
-  family_open(&r, "qwen2-vl", REF);
-  family_start_case(&r, 0);
-  family_encode(&r, NULL, false);
-  ASSERT_OK(sl_prefix_new(&prefix, r.session, &r.layout, r.image, true, NULL));
-  ASSERT_OK(sl_trunk_new(&trunk, r.session, prefix, &r.layout, NULL));
-  const int last = r.layout.n_prompt - 1, n_vocab = sl_model_get_shape(r.model)->n_vocab;
-  float *want = calloc((size_t)n_vocab, sizeof *want);
-  ASSERT_OK(sl_trunk_logits(r.session, trunk, &last, 1, want));
-  snprintf(text, sizeof text, "{\"edits\": [{\"site\": \"blocks.0.hook_resid_post\", \"layers\": \"0\", \"positions\": \"%d-%d\", "
-           "\"op\": \"replace\", \"from\": {\"run\": 0}}]}", r.layout.first_image, r.layout.first_image + r.layout.n_image - 1);
-  json_t *json = NULL;
-  ASSERT_OK(sl_json_parse(&json, text, strlen(text), "plan"));
-  ASSERT_OK(sl_plan_from_json(&plan, json, "plan"));
-  identity same = {want, n_vocab};
-  const sl_trunk *runs[] = {trunk};
-  const sl_branch_request request = {.trunk = trunk, .plans = &plan, .n_plan = 1, .runs = runs, .n_run = 1, .rows = &last,
-                                     .n_row = 1, .take = take_same, .user = &same};
-  ASSERT_OK(sl_branches_run(r.session, &request));
-  sl_plan_dispose(&plan);
-  json_decref(json);
-  free(want);
-  sl_trunk_free(trunk);
-  sl_prefix_free(prefix);
-  family_close(&r);
-}
-
 /* ---- configs ---- */
 
 static const struct {
@@ -292,6 +262,7 @@ static const struct {
     {"qwen2-vl", "config.json", "vision_config.temporal_patch_size", "1", "config.json makes it [16, 3, 1, 4, 4]"},
     {"qwen2-vl", "preprocessor_config.json", "patch_size", "8", "patches of 4 px"},
     {"qwen2-vl", "preprocessor_config.json", "merge_size", "1", "cells of 2 x 2"},
+    {"qwen2-vl", "config.json", "vision_config.rope_parameters", "{\"rope_theta\": -1}", "rope_theta is -1"},
     {"qwen2.5-vl", "config.json", "vision_config.window_size", "7", "smaller than a cell of 8 px"},
     {"qwen2.5-vl", "config.json", "vision_config.fullatt_block_indexes", "[1, \"2\"]", "fullatt_block_indexes"},
     {"qwen2.5-vl", "config.json", "vision_config.fullatt_block_indexes", "[4096]", "fullatt_block_indexes"},
@@ -318,6 +289,11 @@ static void defaults_hold(void **state) {
   ASSERT_OK(sl_model_open(&model, f.dir, NULL));
   assert_int_equal(model->config.vision.sees_all[0], UINT64_C(1) << 7 | UINT64_C(1) << 15 | UINT64_C(1) << 23 | UINT64_C(1) << 31);
   assert_false(model->tower.sees_all[1]);
+  assert_float_equal(model->config.vision.rope_theta, 1e4, 0);
+  sl_model_close(model);
+  folder_set_json(&f, "config.json", "vision_config.rope_parameters", "{\"rope_type\": \"axial\", \"rope_theta\": 50.0}");
+  ASSERT_OK(sl_model_open(&model, f.dir, NULL));
+  assert_float_equal(model->config.vision.rope_theta, 50, 0);
   sl_model_close(model);
   folder_remove(&f);
 }
@@ -326,7 +302,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(rows_stand_where_they_should), cmocka_unit_test(windows_are_cut_at_the_edges),
       cmocka_unit_test(largest_picture),              cmocka_unit_test(means_are_turned_to_their_cells),
-      cmocka_unit_test(shapes_do_not_serve_each_other), cmocka_unit_test(own_values_change_nothing),
+      cmocka_unit_test(shapes_do_not_serve_each_other), cmocka_unit_test(packs_are_copied_whole),
       cmocka_unit_test(contradictions_are_refused),
       cmocka_unit_test(defaults_hold),
   };

@@ -150,6 +150,9 @@ static void test_questions_share_a_prefix(void **state) {
   sl_question *first = NULL, *equal = NULL, *again = ask(scene, WHAT, 8);
   ASSERT_OK(sl_question_new(&first, scene, "USER: What is it? <image> ASSISTANT:", &raw));
   ASSERT_OK(sl_question_new(&equal, scene, "USET: <image>\n" WHAT " ASSISTANT:", &raw));
+  assert_int_equal(info_of(first).n_sharing, 1);
+  assert_int_equal(info_of(equal).n_sharing, 1);
+  assert_int_equal(info_of(again).n_sharing, 4);
   assert_true(info_of(first).first_image > what.first_image);
   assert_int_equal(info_of(equal).first_image, what.first_image);
   assert_memory_equal(info_of(again).ids, what.ids, (size_t)what.n_token * sizeof *what.ids);

@@ -179,6 +179,7 @@ class Ask(Cli):
         self.fails(self.work("ask", "--answer", b"\xff"), 1, "answer", "UTF-8")
         r = self.work("ask", "--raw-prompt", prompt="no placeholder")
         self.fails(r, 1, "placeholder")
+        self.fails(self.work("ask", "--raw-prompt", "--template", "{question} <image>"), 2, "--raw-prompt", "--template")
 
     def test_long_prompt(self):
         r = self.work("ask", "--quiet", "--max-tokens", "1", prompt="is there a cat " * 30)
@@ -196,6 +197,13 @@ class Ask(Cli):
         self.fails(self.work("ask", model="nowhere"), 1, "nowhere")
         os.mkdir(self.path("empty"))
         self.fails(self.work("ask", model="empty"), 1, "config.json")
+        self.fails(self.work("ask", model="llava-hf/llava-1.5-7b-hf"), 1, "no such folder", "hf download llava-hf/llava-1.5-7b-hf")
+        self.fails(self.work("ask", model=PICTURE), 1, PICTURE, "found a file")
+
+    def test_empty_paths(self):
+        for args in (("--image", ""), ("--model", ""), ("--out", ""), ("--plan", "")):
+            self.fails(self.work("ask", *args), 2, args[0], "empty")
+        self.fails(self.run_it("report", ""), 2, "empty")
 
     def test_tower_in_a_folder_of_its_own(self):
         for name in ("shikra", "llava-original"):
@@ -226,6 +234,20 @@ class Ask(Cli):
             r = self.work("ask", "--quiet", stdout=full)
         self.assertEqual(r.returncode, 1)
         self.assertIn(b"standard output", r.stderr)
+
+
+    def test_closed_streams(self):
+        """Results are whole, and the exit code tells whether standard output was written."""
+        whole = self.work("ask", "--out", "whole", "--logits", "--no-report")
+        self.assertEqual(whole.returncode, 0, whole.stderr)
+        for name, closed in (("out", [1]), ("err", [2]), ("all", [0, 1, 2])):
+            words = [PROGRAM, "ask", "--model", GOLDEN, "--image", PICTURE, "--prompt", QUESTION, "--dtype", "f32", "--max-tokens", "3",
+                     "--threads", "1", "--out", name, "--logits", "--no-report"]
+            shell = " ".join(f"{fd}>&-" if fd else "<&-" for fd in closed)
+            r = subprocess.run(["sh", "-c", f'"$@" {shell}', "sh", *words], cwd=self.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            self.assertEqual(r.returncode, 1 if 1 in closed else 0, r.stderr)
+            self.assertEqual(read_tensors(self.path(name, "tensors.safetensors")), read_tensors(self.path("whole", "tensors.safetensors")))
+            read_json(self.path(name, "run.json"))
 
 
 class Info(Cli):

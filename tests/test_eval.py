@@ -4,6 +4,7 @@
 """
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -60,11 +61,12 @@ class Eval(unittest.TestCase):
         self.assertLess(curve[0]["accuracy"], curve[12]["accuracy"])
         self.assertEqual(curve[12]["accuracy"], said["metrics"]["accuracy"])
         self.assertEqual(curve[12]["difference"]["value"], 0)
+        self.check_curve(said, "accuracy", "f1")
         rows = read_lines(self.path("pope", "predictions.jsonl"))
         self.assertEqual([r["question_id"] for r in rows], [f"random/{i}" for i in range(1, 9)])
         self.assertTrue(all(len(r["layers"]) == 12 for r in rows))
         self.assertEqual(read(self.path("pope", "metrics.json")), said)
-        self.assertFalse(os.path.exists(self.path("pope", "predictions.partial.jsonl")))
+        self.assertEqual(sorted(os.listdir(self.path("pope"))), ["metrics.json", "predictions.jsonl", "report.html"])
 
     def test_truncation_is_the_same_as_cliff(self):
         """The answer with the picture hidden from a layer on is that of `cliff` and of a plan."""
@@ -80,39 +82,71 @@ class Eval(unittest.TestCase):
                                   stdout=subprocess.PIPE, text=True, check=True)
             self.assertEqual(json.loads(done.stdout)["plan_answer"]["text"], row["layers"][k])
 
+    def test_answers_are_those_of_ask(self):
+        """On families whose templates end in other ways, with and without room for long answers."""
+        picture = os.path.join(POCKET, "images", "000001.jpg")
+        with open(self.path("one.json"), "w", encoding="utf-8") as f:
+            f.write(json.dumps({"question_id": 1, "image": "000001.jpg", "text": "A dog?", "label": "no"}) + "\n")
+        for family in ("llava-gqa", "idefics3", "smolvlm", "qwen2-vl", "gemma3", "instructblip", "internvl-native", "qwen-vl"):
+            model = ["--model", os.path.join(HERE, "golden", family), "--max-tokens", "20"]
+            said = self.eval("pope", self.path("one.json"), *model, "--images", os.path.join(POCKET, "images"), "--prompt-style",
+                             "plain", "--out", self.path("out"), "--force", "--cliff")
+            self.assertEqual(said["counts"]["failed"], 0, (family, said["errors"]))
+            done = subprocess.run([PROGRAM, "ask", *model, "--image", picture, "--prompt", "A dog?", "--json", "--quiet", "--out",
+                                   self.path("ask"), "--force"], stdout=subprocess.PIPE, text=True, check=True)
+            row = read_lines(self.path("out", "predictions.jsonl"))[0]
+            self.assertEqual(row["text"], json.loads(done.stdout)["prompt"]["answer"].strip(), family)
+
+    def check_curve(self, said, main, *others):
+        """One point for every layer and one for none; the last is the whole model; this run beside the paper's table."""
+        curve, own = said["cliff"]["curve"], said["paper"]["own"]
+        self.assertEqual(len(curve), 13)
+        self.assertEqual((said["cliff"]["of"], curve[12][main]), (main, said["metrics"][main]))
+        self.assertIn(said["cliff"]["layer"], range(13))
+        self.assertEqual([row["metric"] for row in own], [main, *others])
+        for row in own:
+            self.assertAlmostEqual(row["whole_percent"], 100 * said["metrics"][row["metric"]], 6)
+            self.assertAlmostEqual(row["truncated_percent"], 100 * curve[said["cliff"]["layer"]][row["metric"]], 6)
+        self.assertEqual({row["model"] for row in said["paper"]["rows"] if row["same_family"]}, {"LLaVA-1.5"})
+
     def test_pocket_scienceqa(self):
-        said = self.pocket("scienceqa", "--limit", "6", "--max-tokens", "4")
+        said = self.pocket("scienceqa", "--limit", "6", "--max-tokens", "4", "--cliff")
+        self.check_curve(said, "accuracy")
         self.assertGreaterEqual(said["metrics"]["accuracy"], 0.6)
         self.assertEqual(list(said["metrics"]["groups"]), ["image"])
 
     def test_question_without_picture(self):
-        """A question of text alone is answered without seeing the picture that carries it."""
+        """A question of text alone is answered without seeing the picture that carries it: questions that do need one, put
+        without theirs, get the same answers whichever picture that is."""
         folder = self.path("sqa")
-        shutil.copytree(os.path.join(POCKET, "scienceqa", "images", "test", "5"), os.path.join(folder, "images", "test", "5"))
+        pictures = os.path.join(POCKET, "scienceqa", "images", "test")
+        shutil.copytree(os.path.join(pictures, "5"), os.path.join(folder, "images", "test", "5"))
         problems = read(os.path.join(POCKET, "scienceqa", "problems.json"))
-        text = next(k for k, v in problems.items() if v["image"] is None)
+        text = [k for k, v in problems.items() if v["image"]][1:7]
         with open(os.path.join(folder, "problems.json"), "w", encoding="utf-8") as f:
-            json.dump({"5": problems["5"], text: problems[text]}, f)
+            json.dump({"5": problems["5"], **{k: {**problems[k], "image": None} for k in text}}, f)
         with open(os.path.join(folder, "pid_splits.json"), "w", encoding="utf-8") as f:
-            json.dump({"test": ["5", text]}, f)
+            json.dump({"test": ["5", *text]}, f)
         answers = []
-        for content in (None, os.path.join(POCKET, "images", "000003.jpg")):
-            if content:
-                shutil.copy(content, os.path.join(folder, "images", "test", "5", "image.jpg"))
+        for picture in ("5", *text[:3]):
+            shutil.copy(os.path.join(pictures, picture, "image.jpg"), os.path.join(folder, "images", "test", "5"))
             said = self.eval("scienceqa", folder, "--model", MODEL, "--prompt-style", "lines", "--cliff", "--max-tokens", "4",
                              "--out", self.path("out"), "--force")
-            row = read_lines(self.path("out", "predictions.jsonl"))[1]
-            self.assertEqual(row["layers"], [row["text"]] * 12)
-            answers.append(row["text"])
-            self.assertEqual(said["counts"]["without_picture"], 1)
-        self.assertEqual(answers[0], answers[1])
+            rows = read_lines(self.path("out", "predictions.jsonl"))[1:]
+            for row in rows:
+                self.assertEqual(row["layers"], [row["text"]] * 12)
+            answers.append([row["text"] for row in rows])
+            self.assertEqual(said["counts"]["without_picture"], 6)
+        self.assertEqual(answers, [answers[0]] * 4)
 
     def test_pocket_textvqa(self):
-        said = self.pocket("textvqa", "--limit", "6", "--max-tokens", "6")
+        said = self.pocket("textvqa", "--limit", "6", "--max-tokens", "6", "--cliff")
+        self.check_curve(said, "accuracy")
         self.assertGreaterEqual(said["metrics"]["accuracy"], 0.6)
 
     def test_pocket_chair(self):
-        said = self.pocket("chair", "--limit", "4", "--max-tokens", "32")
+        said = self.pocket("chair", "--limit", "4", "--max-tokens", "32", "--cliff")
+        self.check_curve(said, "chair_s", "chair_i")
         self.assertGreater(said["metrics"]["recall"], 0.3)
         self.assertLessEqual(said["metrics"]["chair_i"], 0.5)
 
@@ -157,6 +191,108 @@ class Eval(unittest.TestCase):
         self.assertEqual(again, whole)
         self.assertEqual(read_lines(self.path("main-object", "predictions.jsonl")), read_lines(self.path("whole", "predictions.jsonl")))
         self.assertEqual(self.pocket("main-object", *args, "--resume")["metrics"], whole["metrics"])  # nothing left to do
+
+    def test_long_answers(self):
+        """Long answers take another way than short ones; neither it nor the size of batches changes a word."""
+        rows = []
+        for tokens, batch in (("40", "4"), ("300", "1")):
+            self.pocket("chair", "--limit", "2", "--max-tokens", tokens, "--batch-size", batch, "--cliff", "--force")
+            rows.append(read_lines(self.path("chair", "predictions.jsonl")))
+        self.assertGreater(len(rows[0][0]["text"].split()), 12)
+        self.assertEqual(*rows)
+
+    def test_another_rule(self):
+        """The answers of a finished run are judged anew, not asked again."""
+        first = self.pocket("main-object", "--limit", "3", "--max-tokens", "3")
+        rows = read_lines(self.path("main-object", "predictions.jsonl"))
+        for row in rows:
+            row["text"] = "It is a " + row["text"]
+        with open(self.path("main-object", "predictions.jsonl"), "w", encoding="utf-8") as f:
+            f.writelines(json.dumps(row) + "\n" for row in rows)
+        self.assertEqual(self.pocket("main-object", "--limit", "3", "--max-tokens", "3", "--resume"), {**first, "command": first["command"]})
+        again = self.pocket("main-object", "--limit", "3", "--max-tokens", "3", "--resume", "--rule", "contains")
+        self.assertEqual((again["rule"], again["metrics"]["accuracy"]), ("contains", first["metrics"]["accuracy"]))
+        self.assertEqual([r["text"] for r in read_lines(self.path("main-object", "predictions.jsonl"))], [r["text"] for r in rows])
+        again = self.pocket("main-object", "--limit", "3", "--max-tokens", "3", "--resume", "--rule", "word")
+        self.assertEqual(again["metrics"]["accuracy"], 0)
+
+    def test_pictures_are_drawn(self):
+        """Ten questions about a picture that say the same are no more than one: the interval stays as wide."""
+        with open(self.path("random.json"), "w", encoding="utf-8") as f, open(self.path("said.jsonl"), "w", encoding="utf-8") as g:
+            for n in range(300):
+                f.write(json.dumps({"question_id": n, "image": f"{n % 30}.jpg", "text": "?", "label": "yes"}) + "\n")
+                g.write(json.dumps({"question_id": n, "text": "yes" if n % 3 else "no"}) + "\n")
+        interval = self.eval("pope", self.path("random.json"), "--predictions", self.path("said.jsonl"))["interval"]
+        with open(self.path("random.json"), "w", encoding="utf-8") as f:
+            f.writelines(json.dumps({"question_id": n, "image": f"{n}.jpg", "text": "?", "label": "yes"}) + "\n" for n in range(30))
+        with open(self.path("said.jsonl"), "w", encoding="utf-8") as g:
+            g.writelines(json.dumps({"question_id": n, "text": "yes" if n % 3 else "no"}) + "\n" for n in range(30))
+        one = self.eval("pope", self.path("random.json"), "--predictions", self.path("said.jsonl"))["interval"]
+        self.assertGreater(one["high"] - one["low"], 0.25)  # 4 standard errors of 30 answers are 0.34, of 300 0.11
+        for key in ("value", "low", "high"):
+            self.assertAlmostEqual(interval[key], one[key], 9)
+
+    def test_missing_pictures(self):
+        data = self.path("pope.json")
+        os.mkdir(self.path("pictures"))
+        os.symlink(os.path.join(POCKET, "images", "000001.jpg"), self.path("pictures", "there.jpg"))  # a link is the owner's own
+        os.mkdir(self.path("pictures", "folder.jpg"))
+        with open(self.path("pictures", "torn.jpg"), "wb") as f:
+            f.write(b"\xff\xd8\xff\xe0no more")
+        names = ["there.jpg", "none.jpg", "folder.jpg", "torn.jpg", "there.jpg"]
+        with open(data, "w", encoding="utf-8") as f:
+            f.writelines(json.dumps({"question_id": i, "image": name, "text": "Is there a dog in the image?", "label": "no"}) + "\n"
+                         for i, name in enumerate(names))
+        args = ("--model", MODEL, "--prompt-style", "plain", "--max-tokens", "2", "--out", self.path("out"))
+        said = self.eval("pope", data, "--images", self.path("pictures"), *args)
+        self.assertEqual((said["counts"]["failed"], said["counts"]["answered"], said["metrics"]["count"]), (3, 2, 2))
+        self.assertEqual([e["line"] for e in said["errors"]], [2, 3, 4])
+        for entry, name in zip(said["errors"], names[1:4]):
+            self.assertIn(f"pope.json: line {entry['line']}: ", entry["error"])
+            self.assertIn(name, entry["error"])
+        for name, line in (("none.jpg", 2), ("torn.jpg", 4)):
+            if line == 4:
+                shutil.copy(os.path.join(POCKET, "images", "000002.jpg"), self.path("pictures", "none.jpg"))
+                os.rmdir(self.path("pictures", "folder.jpg"))
+                shutil.copy(os.path.join(POCKET, "images", "000002.jpg"), self.path("pictures", "folder.jpg"))
+            error = self.eval("pope", data, "--images", self.path("pictures"), *args, "--strict", "--force", code=1)
+            self.assertIn(f"pope.json: line {line}: ", error)
+            self.assertIn(name, error)
+        os.mkdir(self.path("empty"))
+        error = self.eval("pope", data, "--images", self.path("empty"), *args, "--force", code=1)
+        self.assertIn("none of the 5 pictures is there", error)
+        self.assertIn("--images", error)
+
+    def test_full_disk(self):
+        """The journal does not fit: one sentence; with room again --resume ends as if nothing had been."""
+        args = ("--limit", "6", "--cliff", "--max-tokens", "3")
+        whole = self.pocket("main-object", *args)
+        shutil.move(self.path("main-object"), self.path("whole"))
+        command = [PROGRAM, "eval", "main-object", "--data", os.path.join(POCKET, "main_object"), "--images",
+                   os.path.join(POCKET, "images"), "--model", MODEL, "--out", self.path("main-object"), "--json", "--quiet", *args]
+
+        def small(limit):
+            def before():
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            return before
+        journal = sum(len(line) for line in read_whole(self.path("whole", "predictions.jsonl"))) // 2
+        for limit in (0, 100, journal):
+            done = subprocess.run(command + ["--resume"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                  preexec_fn=small(limit), timeout=100, check=False)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn("predictions.partial.jsonl: cannot write", done.stderr)
+            self.assertEqual(os.listdir(self.path("main-object")), ["predictions.partial.jsonl"])
+        done = subprocess.run(command + ["--resume"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              preexec_fn=small(200000), timeout=100, check=False)
+        self.assertIn("report.html: cannot write", done.stderr)  # the page alone is larger: the results stay
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(sorted(os.listdir(self.path("main-object"))), ["metrics.json", "predictions.jsonl"])
+        again = self.pocket("main-object", *args, "--resume")
+        for said in (whole, again):
+            said.pop("command")
+        self.assertEqual(again, whole)
+        self.assertEqual(sorted(os.listdir(self.path("main-object"))), ["metrics.json", "predictions.jsonl", "report.html"])
 
     def test_bad_data(self):
         data = self.path("main_object.jsonl")

@@ -261,6 +261,62 @@ static void test_prompts(void **state) {
                "ocr", "what?\nReference OCR token: X");
 }
 
+/* ---- more awkward texts, one function of the scripts at a time ---- */
+
+/* What `rule` makes of a text, by the member `key`. */
+static void check_said(const sl_benchmark *b, const char *rule, const sl_example *e, const json_t *text, const char *key,
+                       const json_t *expected) {
+  json_t *said = json_object();
+  ok(b->score(said, e, json_string_value(text), sl_choice_find(b->rules, rule)));
+  if (!json_equal(json_object_get(said, key), expected)) {
+    char *found = json_dumps(json_object_get(said, key), JSON_ENCODE_ANY), *wanted = json_dumps(expected, JSON_ENCODE_ANY);
+    fail_msg("%s %s \"%s\": expected %s, found %s", b->name, rule, json_string_value(text), wanted, found);
+  }
+  json_decref(said);
+}
+
+static void test_more(void **state) {
+  (void)state;
+  static const struct {
+    const char *list, *benchmark, *rules[2], *key;
+  } lists[] = {{"pope", "pope", {"llava", "opera"}, "parsed"},
+               {"scienceqa", "scienceqa", {"llava-ce1aa08", "llava-5200b75"}, "parsed"},
+               {"textvqa", "textvqa", {"m4c"}, "parsed"},
+               {"chair", "chair", {"chair"}, "mentioned"}};
+  json_t *more = NULL;
+  ok(sl_json_load(&more, GOLDEN "more.json", 1 << 24));
+  sl_example e = {.data = json_pack("{s:s, s:[ssss], s:[ssssssssss], s:i, s:{}}", "label", "no", "choices", "w", "x", "y", "z",
+                                    "answers", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "answer", 1, "there")};
+  assert_non_null(e.data);
+  for (size_t l = 0; l < sizeof lists / sizeof *lists; l++) {
+    const json_t *rows = json_object_get(more, lists[l].list), *row;
+    size_t i;
+    assert_true(json_array_size(rows) > 50);
+    json_array_foreach((json_t *)rows, i, row) {
+      for (size_t r = 0; r < 2 && lists[l].rules[r]; r++)
+        check_said(sl_benchmark_find(lists[l].benchmark), lists[l].rules[r], &e, json_array_get(row, 0), lists[l].key,
+                   json_array_get(row, 1 + r));
+    }
+  }
+  json_decref(e.data);
+  json_decref(more);
+}
+
+/* LLaVA's converter and its script. */
+static void test_scienceqa_prompts(void **state) {
+  (void)state;
+  json_t *more = NULL, *row;
+  size_t i;
+  ok(sl_json_load(&more, GOLDEN "more.json", 1 << 24));
+  json_array_foreach(json_object_get(more, "scienceqa_prompts"), i, row)
+    check_prompt(&sl_scienceqa_benchmark,
+                 json_pack("{s:O, s:O, s:O}", "question", json_array_get(row, 0), "hint", json_array_get(row, 1), "choices",
+                           json_array_get(row, 2)),
+                 "llava", json_string_value(json_array_get(row, 3)));
+  assert_int_equal(i, 5);
+  json_decref(more);
+}
+
 /* ---- bad rows ---- */
 
 /* Writes a temporary file, reads it as `name`, and gives back what was bad. */
@@ -337,7 +393,7 @@ static void test_bad_predictions(void **state) {
   char **texts = NULL;
   ok(sl_predictions_read(&texts, &j.examples, path, &j.rows));
   assert_int_equal(j.rows.n_bad, 3);
-  assert_non_null(strstr(j.rows.messages[0], "line 2: a second prediction for the id \"1\""));
+  assert_non_null(strstr(j.rows.messages[0], "line 2: a second prediction for the id \"random/1\""));
   assert_non_null(strstr(j.rows.messages[1], "line 3: no example has the id \"77777\""));
   assert_non_null(strstr(j.rows.messages[2], "line 4: \"text\" is missing"));
   for (int i = 0; i < j.examples.n; i++) {
@@ -355,6 +411,7 @@ int main(void) {
       cmocka_unit_test(test_pope),        cmocka_unit_test(test_pope_opera), cmocka_unit_test(test_scienceqa),
       cmocka_unit_test(test_textvqa),     cmocka_unit_test(test_chair),      cmocka_unit_test(test_singular),
       cmocka_unit_test(test_main_object), cmocka_unit_test(test_prompts),    cmocka_unit_test(test_bad_rows),
+      cmocka_unit_test(test_more),        cmocka_unit_test(test_scienceqa_prompts),
       cmocka_unit_test(test_bad_predictions)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

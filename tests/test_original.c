@@ -171,7 +171,7 @@ static void wrong_original_values(void **state) {
       {"mm_vision_select_feature", "\"cls\"", SL_ERROR_FORMAT, "mm_vision_select_feature is \"cls\"", "cls_patch"},
       {"mm_vision_select_layer", "9", SL_ERROR_FORMAT, "9", "3 layers"},
       {"image_aspect_ratio", "\"anyres_max_9\"", SL_ERROR_UNSUPPORTED, "merge_type is \"flat\"", "spatial_unpad"},
-      {"rope_scaling", "{\"type\": \"linear\", \"factor\": 2.0}", SL_ERROR_UNSUPPORTED, "is \"linear\"", "default"},
+      {"rope_scaling", "{\"type\": \"yarn\", \"factor\": 2.0}", SL_ERROR_UNSUPPORTED, "is \"yarn\"", "default"},
       {"quantization_config", "{\"quant_method\": \"gptq\"}", SL_ERROR_UNSUPPORTED, "gptq", "not supported"},
       {"model_type", "\"llava_mpt\"", SL_ERROR_UNSUPPORTED, "llava_mpt", "llava_llama"},
       {"num_attention_heads", "5", SL_ERROR_FORMAT, "hidden_size 24", "num_attention_heads 5"},

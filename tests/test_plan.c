@@ -149,6 +149,9 @@ static void test_check_accepts(void **state) {
       EDIT("blocks.*.attn.hook_q", "all", "\"heads\": \"7\", ", "3", "\"value\": [1, 2, 3, 4, 5, 6]"),
       EDIT("blocks.*.attn.hook_k", "all", "\"heads\": \"1-\", ", "3", "\"value\": [" V12 "]"),
       EDIT("blocks.*.attn.hook_rot_k", "all", "", "all", "\"from\": {\"run\": 0}"),
+      EDIT("blocks.*.hook_mlp_out", "4-7", "", "3",
+           "\"from\": {\"run\": 0, \"site\": \"blocks.31.ln2.hook_normalized\"}"),
+      EDIT("blocks.*.attn.hook_q", "4-7", "", "3", "\"from\": {\"run\": 0, \"site\": \"blocks.*.attn.hook_z\"}"),
   };
   for (size_t i = 0; i < sizeof good / sizeof *good; i++)
     if (check_text(good[i]) != SL_OK) fail_msg("%s: %s", good[i], sl_error_message());
@@ -181,6 +184,16 @@ static void test_check_names_what_is_not_there(void **state) {
       {EDIT("blocks.*.attn.hook_v", "3", "", "5,6", "\"value\": [1, 2]"), "takes 1, 6 (one head), 12, or 2 x 12"},
       {EDIT("blocks.*.hook_resid_pre", "3", "", "23-", "\"value\": [" V48 ", " V48 "]"), "positions have no end"},
       {EDIT("blocks.*.hook_resid_pre", "3", "", "5", "\"from\": {\"run\": 1}"), "edit 0: run 1; 1 given"},
+      {EDIT("blocks.*.hook_resid_pre", "3", "", "5", "\"from\": {\"run\": 0, \"site\": \"blocks.32.hook_resid_pre\"}"),
+       "edit 0: layer 32 of a run; this model has layers 0 to 31"},
+      {EDIT("blocks.*.hook_resid_pre", "3", "", "5", "\"from\": {\"run\": 0, \"site\": \"blocks.2.mlp.hook_post\"}"),
+       "blocks.2.mlp.hook_post of a run has 96 numbers at a position, blocks.3.hook_resid_pre 48"},
+      {EDIT("blocks.*.attn.hook_q", "3", "", "5", "\"from\": {\"run\": 0, \"site\": \"blocks.*.attn.hook_v\"}"),
+       "blocks.0.attn.hook_v of a run has 12 numbers at a position, blocks.3.attn.hook_q 48"},
+      {EDIT("blocks.*.attn.hook_q", "3", "", "5", "\"from\": {\"run\": 0, \"site\": \"blocks.1.attn.hook_pattern\"}"),
+       "blocks.1.attn.hook_pattern cannot be read"},
+      {EDIT("blocks.*.hook_resid_pre", "3", "", "5", "\"from\": {\"run\": 0, \"site\": \"hook_embed\"}"),
+       "hook_embed cannot be read"},
   };
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     if (check_text(bad[i].text) != SL_ERROR_ARGUMENT) fail_msg("accepted: %s", bad[i].text);
@@ -274,7 +287,13 @@ static void test_json_words(void **state) {
           "\"edits\": [{\"site\": \"model.layers.3.self_attn.v_proj\", \"positions\": \"20\", \"op\": \"scale\", "
           "\"value\": 0},"
           "{\"site\": \"blocks.{i}.hook_mlp_out\", \"layers\": \"5-6\", \"positions\": \"all\", \"op\": \"replace\","
-          "\"from\": {\"run\": 1, \"position\": 7}}]}"),
+          "\"from\": {\"run\": 1, \"position\": 7}},"
+          "{\"site\": \"blocks.2.hook_mlp_out\", \"positions\": \"1\", \"op\": \"add\","
+          "\"from\": {\"run\": 0, \"site\": \"model.layers.9.mlp\"}},"
+          "{\"site\": \"blocks.2.hook_mlp_out\", \"positions\": \"1\", \"op\": \"add\","
+          "\"from\": {\"run\": 0, \"site\": \"blocks.*.hook_attn_out\"}},"
+          "{\"site\": \"blocks.2.hook_mlp_out\", \"positions\": \"1\", \"op\": \"add\","
+          "\"from\": {\"run\": 0, \"site\": \"blocks.*.hook_mlp_out\"}}]}"),
       SL_OK);
   assert_int_equal(plan.n_rule, 2);
   assert_int_equal(plan.rules[0].source, SL_SOURCE_HIDDEN);
@@ -283,6 +302,8 @@ static void test_json_words(void **state) {
   assert_int_equal(plan.edits[0].site, SL_SITE_V);
   assert_int_equal(plan.edits[0].kind, SL_EDIT_SCALE);
   assert_int_equal(plan.edits[1].from_run, 1);
+  assert_true(plan.edits[2].from_site == SL_SITE_MLP_OUT && plan.edits[2].from_layer == 9);
+  assert_true(plan.edits[3].from_site == SL_SITE_ATTN_OUT && plan.edits[3].from_layer == -1);
   char *text = print_plan(&plan);
   assert_string_equal(
       text,
@@ -292,7 +313,13 @@ static void test_json_words(void **state) {
       "\"edits\": [{\"site\": \"blocks.*.attn.hook_v\", \"layers\": \"3\", \"heads\": \"all\", \"positions\": \"20\", "
       "\"op\": \"scale\", \"value\": 0.0}, {\"site\": \"blocks.*.hook_mlp_out\", \"layers\": \"5-6\", \"positions\": "
       "\"all\", "
-      "\"op\": \"replace\", \"from\": {\"run\": 1, \"position\": 7}}]}");
+      "\"op\": \"replace\", \"from\": {\"run\": 1, \"position\": 7}}, "
+      "{\"site\": \"blocks.*.hook_mlp_out\", \"layers\": \"2\", \"positions\": \"1\", \"op\": \"add\", "
+      "\"from\": {\"run\": 0, \"site\": \"blocks.9.hook_mlp_out\"}}, "
+      "{\"site\": \"blocks.*.hook_mlp_out\", \"layers\": \"2\", \"positions\": \"1\", \"op\": \"add\", "
+      "\"from\": {\"run\": 0, \"site\": \"blocks.*.hook_attn_out\"}}, "
+      "{\"site\": \"blocks.*.hook_mlp_out\", \"layers\": \"2\", \"positions\": \"1\", \"op\": \"add\", "
+      "\"from\": {\"run\": 0}}]}");
   free(text);
   sl_plan_dispose(&plan);
 }
@@ -395,6 +422,10 @@ static void test_json_errors(void **state) {
        "\"run\": expected an integer, found nothing"},
       {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"from\": {\"run\": 0, \"row\": 1}}]}",
        "unknown key \"row\""},
+      {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"from\": {\"run\": 0, \"site\": 3}}]}",
+       "\"site\": expected a text, found an integer"},
+      {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"from\": {\"run\": 0, \"site\": \"hook_x\"}}]}",
+       "no decoder site is called \"hook_x\""},
       {E "\"site\": \"blocks.3.hook_resid_pre\", \"op\": \"add\", \"from\": {\"run\": -1}}]}",
        "from 0 to 1048575, found -1"},
       {E "\"site\": \"blocks.3.hook_resid_pre\", \"heads\": \"1\", \"op\": \"add\", \"value\": 1}]}", "has no heads"},

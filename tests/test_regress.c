@@ -335,56 +335,70 @@ static void agreement(void **state) {
   free(y);
 }
 
-static void intervals_and_tests(void **state) {
+static double mean_of(void *user, const int *index, int n) {
+  const double *x = user;
+  double sum = 0;
+  for (int i = 0; i < n; i++) sum += x[index[i]];
+  return sum / n;
+}
+
+static sl_status bootstrap_mean(sl_interval *out, const double *x, int n, double level, int n_boot, uint64_t seed) {
+  return sl_bootstrap(out, n, mean_of, (void *)x, level, n_boot, seed);
+}
+
+static void intervals_and_partial_correlation(void **state) {
   (void)state;
   json_t *part = json_object_get(golden, "resampling");
   double *x = read_values(json_object_get(part, "x")), *y = read_values(json_object_get(part, "y")),
-         *z = read_values(json_object_get(part, "z")), *a = read_values(json_object_get(part, "a")),
-         *b = read_values(json_object_get(part, "b")), *flips = read_values(json_object_get(part, "flips"));
-  sl_interval interval, paired;
-  assert_int_equal(sl_bootstrap_mean(&interval, x, 25, 0.95, 20000, 1), SL_OK);
+         *z = read_values(json_object_get(part, "z"));
+  sl_interval interval;
+  assert_int_equal(bootstrap_mean(&interval, x, 25, 0.95, 20000, 1), SL_OK);
   const double low = json_number_value(json_object_get(part, "low"));
   const double high = json_number_value(json_object_get(part, "high"));
   assert_near(interval.value, json_number_value(json_object_get(part, "mean")), 1e-12);
   /* a 2.5 % quantile of 20000 replicates has an error of 0.6 % of the width */
   assert_true(fabs(interval.low - low) < 0.025 * (high - low) && fabs(interval.high - high) < 0.025 * (high - low));
-  double difference[25];
-  for (int i = 0; i < 25; i++) difference[i] = x[i] - y[i];
-  assert_int_equal(sl_bootstrap_mean(&interval, difference, 25, 0.9, 200, 7), SL_OK);
-  assert_int_equal(sl_bootstrap_paired(&paired, x, y, 25, 0.9, 200, 7), SL_OK);
-  assert_near(paired.value, interval.value, 1e-12);
-  assert_near(paired.low, interval.low, 1e-12);
-  assert_near(paired.high, interval.high, 1e-12);
-  double p;
-  assert_int_equal(sl_permutation_two(&p, a, 9, b, 8, 20000, 3), SL_OK);
-  const double exact = json_number_value(json_object_get(part, "p_two")),
-               exact_flips = json_number_value(json_object_get(part, "p_flips"));
-  const double zero[10] = {0};
-  assert_true(fabs(p - exact) < 4 * sqrt(exact * (1 - exact) / 20000) + 1e-4);
-  p = sl_permutation_paired(flips, zero, 10, 20000, 3);
-  assert_true(fabs(p - exact_flips) < 4 * sqrt(exact_flips * (1 - exact_flips) / 20000) + 1e-4);
   assert_near(sl_partial_correlation(x, y, z, 25), json_number_value(json_object_get(part, "partial")), 1e-12);
-  double *all[] = {x, y, z, a, b, flips};
-  for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+  free(x);
+  free(y);
+  free(z);
+}
+
+/* Every column of a curve is resampled as it would be alone, from the same draws. */
+static void bootstrap_columns_share_draws(void **state) {
+  (void)state;
+  enum { N = 25, COL = 3, BOOT = 200 };
+  double x[N * COL], column[N], means[BOOT * COL], sorted[BOOT];
+  for (int i = 0; i < N * COL; i++) x[i] = sl_rng_normal(3, 1, (uint64_t)i);
+  assert_int_equal(sl_bootstrap_columns(means, x, N, COL, BOOT, 9), SL_OK);
+  for (int c = 0; c < COL; c++) {
+    sl_interval interval;
+    for (int i = 0; i < N; i++) column[i] = x[i * COL + c];
+    for (int k = 0; k < BOOT; k++) sorted[k] = means[k * COL + c];
+    assert_int_equal(bootstrap_mean(&interval, column, N, 0.95, BOOT, 9), SL_OK);
+    for (int k = 1; k < BOOT; k++) /* insertion sort */
+      for (int m = k; m > 0 && sorted[m] < sorted[m - 1]; m--) {
+        const double swap = sorted[m];
+        sorted[m] = sorted[m - 1];
+        sorted[m - 1] = swap;
+      }
+    assert_near(sl_quantile(sorted, BOOT, 0.025), interval.low, 1e-12);
+    assert_near(sl_quantile(sorted, BOOT, 0.975), interval.high, 1e-12);
+  }
+  assert_int_equal(sl_bootstrap_columns(means, x, 0, COL, BOOT, 9), SL_ERROR_ARGUMENT);
 }
 
 static void resampling_edges(void **state) {
   (void)state;
   const double x[] = {1, 2, 4}, same[] = {2, 4, 8}, one[] = {5};
   sl_interval interval;
-  assert_int_equal(sl_bootstrap_mean(&interval, one, 1, 0.95, 100, 1), SL_OK);
+  assert_int_equal(bootstrap_mean(&interval, one, 1, 0.95, 100, 1), SL_OK);
   assert_true(interval.value == 5 && isnan(interval.low) && isnan(interval.high));
-  assert_int_equal(sl_bootstrap_mean(&interval, one, 0, 0.95, 100, 1), SL_OK);
+  assert_int_equal(bootstrap_mean(&interval, one, 0, 0.95, 100, 1), SL_OK);
   assert_true(isnan(interval.value));
-  assert_int_equal(sl_bootstrap_mean(&interval, x, 3, 1, 100, 1), SL_ERROR_ARGUMENT);
+  assert_int_equal(bootstrap_mean(&interval, x, 3, 1, 100, 1), SL_ERROR_ARGUMENT);
   assert_true(isnan(sl_partial_correlation(x, one, same, 1)));
   assert_true(isnan(sl_partial_correlation(x, (double[]){3, 1, 2}, same, 3))); /* z explains x wholly */
-  double p;
-  assert_int_equal(sl_permutation_two(&p, x, 3, x, 0, 10, 1), SL_OK);
-  assert_true(isnan(p));
-  assert_int_equal(sl_permutation_two(&p, x, 3, x, 3, 500, 1), SL_OK);
-  assert_near(p, 1, 1e-12); /* no difference: every relabelling is as far */
-  assert_true(isnan(sl_permutation_paired(x, x, 0, 10, 1)));
 }
 
 static void similarities(void **state) {
@@ -435,10 +449,11 @@ static int unload(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(bootstrap_columns_share_draws),
       cmocka_unit_test(least_squares_golden), cmocka_unit_test(ridge_golden),     cmocka_unit_test(lasso_golden),
       cmocka_unit_test(rank_deficient),       cmocka_unit_test(exact_cases),      cmocka_unit_test(bootstrap_spread),
       cmocka_unit_test(refusals),             cmocka_unit_test(out_of_memory),    cmocka_unit_test(agreement),
-      cmocka_unit_test(intervals_and_tests),  cmocka_unit_test(resampling_edges), cmocka_unit_test(similarities),
+      cmocka_unit_test(intervals_and_partial_correlation),  cmocka_unit_test(resampling_edges), cmocka_unit_test(similarities),
       cmocka_unit_test(shuffles_are_fair),
   };
   return cmocka_run_group_tests(tests, load, unload);

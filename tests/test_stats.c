@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "stats/correlate.h"
+#include "stats/order.h"
 #include "stats/spread.h"
 
 static bool near(double value, double expected) { return fabs(value - expected) <= 1e-12 * fmax(1, fabs(expected)); }
@@ -36,6 +37,18 @@ static void pearson_edges(void **state) {
   NEAR(sl_pearson(tiny, tiny, 3), 1);
   const double far[] = {1e9 + 1, 1e9 + 2, 1e9 + 4};
   NEAR(sl_pearson(x, far, 3), 1);
+}
+
+static void orders_are_total(void **state) {
+  (void)state;
+  const double key[] = {2, NAN, -INFINITY, 3, 2, NAN, INFINITY};
+  const float single[] = {-1, 0.5f, -1, NAN};
+  int order[7];
+  assert_int_equal(sl_order_falling(order, key, 7), SL_OK);
+  assert_memory_equal(order, ((int[]){6, 3, 0, 4, 2, 1, 5}), sizeof order);
+  assert_int_equal(sl_order_floats(order, single, 4), SL_OK);
+  assert_memory_equal(order, ((int[]){1, 0, 2, 3}), 4 * sizeof *order);
+  assert_int_equal(sl_order_falling(order, key, 0), SL_OK);
 }
 
 static void ranks_share_places(void **state) {
@@ -140,7 +153,7 @@ int main(void) {
       cmocka_unit_test(ranks_share_places),    cmocka_unit_test(spearman_with_ties),
       cmocka_unit_test(spearman_out_of_memory), cmocka_unit_test(entropy_in_nats),
       cmocka_unit_test(top_share_counts_up),   cmocka_unit_test(chosen_share_and_peak),
-      cmocka_unit_test(cliff_stays_below),
+      cmocka_unit_test(cliff_stays_below),     cmocka_unit_test(orders_are_total),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

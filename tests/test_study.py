@@ -153,7 +153,7 @@ class Results(Study):
             self.assertAlmostEqual(mean, sum(values) / 4, places=12)
             self.assertAlmostEqual(variance, sum((v - mean) ** 2 for v in values) / 3, places=12)
         self.assertEqual(dict(self.ask("SELECT key, value FROM study WHERE key IN ('examples', 'shard')")), {"examples": "4", "shard": "0/1"})
-        self.assertEqual(self.ask("PRAGMA user_version"), [(1,)])
+        self.assertEqual(self.ask("PRAGMA user_version"), [(2,)])
         self.assertEqual(self.ask("PRAGMA journal_mode"), [("wal",)])
         self.assertGreater(self.ask("SELECT count(*) FROM timing WHERE stage = 'flow'")[0][0], 3)
 
@@ -194,6 +194,22 @@ class BadRows(Study):
         self.assertEqual(self.ask("SELECT line FROM example WHERE status = 'done' ORDER BY 1"), [(1,), (11,)])
         self.assertIn(b"10 of 10 examples done, 8 failed", r.stdout)
 
+    def test_labels_that_the_plan_does_not_know(self):
+        rows = self.rows(4)
+        rows[1]["knd"] = "odd"
+        rows[2]["kind"] = "Even"
+        rows[3]["weight"] = [1, "x" * 300]
+        labels = {"kind": ["even", "odd"], "weight": None}
+        self.write(rows, labels=labels)
+        r = self.works()
+        errors = [e for e, in self.ask("SELECT error FROM failure ORDER BY example")]
+        self.assertEqual(errors, ['data.jsonl, line 2: unknown label "knd"', 'data.jsonl, line 3: label "kind": unknown value "Even"'])
+        self.assertIn(b'line 3: label "kind"', r.stderr)
+        self.write(rows, labels=["kind", "weight", "knd"])
+        self.works("--quiet", out="names")
+        self.assertEqual(self.ask("SELECT count(*) FROM failure", folder="names"), [(0,)])
+        self.fails(self.study("--resume"), 1, '"labels" was ')
+
     def test_strict_stops_before_the_work(self):
         self.write(self.bad())
         self.fails(self.study("--strict"), 1, "data.jsonl, line 2: ")
@@ -225,6 +241,8 @@ class Plans(Study):
         self.refused('option "samples" is "40" and "50"', analyses={"heads": {"samples": 40}, "tokens": {"samples": 50}})
         self.refused('"tensors": expected "none", "all" or an array of globs, found "some"', tensors="some")
         self.refused('"fields": expected id, image, question, answer or mask, found "ID"', fields={"ID": "id"})
+        self.refused('"labels": expected an array of names', labels="kind")
+        self.refused('"kind": expected an array of values', labels={"kind": "odd"})
         self.refused('"data": ', "gone.jsonl: No such file", data="gone.jsonl")
         self.refused('"data": expected a JSON-lines file, found nothing', data=None)
         self.refused('"object-threshold": expected a share above 0, at most 1, found 2', **{"object-threshold": 2})
@@ -280,6 +298,48 @@ class Resuming(Study):
             f.seek(-2, os.SEEK_END)
             f.write(bytes([byte[0] ^ 1]))
         self.fails(self.study("--resume", "--quiet", "--model", other), 1, "the model (hash of its weights) differs")
+
+    def test_another_tokenizer_template_or_processor_is_refused(self):
+        """Same weights, other settings: results would not be of one model."""
+        model = shutil.copytree(self.MODEL, self.path("model"))
+        self.write(self.rows(2), model="model")
+        self.works("--quiet")
+        for name, old, new in (("tokenizer.json", '"version"', ' "version"'), ("chat_template.json", "ASSISTANT", "Assistant"), ("config.json", "{", "{ "), ("generation_config.json", "{", "{ ")):
+            with open(os.path.join(model, name), encoding="utf-8") as f:
+                text = f.read()
+            self.assertIn(old, text)
+            with open(os.path.join(model, name), "w", encoding="utf-8") as f:
+                f.write(text.replace(old, new, 1))
+            self.fails(self.study("--resume", "--quiet"), 1, "the model's config, tokenizer, processor or template differs")
+            with open(os.path.join(model, name), "w", encoding="utf-8") as f:
+                f.write(text)
+        with open(os.path.join(model, "README.md"), "w") as f:
+            f.write("no setting")
+        self.works("--resume", "--quiet")
+
+    def test_another_mask_is_refused(self):
+        shutil.copy(self.path("photos", "a.png"), self.path("photos", "mask.png"))
+        self.write([dict(row, image="a.png", mask="mask.png") for row in self.rows(2)])
+        self.works("--quiet")
+        self.works("--resume", "--quiet")
+        shutil.copy(self.path("photos", "b.png"), self.path("photos", "mask.png"))
+        self.fails(self.study("--resume", "--quiet"), 1, "the mask of line 1 differs")
+
+    def test_failures_can_be_done_again(self):
+        """As docs/studies.md says: what failed is taken out of the database, and the study gone on with."""
+        rows = self.rows(4)
+        rows[1]["image"] = "late.png"
+        self.write(rows)
+        self.works("--quiet")
+        self.assertEqual(self.ask("SELECT count(*) FROM failure"), [(1,)])
+        shutil.copy(self.path("photos", "a.png"), self.path("photos", "late.png"))
+        database = sqlite3.connect(self.path("study", "study.sqlite"))
+        with database:
+            database.execute("DELETE FROM example WHERE status = 'failed'")
+        database.close()
+        self.works("--resume", "--quiet")
+        self.works("--quiet", out="whole")
+        self.same("study", "whole")
 
     def test_a_finished_study_stays_as_it_is(self):
         self.write(self.rows(2))
@@ -407,6 +467,12 @@ class Shards(Study):
         self.assertEqual(r.returncode, 0, r.stderr.decode())
         self.works("--quiet", out="whole")
         self.same("merged", "whole")
+
+    def test_shards_started_by_slurm_are_on_their_own(self):
+        self.write(self.rows(3))
+        r = self.study("--quiet", "--shard", "1/2", env=dict(os.environ, SLURM_STEP_NUM_TASKS="2", SLURM_PROCID="1"))
+        self.assertEqual(r.returncode, 0, r.stderr.decode())
+        self.assertEqual(self.ask("SELECT example FROM example"), [(1,)])
 
     def test_missing_ones_are_named_and_can_be_done(self):
         self.parts(3)

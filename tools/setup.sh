@@ -10,20 +10,22 @@ die() {
   exit 1
 }
 
-# step LOG WHAT COMMAND...: runs a command quietly; its output is shown only when it fails.
+# step LOG WHAT COMMAND...: runs a command quietly; only when it fails its output is shown: what looks like the reason
+# (other jobs of a parallel build print behind it), else the end.
 step() {
   step_log=$1 step_what=$2
   shift 2
   say "$step_what"
   if ! "$@" >"$step_log" 2>&1; then
-    tail -n 40 "$step_log" >&2
+    step_reason=$(grep -E -A 3 'rror: |CMake Error|undefined reference|No space left|Killed' "$step_log" | head -n 40)
+    if [ -n "$step_reason" ]; then say "$step_reason" >&2; else tail -n 40 "$step_log" >&2; fi
     die "$step_what" "The whole output is in $step_log."
   fi
 }
 
 BUILD_PACKAGES="gcc libc6-dev make cmake pkg-config libjansson-dev libxxhash-dev libjpeg62-turbo-dev libpng-dev
   libwebp-dev libpcre2-dev libutf8proc-dev libsqlite3-dev liblapacke-dev libopenblas-serial-dev node-d3"
-TEST_PACKAGES="libcmocka-dev python3 chromium"
+TEST_PACKAGES="libcmocka-dev python3 chromium locales" # locales: a test makes a German one
 
 # need_packages PACKAGE...: installs those that dpkg does not know as installed.
 need_packages() {

@@ -1,7 +1,7 @@
 /* The truncation sweep in some lines: the picture hidden from every layer on, all sweeps of a question in one batch,
  * two questions over one run of the picture.
  *
- *   cc branches.c $(pkg-config --cflags --libs libsightline) -o branches
+ *   cc branches.c $(pkg-config --cflags --libs sightline) -o branches
  *   ./branches MODEL_FOLDER PICTURE */
 #include <sightline/sightline.h>
 #include <stdio.h>

@@ -56,7 +56,7 @@ SL_API void sl_scene_close(sl_scene *scene);
 typedef struct sl_question_options {
   size_t size;        /* sizeof(sl_question_options) */
   bool raw_prompt;    /* the text is the whole prompt and holds the image placeholder once */
-  const char *answer; /* given answer (teacher forcing), UTF-8; NULL = the model's greedy one */
+  const char *answer; /* given answer (teacher forcing), UTF-8; "" = none; NULL = the model's greedy one */
   int max_token;      /* length limit of the greedy answer; 0 = 64 */
 } sl_question_options;
 
@@ -73,6 +73,8 @@ typedef struct sl_question_info {
   int n_token, n_prompt; /* positions of prompt and answer, and of the prompt alone */
   int first_image, n_image;
   int first_row; /* positions from here on were run for this question, those before for the prefix */
+  int n_sharing; /* questions of the scene that use its prefix now, itself included. Where text of its own stands before
+                  * the picture, or a Q-Former makes the image tokens for it, a question has its prefix for itself */
   int n_layer, n_head, n_head_kv, n_vocab;
   const int32_t *ids; /* [n_token]; image positions hold the placeholder's id (-200 in the original LLaVA: no token) */
   const char *answer; /* UTF-8, special tokens left out */
@@ -97,14 +99,16 @@ SL_API sl_status sl_question_decode(const sl_question *question, const int32_t *
  *   {"attend": [{"layers": "4-", "heads": [0, 2], "queries": "18-", "keys": "3-17", "source": "hidden"}],
  *    "edits": [{"site": "blocks.3.hook_resid_pre", "positions": "20", "op": "add", "value": 0.5},
  *              {"site": "blocks.*.attn.hook_z", "layers": "4-7", "heads": "0", "positions": "all", "op": "replace",
- *               "from": {"run": 0, "position": 5}}]}
+ *               "from": {"run": 0, "position": 5}},
+ *              {"site": "blocks.4.hook_mlp_out", "positions": "20", "op": "replace",
+ *               "from": {"run": 0, "site": "blocks.9.hook_mlp_out"}}]}
  * "attend": in these layers and heads, these queries see at these key positions that source: "own", "hidden" (left out
  * of the softmax) or "baseline:N" (the key and value of the N-th baseline, at image positions alone). Later rules
  * override earlier ones. "edits": ops "replace", "add" and "scale", with a "value" (one number, one head's, one
- * position's, or one for each position) or the value that run N has at the site; applied in order. Sets are texts of
- * numbers and ranges ("0,3-7,12-", "all") or arrays of numbers; layers and heads that are not given are all. Sites go
- * by their TransformerLens or Hugging Face names. Errors: SL_ERROR_FORMAT names the rule or edit, the key, and what was
- * expected. */
+ * position's, or one for each position) or the value that run N has at this site, layer and position, or at those that
+ * "from" names; applied in order. Sets are texts of numbers and ranges ("0,3-7,12-", "all") or arrays of numbers;
+ * layers and heads that are not given are all. Sites go by their TransformerLens or Hugging Face names. Errors:
+ * SL_ERROR_FORMAT names the rule or edit, the key, and what was expected. */
 SL_API sl_status sl_plan_parse(sl_plan **out, const char *json, size_t n_bytes);
 
 /* The plan as JSON text (free()); parsing it gives the same plan. */

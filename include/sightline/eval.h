@@ -51,8 +51,8 @@ SL_API const char *sl_eval_help(int i);
  * *summary is JSON text (free()), the content of metrics.json: "settings", "metrics" (over all, and "groups"),
  * "interval" of the main number (bootstrap over examples), "cliff", "counts", "bad_rows", "errors".
  *
- * With an out folder every answer is written to predictions.partial.jsonl as soon as it is there; predictions.jsonl and
- * metrics.json appear when all is done. Cancelled or killed, the same request with `resume` asks what is left;
+ * With an out folder every answer is written to predictions.partial.jsonl as soon as it is there; predictions.jsonl,
+ * metrics.json and report.html appear when all is done. Cancelled or killed, the same request with `resume` asks what is left;
  * settings, data and model must be the same.
  *
  * Errors: SL_ERROR_ARGUMENT (unknown benchmark, style, rule), SL_ERROR_FILE, SL_ERROR_FORMAT (bad data; with `strict` the

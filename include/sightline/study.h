@@ -46,7 +46,8 @@ typedef struct sl_study_request {
  * wrong is told before weights are read. Each example is one transaction: a call that is killed loses the example in
  * flight and nothing else, and a call with `resume` ends with the same results as one that was never interrupted.
  * A study begun with another plan, model, data, version or processor path is refused, naming what differs.
- * *summary is JSON text (free()): "out", "examples", "done", "failed", "correct", "scored", "seconds"; also when cancelled.
+ * *summary is JSON text (free()): "out", "examples", "done", "failed", "correct", "scored", "split" (examples
+ * whose masks several processes measured), "seconds"; also when cancelled.
  * Errors of one example are recorded (with `strict` they end the call); SL_ERROR_FILE of the study's own folder (a full
  * disk) ends it; SL_ERROR_CANCELLED. */
 SL_API sl_status sl_study_run(const sl_study_request *request, char **summary);
@@ -66,6 +67,23 @@ typedef struct sl_study_merge_request {
  * are named in *summary ("missing": first ranges as text; "n_missing") and through `log`; the merged study can be gone
  * on with, which does them. */
 SL_API sl_status sl_study_merge(const sl_study_merge_request *request, char **summary);
+
+typedef struct sl_study_report_request {
+  size_t size;
+  const char *dir;      /* study; may be under way */
+  const char *out_path; /* HTML file; NULL = report.html in the study's folder */
+  const char *label;    /* curves are split by this label alone; NULL = by the first few that have few values */
+  uint64_t seed;        /* of bootstrap and permutations */
+  sl_progress_fn progress;
+  void *user;
+  sl_cancel *cancel;
+} sl_study_report_request;
+
+/* Writes one self-contained page over a study: accuracy by label, mean curves of attention and CAM with intervals, cliff
+ * curves with the cliff layer and its bootstrap interval, the mean map of head scores and how alike the examples are in
+ * theirs, failures, settings and hashes. Its size does not grow with the number of examples. *summary is JSON text
+ * (free()): the numbers of the page, and "report", the file. */
+SL_API sl_status sl_study_report(const sl_study_report_request *request, char **summary);
 
 #ifdef __cplusplus
 }

@@ -25,6 +25,16 @@ typedef struct sl_answer_token {
   } top[SL_N_TOP]; /* best first; equal logits in order of ids */
 } sl_answer_token;
 
+/* Masks of `heads` that several processes measure. Index i < L H is the mask that cuts off head i alone, index L H + j
+ * the j-th random one. */
+typedef struct sl_mask_block {
+  bool only;      /* measure masks [first, first + n) and nothing else */
+  int first, n;
+  int n_all;      /* set then: masks that will be needed in any case, singles and random ones; 0 = none */
+  double *target; /* only: [n], made by the analysis, free(); else what is known of the first n_known, borrowed */
+  int n_known;
+} sl_mask_block;
+
 typedef struct sl_analysis_context {
   const sl_model *model;
   sl_session *session;
@@ -51,6 +61,7 @@ typedef struct sl_analysis_context {
   int batch_size;         /* branches at once; 0 = as many as the memory limit allows */
   double budget_s;        /* seconds that this analysis may take; 0 = no limit */
   const sl_run_reader *earlier; /* with --resume: the same run as far as it came; NULL otherwise */
+  sl_mask_block *share;   /* masks that other processes measured, or that are measured for them; NULL = neither */
 } sl_analysis_context;
 
 typedef struct sl_analysis {
@@ -109,8 +120,9 @@ static inline bool sl_layout_shows(const sl_layout *layout, int i) {
 /* The values of `map` [N] at positions that show a patch, in order, to `out` [n_shown]. */
 void sl_layout_take_shown(const sl_layout *layout, const float *map, float *out);
 
-/* The four numbers of flow.stats and cam.stats for one map [N], of its patches alone: entropy in nats, mass of the top 10 %,
- * share on the object, 1 or 0 for the peak on the object. NaN for an all-zero map; the last two NaN without a mask. */
+/* The four numbers of flow.stats and cam.stats for one map [N], of its patches alone: entropy in nats, mass of the top
+ * 10 %, share on the object, 1 or 0 for the peak on the object. NaN for an all-zero map; the last two NaN without a
+ * mask. */
 sl_status sl_map_stats(const sl_analysis_context *context, const float *map, float stats[4]);
 
 #endif

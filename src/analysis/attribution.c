@@ -130,6 +130,23 @@ static sl_status take_earlier(sl_attribution *a, const sl_attribution_request *r
   return SL_OK;
 }
 
+int sl_attribution_sure(const sl_attribution_request *r, int n_live) {
+  return r->all_samples ? sl_growth_most(r) : sl_growth_checkpoint(r, n_live, 1);
+}
+
+/* Targets that another process measured: of the masks that are drawn now. */
+static sl_status take_known(sl_attribution *a, const sl_attribution_request *r) {
+  const int most = sl_growth_most(r), n = r->n_known < most ? r->n_known : most;
+  if (n <= a->n_mask) return SL_OK;
+  SL_TRY(reserve_masks(a, n));
+  for (int j = a->n_mask; j < n; j++) {
+    sl_mask_draw(a->masks + (size_t)j * (size_t)a->n_component, r, j);
+    a->target[j] = r->known[j];
+  }
+  a->n_mask = n;
+  return SL_OK;
+}
+
 static sl_status measure_next(sl_attribution *a, const sl_attribution_request *r, int n_mask) {
   const size_t p = (size_t)a->n_component;
   SL_TRY(reserve_masks(a, n_mask));
@@ -282,6 +299,7 @@ sl_status sl_attribution_run(sl_attribution *a, const sl_attribution_request *r)
     status = sl_fail(SL_ERROR_UNSUPPORTED, "none of the %d components can be ablated: there is nothing to attribute to",
                      r->n_component);
   if (status == SL_OK && r->earlier) status = take_earlier(a, r);
+  if (status == SL_OK && r->known) status = take_known(a, r);
   if (status == SL_OK) status = grow(a, r);
   if (status == SL_OK && a->n_step > 0) status = finish(a, r);
   if (status != SL_OK) sl_attribution_dispose(a);

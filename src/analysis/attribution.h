@@ -29,6 +29,8 @@ typedef struct sl_attribution_request {
   sl_evaluate evaluate;
   const sl_run_reader *earlier; /* a run to go on from, or NULL */
   const char *prefix;           /* of its tensors: "heads." */
+  const double *known;          /* [n_known] targets of the first masks, measured elsewhere; NULL = none */
+  int n_known;
 } sl_attribution_request;
 
 /* Growth: M = 1, 2, 4, 8 times the unit (p, at least SL_GROWTH_UNIT: 30 validation masks, fewer tell nothing apart). It
@@ -100,6 +102,9 @@ sl_status sl_attribution_to_json(json_t **out, const sl_attribution *attribution
 
 /* Warns of that note; `what` is the attribution's name: "heads". */
 sl_status sl_attribution_warn(sl_analysis_context *context, const char *what, const json_t *json);
+
+/* Masks that will be measured whatever comes out: all of them, or those of the first two checkpoints. */
+int sl_attribution_sure(const sl_attribution_request *request, int n_live);
 
 /* Scores and errors as f32 ([p] each), dropped components 0 and NaN. */
 void sl_attribution_scores(const sl_attribution *attribution, float *score, float *error);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "stats/order.h"
 
 int sl_curve_steps(int n_component, int32_t *steps) {
   int n_step = 0;
@@ -135,27 +136,13 @@ double sl_curve_area(const sl_curves *c, const float *curve) {
 
 /* ---- rankings ---- */
 
-typedef struct keyed {
-  double key;
-  int index;
-} keyed;
-
-/* Largest key first, NaN last, equal ones by number. */
-static int by_key(const void *a, const void *b) {
-  const keyed *x = a, *y = b;
-  if (isnan(x->key) != isnan(y->key)) return isnan(x->key) ? 1 : -1;
-  if (x->key != y->key && !isnan(x->key)) return x->key < y->key ? 1 : -1;
-  return x->index - y->index;
-}
-
 sl_status sl_rank_components(int *order, const float *score, int n, double sign) {
-  keyed *keys = NULL;
-  SL_TRY(SL_ALLOC(keys, (size_t)n, "ranking"));
-  for (int i = 0; i < n; i++) keys[i] = (keyed){sign * score[i], i};
-  qsort(keys, (size_t)n, sizeof *keys, by_key);
-  for (int i = 0; i < n; i++) order[i] = keys[i].index;
-  free(keys);
-  return SL_OK;
+  double *helps = NULL;
+  SL_TRY(SL_ALLOC(helps, (size_t)n, "ranking"));
+  for (int i = 0; i < n; i++) helps[i] = sign * (double)score[i];
+  const sl_status status = sl_order_falling(order, helps, n);
+  free(helps);
+  return status;
 }
 
 void sl_rank_random(int *order, int n, uint64_t seed, uint64_t stream) {

@@ -19,8 +19,6 @@ static const char *const kind_names[] = {[SL_BASELINE_MEAN] = "mean", [SL_BASELI
                                          [SL_BASELINE_IMAGE] = "image"};
 static const char IMAGE_PREFIX[] = "image:";
 
-const char *sl_baseline_kind_name(sl_baseline_kind kind) { return kind_names[kind]; }
-
 static sl_status check_path(const char *option, const char *path, bool folder) {
   struct stat info;
   if (stat(path, &info) != 0) SL_FAIL(SL_ERROR_FILE, "%s: %s: %s", option, path, strerror(errno));
@@ -122,8 +120,8 @@ int sl_standin_pictures(const sl_analysis_context *c) {
 /* Another picture's keys can stand in position by position: it must be cut into the same views and tokens. */
 static sl_status check_places(const sl_layout *layout, const sl_pack *pack, const char *path) {
   if (pack->n != layout->n_image)
-    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s has %d image tokens, the asked picture %d: it cannot stand in for it", path, pack->n,
-            layout->n_image);
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s has %d image tokens, the asked picture %d: it cannot stand in for it", path,
+            pack->n, layout->n_image);
   for (int i = 0; i < pack->n && layout->places; i++) {
     const sl_place *own = &layout->places[i];
     int view = -1, row = 0, col = 0;

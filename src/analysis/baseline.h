@@ -51,7 +51,6 @@ sl_status sl_standin_share(sl_standin *out, sl_analysis_context *context);
 
 void sl_standin_dispose(sl_standin *standin);
 
-const char *sl_baseline_kind_name(sl_baseline_kind kind);
 sl_status sl_standin_to_json(json_t **out, const sl_standin *standin);
 
 /* Calibration pictures there are (0 without), for estimates. */

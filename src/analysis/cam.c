@@ -91,8 +91,8 @@ static const sl_option_info options[] = {
     {.name = "alpha",
      .type = SL_OPTION_FLAG,
      .fallback = "false",
-     .help = "Also store the channel weights (cam.alpha): the gradient's mean over the image rows. With a model that keeps "
-             "the tower's class token (vision_feature_select_strategy full) that token's row is one of them."},
+     .help = "Also store the channel weights (cam.alpha): the gradient's mean over the image rows. With a model that "
+             "keeps the tower's class token (vision_feature_select_strategy full) that token's row is one of them."},
     {.name = "cam-cliff",
      .type = SL_OPTION_REAL,
      .argument = "SHARE",
@@ -118,7 +118,8 @@ static sl_status read_options(const sl_analysis_context *c, sl_cam_options *o) {
   }
   if (o->vision && sl_model_get_shape(c->model)->vision.n_layer == 0) {
     SL_FAIL(SL_ERROR_UNSUPPORTED,
-            "--vision: this model runs no layer of its vision tower (vision_feature_layer 0), so there is no map of one");
+            "--vision: this model runs no layer of its vision tower (vision_feature_layer 0), so there is no map of "
+            "one");
   }
   if (!contrast) return SL_OK;
   if (o->target != SL_TARGET_LOGIT && o->target != SL_TARGET_MARGIN) {
@@ -194,7 +195,8 @@ static json_t *map_names(const sl_cam *cam) {
 static sl_status put_maps(sl_cam *cam) {
   sl_analysis_context *c = cam->context;
   const sl_model_shape *shape = sl_model_get_shape(c->model);
-  const int64_t L = cam->n_layer, A = cam->n_map, V = cam->n_view, gh = c->pack ? c->pack->patch_rows : shape->grid_height;
+  const int64_t L = cam->n_layer, A = cam->n_map, V = cam->n_view;
+  const int64_t gh = c->pack ? c->pack->patch_rows : shape->grid_height;
   const int64_t gw = c->pack ? c->pack->patch_cols : shape->grid_width;
   const int64_t rows = c->layout->grid_height, cols = c->layout->grid_width;
   /* Positions without a place on one grid have values too: then the map stays a row of N. */

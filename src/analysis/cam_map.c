@@ -30,8 +30,8 @@ static sl_mat device_row(const sl_cam *cam, int64_t offset, int cols) {
 static int64_t alpha_offset(const sl_cam *cam) { return (int64_t)cam->n_layer * cam->n_image; }
 static int64_t vision_offset(const sl_cam *cam) { return alpha_offset(cam) + (int64_t)cam->n_layer * cam->n_channel; }
 
-/* The tower's rows of a view are its class token, then its patches. The weights are means over the patches of all views, so
- * a view waits for the others. */
+/* The tower's rows of a view are its class token, then its patches. The weights are means over the patches of all
+ * views, so a view waits for the others. */
 static void see_view(sl_cam *cam, sl_queue *queue, const sl_ops *ops, int view, sl_mat value, sl_mat grad) {
   const int skip = value.rows - cam->n_patch, n = cam->n_view * cam->n_patch, width = value.cols;
   const sl_mat features = {cam->tower, 0, width, n, width, SL_F32};

@@ -9,7 +9,6 @@
  * takes away. So its map of layer k - 1 ranks; before layer 0 there is none, and that of layer 0 stands in. */
 #include "analysis/cliff_rank.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +16,7 @@
 #include "analysis/shared.h"
 #include "base/rng.h"
 #include "base/text.h"
+#include "stats/order.h"
 
 /* Random stream of the random ranking: "CLIF" in the upper half, away from other users of the same seed. */
 #define RANDOM_STREAM ((uint64_t)0x434c4946 << 32)
@@ -206,27 +206,17 @@ const float *sl_rank_scores_at(const sl_rank_scores *s, sl_ranking ranking, int 
   return NULL;
 }
 
-typedef struct scored {
-  float score;
-  int at;
-} scored;
-
-static int by_score(const void *a, const void *b) {
-  const scored *x = a, *y = b;
-  if (x->score != y->score) return x->score > y->score ? -1 : 1;
-  return x->at - y->at;
-}
-
 sl_status sl_rank_keep(bool *kept, const float *scores, const bool *allowed, int n, int n_keep) {
-  scored *list = NULL;
-  int n_list = 0;
-  SL_TRY(SL_ALLOC(list, (size_t)n, "ranking"));
-  for (int j = 0; j < n; j++) {
-    kept[j] = false;
-    if (allowed[j]) list[n_list++] = (scored){isnan(scores[j]) ? -INFINITY : scores[j], j};
+  int *order = NULL;
+  SL_TRY(SL_ALLOC(order, (size_t)n, "ranking"));
+  const sl_status status = sl_order_floats(order, scores, n);
+  for (int j = 0; j < n; j++) kept[j] = false;
+  for (int i = 0; i < n && n_keep > 0 && status == SL_OK; i++) {
+    const int j = order[i];
+    if (!allowed[j]) continue;
+    kept[j] = true;
+    n_keep--;
   }
-  qsort(list, (size_t)n_list, sizeof *list, by_score);
-  for (int i = 0; i < n_list && i < n_keep; i++) kept[list[i].at] = true;
-  free(list);
-  return SL_OK;
+  free(order);
+  return status;
 }

@@ -13,6 +13,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "model/logits.h"
+
 sl_status sl_cliff_plan(sl_plan *plan, const sl_layout *layout, int first_layer, const bool *kept, bool recompute) {
   sl_rule *rule;
   SL_TRY(sl_plan_add_rule(plan, SL_SOURCE_HIDDEN, &rule));
@@ -83,10 +85,7 @@ static sl_status take(void *user, int plan, const float *logits) {
                             .rows = s->measure.rows, .ids = s->measure.ids, .rivals = s->measure.rivals};
   s->value[plan] = sl_measure_value(&s->measure, logits);
   s->prob[plan] = (float)exp(sl_measure_value(&first, logits));
-  int32_t best = 0;
-  for (int32_t v = 1; v < s->measure.n_vocab; v++)
-    if (logits[v] > logits[best]) best = v;
-  s->token[plan] = best;
+  s->token[plan] = sl_logits_best(logits, s->measure.n_vocab);
   /* Half of the progress: the greedy answers are the other. */
   sl_context_progress(s->context, plan + 1.0, 2.0 * s->n_plan);
   return sl_context_check_cancel(s->context);

@@ -98,6 +98,10 @@ static sl_status heads_init(heads *w, sl_analysis_context *c) {
   w->request.prefix = "heads.";
   w->request.dropped = w->dropped;
   w->request.evaluate = sl_ablation_evaluate(&w->ablation);
+  if (c->share && !c->share->only && c->share->n_known > w->n) {
+    w->request.known = c->share->target + w->n;
+    w->request.n_known = c->share->n_known - w->n;
+  }
   return SL_OK;
 }
 
@@ -144,7 +148,11 @@ static sl_status measure_single(heads *w) {
   if (status == SL_OK) {
     memset(masks, 1, bytes);
     for (size_t i = 0; i < n; i++) masks[i * n + i] = 0;
-    status = sl_evaluate_all(&w->request.evaluate, masks, w->n, target);
+    const sl_mask_block *share = w->context->share;
+    if (share && share->n_known >= w->n)
+      memcpy(target, share->target, n * sizeof *target);
+    else
+      status = sl_evaluate_all(&w->request.evaluate, masks, w->n, target);
   }
   for (size_t i = 0; i < n && status == SL_OK; i++) w->single[i] = (float)(w->all - target[i]);
   w->has_single = status == SL_OK;
@@ -189,6 +197,34 @@ static sl_status measure_curves(heads *w) {
   if (status != SL_ERROR_CANCELLED) return status;
   return sl_context_say(w->context, "interrupted",
                         json_string("before the curves were whole; --resume goes on with the same masks"));
+}
+
+/* Only the masks that another process asks for. */
+static sl_status measure_share(heads *w) {
+  sl_mask_block *s = w->context->share;
+  const size_t n = (size_t)w->n;
+  uint8_t *masks = NULL;
+  int n_live = 0;
+  SL_TRY(sl_head_patch_run(w->attention, w->patching, w->context, &w->measure, w->standin.baseline));
+  SL_TRY(drop_blind(w));
+  for (int i = 0; i < w->n; i++) n_live += !w->dropped[i];
+  s->n_all = n_live > 0 ? w->n + sl_attribution_sure(&w->request, n_live) : 0;
+  if (s->n > s->n_all - s->first) s->n = s->n_all > s->first ? s->n_all - s->first : 0;
+  sl_status status = SL_ALLOC(masks, (size_t)s->n * n, "masks");
+  if (status == SL_OK) status = SL_ALLOC(s->target, (size_t)s->n, "targets");
+  for (int i = 0; i < s->n && status == SL_OK; i++) {
+    uint8_t *mask = masks + (size_t)i * n;
+    const int at = s->first + i;
+    if (at >= w->n) {
+      sl_mask_draw(mask, &w->request, at - w->n);
+    } else {
+      memset(mask, 1, n);
+      mask[at] = 0;
+    }
+  }
+  if (status == SL_OK && s->n > 0) status = sl_evaluate_all(&w->request.evaluate, masks, s->n, s->target);
+  free(masks);
+  return status;
 }
 
 static sl_status measure_all(heads *w) {
@@ -315,11 +351,12 @@ static sl_status say_all(heads *w) {
 
 static sl_status heads_run(sl_analysis_context *c) {
   heads w;
+  const bool only = c->share && c->share->only;
   if (sl_ablation_blind(c)) return sl_ablation_skip(c);
   sl_status status = heads_init(&w, c);
-  if (status == SL_OK) status = measure_all(&w);
-  if (status == SL_OK) status = put_all(&w);
-  if (status == SL_OK) status = say_all(&w);
+  if (status == SL_OK) status = only ? measure_share(&w) : measure_all(&w);
+  if (status == SL_OK && !only) status = put_all(&w);
+  if (status == SL_OK && !only) status = say_all(&w);
   heads_dispose(&w);
   return status;
 }

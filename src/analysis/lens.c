@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #include "analysis/token_json.h"
+#include "model/logits.h"
 
 #define KEEP_BYTES ((int64_t)512 << 20)
 #define CHUNK_ROWS 32
@@ -55,9 +56,7 @@ typedef struct reading {
 } reading;
 
 static reading read_row(const float *z, int n_vocab, int32_t id) {
-  reading r = {.rank = 1, .logit = z[id]};
-  for (int32_t v = 1; v < n_vocab; v++)
-    if (z[v] > z[r.top]) r.top = v;
+  reading r = {.rank = 1, .logit = z[id], .top = sl_logits_best(z, n_vocab)};
   double sum = 0;
   for (int32_t v = 0; v < n_vocab; v++) {
     /* Single precision: a relative error of 1e-7, for a loop over vocabulary, layers and image tokens. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "analysis/shared.h"
+#include "model/logits.h"
 
 const char *const sl_measure_targets[] = {"logit", "logprob", "margin", "logodds", NULL};
 
@@ -13,7 +14,8 @@ static sl_status read_contrast(sl_measure *m, const sl_analysis_context *c, int3
   *id = -1;
   if (!contrast) return SL_OK;
   if (m->target != SL_TARGET_LOGIT && m->target != SL_TARGET_MARGIN)
-    SL_FAIL(SL_ERROR_ARGUMENT, "--contrast is a difference of two logits: it goes with --target logit or margin, not %s",
+    SL_FAIL(SL_ERROR_ARGUMENT,
+            "--contrast is a difference of two logits: it goes with --target logit or margin, not %s",
             sl_target_name(m->target));
   m->target = SL_TARGET_CONTRAST;
   return sl_target_contrast_id(c->model, contrast, c->answer[0].id, id);
@@ -45,20 +47,13 @@ void sl_measure_dispose(sl_measure *m) {
   *m = (sl_measure){0};
 }
 
-/* log sum exp of a row without token `skip` (-1: of all). */
-static double log_sum_exp(const float *z, int n_vocab, int32_t skip) {
-  double top = -INFINITY, sum = 0;
-  for (int v = 0; v < n_vocab; v++)
-    if (v != skip && z[v] > top) top = z[v];
-  for (int v = 0; v < n_vocab; v++)
-    if (v != skip) sum += exp(z[v] - top);
-  return top + log(sum);
-}
-
 static double row_value(const sl_measure *m, int a, const float *z) {
   const double own = z[m->ids[a]];
-  if (m->target == SL_TARGET_LOGPROB) return own - log_sum_exp(z, m->n_vocab, -1);
-  if (m->target == SL_TARGET_LOGODDS) return own - log_sum_exp(z, m->n_vocab, m->ids[a]);
+  if (m->target == SL_TARGET_LOGPROB || m->target == SL_TARGET_LOGODDS) {
+    double top;
+    const double sum = sl_logits_sum(z, m->n_vocab, m->target == SL_TARGET_LOGODDS ? m->ids[a] : -1, &top);
+    return own - (top + log(sum));
+  }
   return m->rivals[a] >= 0 ? own - (double)z[m->rivals[a]] : own;
 }
 

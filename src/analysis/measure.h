@@ -20,16 +20,18 @@ typedef struct sl_measure {
    .argument = "NAME",                                                                                                 \
    .fallback = "logit",                                                                                                \
    .choices = sl_measure_targets,                                                                                      \
-   .help = "What is measured of the answer's first token: logit, logprob, margin (logit minus that of the runner-up "   \
-           "in the unmodified run) or logodds (logit minus the log-sum-exp of all others)."},                          \
+   .help = "What is measured of the answer's first token: logit, logprob, margin (logit minus that of the "            \
+           "runner-up in the unmodified run) or logodds (logit minus the log-sum-exp of all others)."},                \
       {.name = "contrast",                                                                                             \
        .type = SL_OPTION_TEXT,                                                                                         \
        .argument = "TOKEN",                                                                                            \
-       .help = "Measure the logit minus the logit of TOKEN, which must be one token of the vocabulary. With --target "  \
-               "logit or margin only."},                                                                               \
-  {.name = "whole-answer", .type = SL_OPTION_FLAG, .fallback = "false",                                                \
-   .help = "Sum the target over all tokens of the answer (teacher forced) instead of taking the first; with --target "  \
-           "logprob this is the answer's log-probability."}
+       .help = "Measure the logit minus the logit of TOKEN, which must be one token of the vocabulary. With "          \
+               "--target logit or margin only."},                                                                      \
+      {.name = "whole-answer",                                                                                         \
+       .type = SL_OPTION_FLAG,                                                                                         \
+       .fallback = "false",                                                                                            \
+       .help = "Sum the target over all tokens of the answer (teacher forced) instead of taking the first; with "      \
+               "--target logprob this is the answer's log-probability."}
 
 extern const char *const sl_measure_targets[]; /* NULL-terminated */
 

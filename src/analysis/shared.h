@@ -26,9 +26,9 @@ void sl_shared_dispose(sl_shared *shared);
  * anew. Borrowed until the next call. */
 sl_status sl_context_trunk(sl_analysis_context *context, bool keep_rows, const sl_trunk **out);
 
-/* Tokens that a family writes around a picture ("<img>", "</img>") serve it and, behind it, have read it: whoever does not
- * see the picture's own keys does not see them either. Adds that to the plan for the layers, heads and queries of its
- * last rule; nothing where there are none. */
+/* Tokens that a family writes around a picture ("<img>", "</img>") serve it and, behind it, have read it: whoever does
+ * not see the picture's own keys does not see them either. Adds that to the plan for the layers, heads and queries of
+ * its last rule; nothing where there are none. */
 sl_status sl_plan_hide_frame(sl_plan *plan, const sl_layout *layout);
 
 /* First position after the image. */
@@ -36,8 +36,8 @@ static inline int sl_context_first_text(const sl_analysis_context *context) {
   return context->layout->first_image + context->layout->n_image;
 }
 
-/* A picture file made ready as the model's folder says, and its tower run: calibration pictures, baselines. `question` is
- * for models whose image tokens depend on it. `pack` (dispose) may be NULL. */
+/* A picture file made ready as the model's folder says, and its tower run: calibration pictures, baselines. `question`
+ * is for models whose image tokens depend on it. `pack` (dispose) may be NULL. */
 sl_status sl_context_encode_file(sl_analysis_context *context, const char *path, const char *question, sl_pack *pack,
                                  sl_image **out);
 

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "base/text.h"
+#include "model/logits.h"
 
 static const char *const names[SL_TARGET_COUNT] = {[SL_TARGET_LOGIT] = "logit",
                                                    [SL_TARGET_LOGPROB] = "logprob",
@@ -38,11 +39,8 @@ int32_t sl_target_rival(sl_target target, const sl_answer_token *a, int32_t cont
 
 /* d = -softmax(z) over all tokens but `skip` (-1: none), whose place gets 0; returns the log of the sum. */
 static double minus_softmax(const float *z, int n_vocab, int32_t skip, float *d) {
-  double top = -INFINITY, sum = 0;
-  for (int v = 0; v < n_vocab; v++) {
-    if (v != skip && z[v] > top) top = z[v];
-  }
-  for (int v = 0; v < n_vocab; v++) sum += v == skip ? 0 : exp(z[v] - top);
+  double top;
+  const double sum = sl_logits_sum(z, n_vocab, skip, &top);
   for (int v = 0; v < n_vocab; v++) d[v] = v == skip ? 0 : (float)(-exp(z[v] - top) / sum);
   return top + log(sum);
 }

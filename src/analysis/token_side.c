@@ -3,7 +3,8 @@
  *   text side:  component = query position after the image (or class of positions, or position x layer band); ablated =
  *               that query sees the baseline at all image positions
  *   image side: component = image position (or block of patches); ablated = its key and value are the baseline's for
- *               all queries after the image, in all heads or inside chosen ones
+ *               all queries after the image, in all heads or inside chosen ones; with the last component go the marks
+ *               that stand around the picture, which by themselves say nothing of it
  *
  * Source: Kim et al., Interpreting Attention Heads for Image-to-Text Information Flow in LVLMs (HA), arXiv 2509.17588,
  * section 5; classes, bands and blocks are sightline's. */
@@ -122,7 +123,6 @@ static sl_status ablated_positions(sl_set *out, const sl_side *s, const uint8_t 
 static sl_status add_chosen_heads(const sl_side *s, const sl_set *keys, int layer, int source, sl_plan *plan) {
   const bool *heads = s->heads + (size_t)layer * (size_t)s->n_head;
   sl_rule *rule;
-  if (!memchr(heads, true, (size_t)s->n_head)) return SL_OK;
   SL_TRY(sl_plan_add_rule(plan, source, &rule));
   SL_TRY(sl_set_add(&rule->layers, layer, 1));
   SL_TRY(sl_set_from(&rule->queries, s->first_query));
@@ -131,22 +131,33 @@ static sl_status add_chosen_heads(const sl_side *s, const sl_set *keys, int laye
   return sl_set_copy(&rule->keys, keys);
 }
 
-static sl_status add_image_rules(const sl_side *s, const uint8_t *mask, int source, sl_plan *plan) {
-  sl_set keys = {0};
+static sl_status add_all_heads(const sl_side *s, const sl_set *keys, int source, sl_plan *plan) {
   sl_rule *rule;
-  sl_status status = ablated_positions(&keys, s, mask, 0);
-  if (status == SL_OK && sl_set_any(&keys, s->first + s->n_position)) {
-    if (s->heads) {
-      for (int l = 0; l < s->n_layer && status == SL_OK; l++) status = add_chosen_heads(s, &keys, l, source, plan);
-    } else {
-      status = sl_plan_add_rule(plan, source, &rule);
-      if (status == SL_OK) {
-        rule->layers = rule->heads = SL_SET_ALL;
-        status = sl_set_from(&rule->queries, s->first_query);
-      }
-      if (status == SL_OK) status = sl_set_copy(&rule->keys, &keys);
-    }
+  SL_TRY(sl_plan_add_rule(plan, source, &rule));
+  rule->layers = rule->heads = SL_SET_ALL;
+  SL_TRY(sl_set_from(&rule->queries, s->first_query));
+  return sl_set_copy(&rule->keys, keys);
+}
+
+/* Rules for these keys; `whole` says that they are all of the picture's. */
+static sl_status add_key_rules(const sl_side *s, const sl_set *keys, bool whole, int source, sl_plan *plan) {
+  if (!s->heads) {
+    SL_TRY(add_all_heads(s, keys, source, plan));
+    return whole ? sl_plan_hide_frame(plan, s->layout) : SL_OK;
   }
+  for (int l = 0; l < s->n_layer; l++) {
+    if (!memchr(s->heads + (size_t)l * (size_t)s->n_head, true, (size_t)s->n_head)) continue;
+    SL_TRY(add_chosen_heads(s, keys, l, source, plan));
+    if (whole) SL_TRY(sl_plan_hide_frame(plan, s->layout));
+  }
+  return SL_OK;
+}
+
+static sl_status add_image_rules(const sl_side *s, const uint8_t *mask, int source, sl_plan *plan) {
+  const bool whole = !memchr(mask, 1, (size_t)sl_side_count(s));
+  sl_set keys = {0};
+  sl_status status = ablated_positions(&keys, s, mask, 0);
+  if (status == SL_OK && sl_set_any(&keys, s->first + s->n_position)) status = add_key_rules(s, &keys, whole, source, plan);
   sl_set_dispose(&keys);
   return status;
 }

@@ -84,7 +84,8 @@ static sl_status read_gemma(sl_preprocess *out, const sl_settings *from) {
   (void)out;
   bool scans = false;
   SL_TRY(sl_json_get_bool(from->root, "do_pan_and_scan", &scans, from->name));
-  if (scans) SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: do_pan_and_scan: expected false, found true", from->name);
+  if (scans)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: do_pan_and_scan: expected false, as a picture has one view here, found true", from->name);
   return SL_OK;
 }
 

@@ -6,8 +6,8 @@
  *   recall = objects there that are mentioned / objects there (over all pictures), length = words of a caption
  *
  * Source: Rohrbach et al., Object Hallucination in Image Captioning, 2018, and its chair.py (chair_mentions.c); recall
- * as in github.com/Maxlinn/CHAIR-metric-standalone. Files: COCO's instances_*.json and captions_*.json; train and
- * validation are united when both are there. */
+ * as in github.com/Maxlinn/CHAIR-metric-standalone. Files: COCO's instances_*.json and captions_*.json of the validation
+ * pictures (split train, or all: both, as the script reads them). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +18,8 @@
 #include "metric/metric.h"
 
 static const char *const styles[] = {"detail", "describe", NULL}, *const rules[] = {"chair", NULL};
+/* LLaVA's lines number the questions in question_id, and so the picture's own names come first. */
+static const char *const ids[] = {"image_id", "image", "question_id", "id", NULL};
 
 typedef struct reader {
   sl_examples *examples;
@@ -34,8 +36,8 @@ static sl_status find_image(const sl_example **out, const reader *r, const json_
   char *id = NULL;
   *out = NULL;
   SL_TRY(sl_row_id(row, "image_id", &id));
-  const json_t *index = json_object_get(r->examples->ids, id);
-  if (index) *out = &r->examples->items[json_integer_value(index)];
+  const int index = sl_examples_find(r->examples, id);
+  if (index >= 0) *out = &r->examples->items[index];
   free(id);
   return SL_OK;
 }
@@ -44,16 +46,17 @@ static sl_status take_image(void *user, json_t *row, int line) {
   const reader *r = user;
   const char *file = NULL;
   sl_example e = {0};
-  (void)line;
   SL_TRY(sl_row_text(row, "file_name", &file));
   SL_TRY(sl_row_check_path(file));
   SL_TRY(sl_row_id(row, "id", &e.id));
   sl_status status = sl_strdup(&e.image, file);
   e.data = json_pack("{s:{}}", "there");
   if (status == SL_OK && !e.data) status = sl_fail(SL_ERROR_MEMORY, "no memory for a picture");
-  if (status == SL_OK) return sl_examples_add(r->examples, &e);
-  sl_example_dispose(&e);
-  return status;
+  if (status == SL_OK)
+    status = sl_examples_add(r->examples, &e, line);
+  else
+    sl_example_dispose(&e);
+  return status == SL_OK ? sl_examples_alias(r->examples, r->examples->n - 1, file) : status;
 }
 
 static sl_status take_category(void *user, json_t *row, int line) {
@@ -104,38 +107,49 @@ static sl_status take_caption(void *user, json_t *row, int line) {
 }
 
 /* One pair of files; images of instances_*.json are the examples. */
-static sl_status read_pair(reader *r, const char *dir, const char *part, sl_rows *rows, bool *found) {
-  char *instances = NULL, *captions = NULL, end[32];
-  snprintf(end, sizeof end, "%s2014.json", part);
-  if (!*part) snprintf(end, sizeof end, ".json");
+static sl_status read_pair(reader *r, const char *dir, const char *end, sl_rows *rows, bool *found) {
+  char *instances = NULL, *captions = NULL;
   sl_status status = sl_metric_find_file(&instances, dir, "instances_", end);
   if (status == SL_OK) status = sl_metric_find_file(&captions, dir, "captions_", end);
   *found = instances && captions;
   if (status == SL_OK && *found) {
-    status = sl_rows_read_array(instances, "images", rows, take_image, r, NULL);
-    if (status == SL_OK) status = sl_rows_read_array(instances, "categories", rows, take_category, r, NULL);
-    if (status == SL_OK) status = sl_rows_read_array(instances, "annotations", rows, take_instance, r, NULL);
-    if (status == SL_OK) status = sl_rows_read_array(captions, "annotations", rows, take_caption, r, NULL);
+    status = sl_examples_from(r->examples, instances);
+    if (status == SL_OK) status = sl_rows_read_array(instances, "images", rows, take_image, r);
+    if (status == SL_OK) status = sl_rows_read_array(instances, "categories", rows, take_category, r);
+    if (status == SL_OK) status = sl_rows_read_array(instances, "annotations", rows, take_instance, r);
+    if (status == SL_OK) status = sl_rows_read_array(captions, "annotations", rows, take_caption, r);
   }
   free(instances);
   free(captions);
   return status;
 }
 
+/* What the split is in; of each row the first pair that is there. */
+static const struct {
+  const char *split, *ends[3];
+} parts[] = {{"val", {"val2014.json", "val2017.json", ".json"}}, {"train", {"train2014.json", "train2017.json"}}};
+
+static sl_status read_parts(reader *r, const sl_read_options *o, sl_rows *rows) {
+  const char *split = o->split ? o->split : "val";
+  bool any = false;
+  for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+    bool found = false;
+    if (strcmp(split, "all") != 0 && strcmp(split, parts[i].split) != 0) continue;
+    for (int k = 0; k < 3 && parts[i].ends[k] && !found; k++)
+      SL_TRY(read_pair(r, o->path, parts[i].ends[k], rows, &found));
+    any = any || found;
+  }
+  if (!any) SL_FAIL(SL_ERROR_FILE, "%s: no instances_*.json with captions_*.json of split \"%s\"", o->path, split);
+  return SL_OK;
+}
+
 static sl_status read_chair(sl_examples *out, const sl_read_options *o, sl_rows *rows) {
   reader r = {.examples = out, .names = json_object()};
-  bool found[3] = {false, false, false};
-  if (!sl_metric_is_folder(o->path)) {
-    json_decref(r.names);
-    SL_FAIL(SL_ERROR_FILE, "%s: expected a folder with COCO's instances_*.json and captions_*.json", o->path);
-  }
   sl_status status = SL_OK;
-  if (!o->split || strcmp(o->split, "val") == 0) status = read_pair(&r, o->path, "val", rows, &found[0]);
-  if (status == SL_OK && (!o->split || strcmp(o->split, "train") == 0))
-    status = read_pair(&r, o->path, "train", rows, &found[1]);
-  if (status == SL_OK && !found[0] && !found[1]) status = read_pair(&r, o->path, "", rows, &found[2]);
-  if (status == SL_OK && !found[0] && !found[1] && !found[2])
-    status = sl_fail(SL_ERROR_FILE, "%s: no instances_*.json with captions_*.json", o->path);
+  if (!sl_metric_is_folder(o->path))
+    status = sl_fail(SL_ERROR_FILE, "%s: expected a folder with COCO's instances_*.json and captions_*.json", o->path);
+  if (status == SL_OK && !r.names) status = sl_fail(SL_ERROR_MEMORY, "no memory for categories");
+  if (status == SL_OK) status = read_parts(&r, o, rows);
   json_decref(r.names);
   return status;
 }
@@ -207,4 +221,5 @@ const sl_benchmark sl_chair_benchmark = {.name = "chair",
                                          .read = read_chair,
                                          .prompt = prompt,
                                          .score = score,
-                                         .summarise = summarise};
+                                         .summarise = summarise,
+                                         .ids = ids};

@@ -20,18 +20,20 @@ static const char *const pairs[] = {
 /* After "baby" or "adult" these stay themselves: a baby bird is no person. */
 static const char animals[] = " bird cat dog horse sheep cow elephant bear zebra giraffe animal cub ";
 
+/* Whether key[n] stands in the list as a word of its own. */
+static bool is_listed(const char *list, const char *key, size_t n) {
+  for (const char *at = list; (at = strstr(at, key)) != NULL; at++)
+    if ((at == list || at[-1] == ' ') && (at[n] == ' ' || at[n] == '\0')) return true;
+  return false;
+}
+
 int sl_chair_find(const char *word) {
+  char key[32]; /* as the lists have it: "_" for a blank inside */
   const size_t n = strlen(word);
-  for (int i = 0; i < SL_CHAIR_N && n > 0; i++) {
-    if (strcmp(word, sl_chair_categories[i].name) == 0) return i;
-    for (const char *at = sl_chair_categories[i].words; *at;) {
-      const size_t length = strcspn(at, " ");
-      bool same = length == n;
-      for (size_t k = 0; k < length && same; k++) same = word[k] == (at[k] == '_' ? ' ' : at[k]) && word[k] != '_';
-      if (same) return i;
-      at += length + (at[length] == ' ');
-    }
-  }
+  if (n == 0 || n >= sizeof key || strchr(word, '_')) return -1;
+  for (size_t i = 0; i <= n; i++) key[i] = (char)(word[i] == ' ' ? '_' : word[i]);
+  for (int i = 0; i < SL_CHAIR_N; i++)
+    if (strcmp(word, sl_chair_categories[i].name) == 0 || is_listed(sl_chair_categories[i].words, key, n)) return i;
   return -1;
 }
 

@@ -1,4 +1,4 @@
-/* Naming the main object, as JSON lines of our own:
+/* Naming the main object, of COCO's instances_*.json (main_object_coco.c) or as JSON lines of our own:
  *
  *   {"id": "17", "image": "17.jpg", "label": "cat", "also": ["kitten"], "question": "What is the main object ...?"}
  *
@@ -14,10 +14,9 @@
 
 #include "metric/chair.h"
 #include "metric/letters.h"
-#include "metric/metric.h"
+#include "metric/main_object.h"
 
 static const char *const styles[] = {"plain", "word", NULL}, *const rules[] = {"word", "contains", NULL};
-static const char usual[] = "What is the main object in the image?";
 
 static sl_status check_also(const json_t *also) {
   const json_t *text;
@@ -30,9 +29,8 @@ static sl_status check_also(const json_t *also) {
 
 static sl_status take(void *user, json_t *row, int line) {
   const json_t *also = json_object_get(row, "also");
-  const char *image = NULL, *label = NULL, *question = usual;
+  const char *image = NULL, *label = NULL, *question = SL_MAIN_OBJECT_QUESTION;
   sl_example e = {0};
-  (void)line;
   SL_TRY(sl_row_text(row, "image", &image));
   SL_TRY(sl_row_check_path(image));
   SL_TRY(sl_row_text(row, "label", &label));
@@ -44,17 +42,37 @@ static sl_status take(void *user, json_t *row, int line) {
   e.data = json_pack("{s:s, s:s, s:O?}", "question", question, "label", label, "also", also);
   if (!e.data) e.data = json_pack("{s:s, s:s}", "question", question, "label", label);
   if (status == SL_OK && !e.data) status = sl_fail(SL_ERROR_MEMORY, "no memory for a question");
-  if (status == SL_OK) return sl_examples_add(user, &e);
+  if (status == SL_OK) return sl_examples_add(user, &e, line);
   sl_example_dispose(&e);
   return status;
 }
 
+static bool is_coco(const char *path) {
+  const char *base = strrchr(path, '/');
+  return strncmp(base ? base + 1 : path, "instances_", 10) == 0;
+}
+
+/* The file itself, or the folder's JSON lines, or else its instances. */
+static sl_status find_file(char **path, const sl_read_options *o) {
+  char begin[64];
+  if (!sl_metric_is_folder(o->path)) return sl_strdup(path, o->path);
+  SL_TRY(sl_metric_find_file(path, o->path, "main_object", ".jsonl"));
+  if (*path) return SL_OK;
+  snprintf(begin, sizeof begin, "instances_%.40s", o->split ? o->split : "val");
+  SL_TRY(sl_metric_find_file(path, o->path, begin, ".json"));
+  if (*path) return SL_OK;
+  SL_FAIL(SL_ERROR_FILE, "%s: no file main_object*.jsonl or %s*.json", o->path, begin);
+}
+
 static sl_status read_main_object(sl_examples *out, const sl_read_options *o, sl_rows *rows) {
   char *path = NULL;
-  sl_status status = sl_metric_is_folder(o->path) ? sl_metric_find_file(&path, o->path, "main_object", ".jsonl")
-                                                  : sl_strdup(&path, o->path);
-  if (status == SL_OK && !path) status = sl_fail(SL_ERROR_FILE, "%s: no file main_object*.jsonl", o->path);
-  if (status == SL_OK) status = sl_rows_read_lines(path, rows, take, out);
+  sl_status status = find_file(&path, o);
+  if (status == SL_OK && is_coco(path)) {
+    status = sl_main_object_read_coco(out, path, rows);
+  } else if (status == SL_OK) {
+    status = sl_examples_from(out, path);
+    if (status == SL_OK) status = sl_rows_read_lines(path, rows, take, out);
+  }
   free(path);
   return status;
 }

@@ -35,7 +35,6 @@ int sl_choice_find(const char *const *list, const char *name) {
 
 void sl_example_dispose(sl_example *example) {
   free(example->id);
-  free(example->other_id);
   free(example->group);
   free(example->image);
   json_decref(example->data);
@@ -47,6 +46,7 @@ void sl_examples_dispose(sl_examples *examples) {
   free(examples->items);
   json_decref(examples->ids);
   free(examples->image_dir);
+  for (int i = 0; i < examples->n_file; i++) free(examples->files[i]);
   *examples = (sl_examples){0};
 }
 
@@ -65,17 +65,33 @@ static sl_status add(sl_examples *examples, sl_example *example) {
   return SL_OK;
 }
 
-sl_status sl_examples_add(sl_examples *examples, sl_example *example) {
+sl_status sl_examples_from(sl_examples *examples, const char *path) {
+  if (examples->n_file == (int)(sizeof examples->files / sizeof *examples->files))
+    SL_FAIL(SL_ERROR_ARGUMENT, "%s: too many files of one set", path);
+  SL_TRY(sl_strdup(&examples->files[examples->n_file], path));
+  examples->n_file++;
+  return SL_OK;
+}
+
+sl_status sl_examples_add(sl_examples *examples, sl_example *example, int line) {
+  example->file = examples->n_file > 0 ? examples->files[examples->n_file - 1] : NULL;
+  example->line = line;
   const sl_status status = add(examples, example);
   sl_example_dispose(example);
   return status;
 }
 
+int sl_examples_find(const sl_examples *examples, const char *id) {
+  const json_t *index = json_object_get(examples->ids, id);
+  return index ? (int)json_integer_value(index) : SL_EXAMPLE_UNKNOWN;
+}
+
 sl_status sl_examples_alias(sl_examples *examples, int index, const char *other_id) {
-  sl_example *example = &examples->items[index];
-  if (!example->other_id) SL_TRY(sl_strdup(&example->other_id, other_id));
-  const bool taken = json_object_get(examples->ids, other_id) != NULL;
-  return sl_metric_set(examples->ids, other_id, json_integer(taken ? -1 : index));
+  const int other = sl_examples_find(examples, other_id);
+  const bool taken = other != SL_EXAMPLE_UNKNOWN && other != index;
+  /* An example's own id stays its own. */
+  if (other >= 0 && strcmp(examples->items[other].id, other_id) == 0) return SL_OK;
+  return sl_metric_set(examples->ids, other_id, json_integer(taken ? SL_EXAMPLE_AMBIGUOUS : index));
 }
 
 sl_status sl_examples_read(sl_examples *out, const sl_benchmark *benchmark, const sl_read_options *options,
@@ -122,7 +138,7 @@ static bool fits(const char *name, const char *begin, const char *end) {
   return n >= n_begin + n_end && memcmp(name, begin, n_begin) == 0 && strcmp(name + n - n_end, end) == 0;
 }
 
-sl_status sl_metric_find_file(char **out, const char *dir, const char *begin, const char *end) {
+static sl_status find_file(char **out, const char *dir, const char *begin, const char *end) {
   char *best = NULL;
   *out = NULL;
   DIR *listing = opendir(dir);
@@ -136,11 +152,18 @@ sl_status sl_metric_find_file(char **out, const char *dir, const char *begin, co
   closedir(listing);
   if (status == SL_OK && best) status = sl_path_join(out, dir, best);
   free(best);
-  if (status != SL_OK || *out || fits(dir, "", "/annotations")) return status;
-  char *below = NULL;
-  SL_TRY(sl_path_join(&below, dir, "annotations"));
-  if (sl_metric_is_folder(below)) status = sl_metric_find_file(out, below, begin, end);
-  free(below);
+  return status;
+}
+
+sl_status sl_metric_find_file(char **out, const char *dir, const char *begin, const char *end) {
+  static const char *const below[] = {"annotations", "coco"};
+  sl_status status = find_file(out, dir, begin, end);
+  for (size_t i = 0; i < sizeof below / sizeof *below && status == SL_OK && !*out; i++) {
+    char *path = NULL;
+    status = sl_path_join(&path, dir, below[i]);
+    if (status == SL_OK && sl_metric_is_folder(path)) status = find_file(out, path, begin, end);
+    free(path);
+  }
   return status;
 }
 

@@ -13,11 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/text.h"
+#include "metric/letters.h"
 #include "metric/metric.h"
 
 static const char *const styles[] = {"llava", "plain", NULL}, *const rules[] = {"llava", "opera", NULL};
 static const char *const splits[] = {"random", "popular", "adversarial"};
+#define N_SPLIT ((int)(sizeof splits / sizeof *splits))
 
 typedef struct reader {
   sl_examples *examples;
@@ -31,7 +32,6 @@ static sl_status take(void *user, json_t *row, int line) {
   char *id = NULL;
   sl_text name = {0};
   sl_example e = {0};
-  (void)line;
   SL_TRY(sl_row_text(row, "image", &image));
   SL_TRY(sl_row_text(row, "text", &text));
   SL_TRY(sl_row_text(row, "label", &label));
@@ -46,7 +46,7 @@ static sl_status take(void *user, json_t *row, int line) {
   e.data = json_pack("{s:s, s:s}", "text", text, "label", label);
   if (status == SL_OK && !e.data) status = sl_fail(SL_ERROR_MEMORY, "no memory for a question");
   if (status == SL_OK)
-    status = sl_examples_add(r->examples, &e);
+    status = sl_examples_add(r->examples, &e, line);
   else
     sl_example_dispose(&e);
   if (status == SL_OK) status = sl_examples_alias(r->examples, r->examples->n - 1, id);
@@ -55,57 +55,79 @@ static sl_status take(void *user, json_t *row, int line) {
 }
 
 static sl_status read_split(sl_examples *out, const char *path, const char *split, sl_rows *rows) {
+  SL_TRY(sl_examples_from(out, path));
   return sl_rows_read_lines(path, rows, take, &(reader){.examples = out, .split = split});
 }
 
 /* coco_pope_random.json -> random */
 static const char *split_of(const char *path) {
   const char *base = strrchr(path, '/');
-  for (size_t i = 0; i < sizeof splits / sizeof *splits; i++)
+  for (int i = 0; i < N_SPLIT; i++)
     if (strstr(base ? base : path, splits[i])) return splits[i];
   return "all";
 }
 
-/* LLaVA's question file numbers the questions of all splits through; the i-th of a category is the i-th of that split's
- * file, which is also how its script finds the labels. */
+/* LLaVA's question file numbers the questions of all splits through; the i-th of a category is the i-th line of that
+ * split's file, which is also how its script finds the labels. */
 typedef struct numbering {
   sl_examples *examples;
-  int next[sizeof splits / sizeof *splits]; /* index of the next example of each split */
+  int n_seen[N_SPLIT]; /* lines of each category so far */
+  int next[N_SPLIT];   /* index of the first example that may be the next one */
 } numbering;
+
+static int find_split(const char *name) {
+  for (int s = 0; s < N_SPLIT; s++)
+    if (strcmp(name, splits[s]) == 0) return s;
+  return -1;
+}
+
+/* The example of split s on this line; -1 when none was read from there: a bad row, or a split that was not asked for. */
+static int find_line(numbering *n, int s, int line) {
+  const sl_examples *e = n->examples;
+  int i = n->next[s];
+  while (i < e->n && (strcmp(e->items[i].group, splits[s]) != 0 || e->items[i].line < line)) i++;
+  n->next[s] = i;
+  return i < e->n && e->items[i].line == line ? i : -1;
+}
 
 static sl_status take_number(void *user, json_t *row, int line) {
   numbering *n = user;
-  const char *category = NULL;
+  const char *category = NULL, *image = NULL;
   char *id = NULL;
   (void)line;
   SL_TRY(sl_row_text(row, "category", &category));
-  const int s = strcmp(category, splits[0]) == 0 ? 0 : strcmp(category, splits[1]) == 0 ? 1 : 2;
-  int i = n->next[s];
-  while (i < n->examples->n && strcmp(n->examples->items[i].group, splits[s]) != 0) i++;
-  if (strcmp(category, splits[s]) != 0 || i == n->examples->n)
-    SL_FAIL(SL_ERROR_FORMAT, "\"category\": no more questions of \"%s\"", category);
-  n->next[s] = i + 1;
+  const int s = find_split(category);
+  if (s < 0) SL_FAIL(SL_ERROR_FORMAT, "\"category\": no split \"%s\"", category);
+  const int i = find_line(n, s, ++n->n_seen[s]);
+  if (i >= 0 && json_object_get(row, "image")) {
+    SL_TRY(sl_row_text(row, "image", &image));
+    if (strcmp(image, n->examples->items[i].image) != 0)
+      SL_FAIL(SL_ERROR_FORMAT, "\"image\": question %d of \"%s\" is about %s, not %s", n->n_seen[s], category,
+              n->examples->items[i].image, image);
+  }
   SL_TRY(sl_row_id(row, "question_id", &id));
-  free(n->examples->items[i].other_id);
-  n->examples->items[i].other_id = NULL;
-  sl_status status = sl_strdup(&n->examples->items[i].other_id, id);
-  if (status == SL_OK) status = sl_metric_set(n->examples->ids, id, json_integer(i));
+  const sl_status status = sl_metric_set(n->examples->ids, id, json_integer(i >= 0 ? i : SL_EXAMPLE_NOT_ASKED));
   free(id);
   return status;
 }
 
+/* The file lies beside the splits, or, as LLaVA has it, above their folder. */
 static sl_status read_numbers(sl_examples *out, const char *dir, sl_rows *rows) {
-  char *path = NULL;
-  SL_TRY(sl_metric_find_file(&path, dir, "llava_pope_test", ".jsonl"));
-  if (!path) return SL_OK;
+  char *path = NULL, *above = NULL;
+  SL_TRY(sl_path_join(&above, dir, ".."));
+  sl_status status = sl_metric_find_file(&path, dir, "llava_pope_test", ".jsonl");
+  if (status == SL_OK && !path) status = sl_metric_find_file(&path, above, "llava_pope_test", ".jsonl");
   numbering n = {.examples = out};
-  const sl_status status = sl_rows_read_lines(path, rows, take_number, &n);
+  if (status == SL_OK && path) status = sl_rows_read_lines(path, rows, take_number, &n);
   free(path);
+  free(above);
   return status;
 }
 
 static sl_status read_folder(sl_examples *out, const sl_read_options *o, sl_rows *rows) {
-  for (size_t i = 0; i < sizeof splits / sizeof *splits; i++) {
+  if (o->split && find_split(o->split) < 0)
+    SL_FAIL(SL_ERROR_ARGUMENT, "no split \"%s\" of POPE; there are: random, popular, adversarial", o->split);
+  for (int i = 0; i < N_SPLIT; i++) {
     char *path = NULL, end[32];
     if (o->split && strcmp(o->split, splits[i]) != 0) continue;
     snprintf(end, sizeof end, "pope_%s.json", splits[i]);
@@ -116,11 +138,36 @@ static sl_status read_folder(sl_examples *out, const sl_read_options *o, sl_rows
   }
   if (out->n == 0 && rows->n_bad == 0)
     SL_FAIL(SL_ERROR_FILE, "%s: no file *_pope_random.json, *_pope_popular.json or *_pope_adversarial.json", o->path);
-  return o->split ? SL_OK : read_numbers(out, o->path, rows);
+  return read_numbers(out, o->path, rows);
 }
 
 static sl_status read_pope(sl_examples *out, const sl_read_options *o, sl_rows *rows) {
   return sl_metric_is_folder(o->path) ? read_folder(out, o, rows) : read_split(out, o->path, split_of(o->path), rows);
+}
+
+/* POPE's own answers have no ids, {"question", "answer"}: the n-th line answers the n-th line of its split. That it is
+ * the same question is checked where the line tells it. */
+static sl_status match(int *index, const sl_examples *examples, const json_t *row, int n_before, char *const *texts) {
+  const char *asked = json_string_value(json_object_get(row, "question"));
+  char *said = NULL, *own = NULL;
+  (void)texts;
+  *index = -1;
+  if (json_object_get(row, "question_id")) return SL_OK;
+  if (examples->n_file != 1)
+    SL_FAIL(SL_ERROR_FORMAT, "\"question_id\" is missing: answers in order go with one split, by --split or its file");
+  int i = 0;
+  while (i < examples->n && examples->items[i].line <= n_before) i++;
+  if (i == examples->n) SL_FAIL(SL_ERROR_FORMAT, "there are only %d questions", examples->n);
+  *index = examples->items[i].line == n_before + 1 ? i : SL_EXAMPLE_NOT_ASKED;
+  if (!asked || *index < 0) return SL_OK;
+  const char *text = json_string_value(json_object_get(examples->items[i].data, "text"));
+  sl_status status = sl_lower(&said, asked);
+  if (status == SL_OK) status = sl_lower(&own, text);
+  if (status == SL_OK && !strstr(said, own))
+    status = sl_fail(SL_ERROR_FORMAT, "\"question\": expected \"%s\" in this place, found \"%s\"", text, asked);
+  free(said);
+  free(own);
+  return status;
 }
 
 static sl_status prompt(char **out, const sl_example *e, int style) {
@@ -180,9 +227,10 @@ const sl_benchmark sl_pope_benchmark = {.name = "pope",
                                         .source = "Li et al. 2023",
                                         .styles = styles,
                                         .rules = rules,
-                                        .max_token = 16,
+                                        .max_token = 128,
                                         .headline = "accuracy",
                                         .read = read_pope,
                                         .prompt = prompt,
                                         .score = score,
-                                        .summarise = summarise};
+                                        .summarise = summarise,
+                                        .match = match};

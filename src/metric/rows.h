@@ -26,16 +26,17 @@ sl_status sl_rows_read_lines(const char *path, sl_rows *rows, sl_row_fn take, vo
 sl_status sl_rows_parse_lines(const char *bytes, size_t n_bytes, const char *name, sl_rows *rows, sl_row_fn take,
                               void *user);
 
-/* One JSON text, whose first character is `[` or `{`: the elements of the array at `key` of the root (NULL: of the root
- * array). An array of a file without `key` is a format error. *root (new reference) may be NULL. */
-sl_status sl_rows_read_array(const char *path, const char *key, sl_rows *rows, sl_row_fn take, void *user,
-                             json_t **root);
+/* One JSON text: the elements of the array at `key` of the root object (NULL: of the root array), each parsed by itself.
+ * What stands behind the array is not looked at. No such array, or one that does not end, is a format error. */
+sl_status sl_rows_read_array(const char *path, const char *key, sl_rows *rows, sl_row_fn take, void *user);
+sl_status sl_rows_parse_array(const char *bytes, size_t n_bytes, const char *name, const char *key, sl_rows *rows,
+                              sl_row_fn take, void *user);
 
 /* Calls `take` for one row and turns a bad one into a record or an error. */
 sl_status sl_rows_take(sl_rows *rows, const char *path, int line, sl_row_fn take, void *user, json_t *row);
 
-/* The line on which each element of the array at `key` (NULL: of the root, array or object) begins: lines [n]. Missing
- * ones are 0. The text has been parsed before. */
+/* The line on which each member of the array or object at `key` (NULL: the root) begins: lines [n]; 0 for those that the
+ * text lacks. */
 void sl_rows_lines(const char *bytes, size_t n_bytes, const char *key, int *lines, int n);
 
 /* Members of a row; a missing one or one of another type makes the row bad. Texts are borrowed. */

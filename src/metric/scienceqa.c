@@ -1,10 +1,11 @@
 /* ScienceQA: multiple choice, with or without a picture.
  *
  * Two published parsers of an answer, both of llava/eval/eval_science_qa.py:
- *   llava-5200b75  (March 2024, the default) line breaks become ". ", blanks around a letter are dropped; a letter
- *                  before ". "; else the first "The answer is X." and else the first "The answer is X", X from A to E
- *   llava-ce1aa08  (October 2023) the text is a letter; a letter before ". "; else exactly one "The answer is X" and any
- *                  character, X from A to Z
+ *   llava-ce1aa08  LLaVA's own (October 2023, unchanged in its last commit c121f04): the text is a letter; a letter before
+ *                  ". "; else exactly one "The answer is X" and any character, X from A to Z
+ *   llava-5200b75  of a contributor's branch (March 2024), never in LLaVA's main: line breaks become ". ", blanks around a
+ *                  letter are dropped; a letter before ". "; else the first "The answer is X." and else the first "The
+ *                  answer is X", X from A to E
  * A letter beyond the choices is wrong. All questions count, those without a prediction as wrong; "image" tells those
  * with a picture.
  *
@@ -19,7 +20,8 @@
 #define LETTERS "ABCDE"
 
 static const char *const styles[] = {"llava", "lines", NULL};
-static const char *const rules[] = {"llava-5200b75", "llava-ce1aa08", NULL};
+static const char *const rules[] = {"llava-ce1aa08", "llava-5200b75", NULL};
+enum { RULE_CE1AA08, RULE_5200B75 };
 
 typedef struct reader {
   sl_examples *examples;
@@ -46,7 +48,6 @@ static sl_status take(void *user, json_t *row, int line) {
   int64_t answer = 0;
   sl_text path = {0};
   sl_example e = {0};
-  (void)line;
   SL_TRY(sl_row_text(row, "question", &question));
   SL_TRY(check_choices(row, &answer));
   if (image && !json_is_null(image)) {
@@ -62,7 +63,7 @@ static sl_status take(void *user, json_t *row, int line) {
                      "answer", (json_int_t)answer, "image", path.data != NULL);
   sl_status status = e.data ? sl_strdup(&e.id, r->pid) : sl_fail(SL_ERROR_MEMORY, "no memory for a question");
   if (status == SL_OK) status = sl_strdup(&e.group, path.data ? "image" : "text only");
-  if (status == SL_OK) return sl_examples_add(r->examples, &e);
+  if (status == SL_OK) return sl_examples_add(r->examples, &e, line);
   sl_example_dispose(&e);
   return status;
 }
@@ -104,6 +105,7 @@ static sl_status read_parts(sl_examples *out, const sl_read_options *o, const ch
   size_t i;
   if (!json_is_array(pids)) SL_FAIL(SL_ERROR_FORMAT, "pid_splits.json: no split \"%s\"", split);
   if (!json_is_object(problems)) SL_FAIL(SL_ERROR_FORMAT, "%s: expected an object of problems", path);
+  SL_TRY(sl_examples_from(out, path));
   sl_status status = index_lines(&lines, path, problems);
   json_array_foreach((json_t *)pids, i, pid)
     if (status == SL_OK) status = take_pid(out, problems, lines, path, pid, rows);
@@ -242,7 +244,7 @@ static char parse_old(const char *text) {
 
 static sl_status score(json_t *said, const sl_example *e, const char *prediction, int rule) {
   char letter = '\0';
-  if (rule == 0)
+  if (rule == RULE_5200B75)
     SL_TRY(parse_new(&letter, prediction));
   else
     letter = parse_old(prediction);
@@ -265,7 +267,7 @@ const sl_benchmark sl_scienceqa_benchmark = {.name = "scienceqa",
                                              .source = "Lu et al. 2022",
                                              .styles = styles,
                                              .rules = rules,
-                                             .max_token = 64,
+                                             .max_token = 128,
                                              .headline = "accuracy",
                                              .missing_is_wrong = true,
                                              .read = read_scienceqa,

@@ -120,14 +120,12 @@ static bool ends_with(const char *word, size_t n, const char *end, size_t n_end)
 }
 
 static bool is_unchanged(const char *word, size_t n) {
-  for (const char *at = unchanged; *at;) {
-    const size_t length = strcspn(at, " ");
-    if (ends_with(at, length, word, n)) return true;
-    at += length + (at[length] == ' ');
-  }
+  for (const char *at = n > 0 ? strstr(unchanged, word) : NULL; at; at = strstr(at + 1, word))
+    if (at[n] == ' ' || at[n] == '\0') return true;
+  if (n == 0 || word[n - 1] != 's') return false;
   for (const char *at = ends_in_ie; *at;) {
     const size_t length = strcspn(at, " ");
-    if (n > 0 && word[n - 1] == 's' && ends_with(word, n - 1, at, length)) return true;
+    if (ends_with(word, n - 1, at, length)) return true;
     at += length + (at[length] == ' ');
   }
   return false;

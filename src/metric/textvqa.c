@@ -22,6 +22,7 @@
 #define MOST_PERIODS 32
 
 static const char *const styles[] = {"llava", "ocr", "plain", NULL}, *const rules[] = {"m4c", NULL};
+enum { STYLE_LLAVA, STYLE_OCR, STYLE_PLAIN };
 
 /* ---- normalising ---- */
 
@@ -155,6 +156,26 @@ static sl_status normalise(char **out, const char *text) {
 
 /* ---- reading ---- */
 
+/* ---- by picture and question, as LLaVA's files have it: their question_id is the picture's ---- */
+
+/* Key of an example in the ids. Of several with the same picture and question the later ones get more line ends. */
+static sl_status make_key(sl_text *key, const char *image, const char *question) {
+  char *lower = NULL;
+  SL_TRY(sl_lower(&lower, question));
+  const sl_status status = sl_text_format(key, "%s\n%s", image, lower);
+  free(lower);
+  return status;
+}
+
+static sl_status add_key(sl_examples *examples, int index, const char *image, const char *question) {
+  sl_text key = {0};
+  sl_status status = make_key(&key, image, question);
+  while (status == SL_OK && sl_examples_find(examples, key.data) >= 0) status = sl_text_append_string(&key, "\n");
+  if (status == SL_OK) status = sl_metric_set(examples->ids, key.data, json_integer(index));
+  sl_text_dispose(&key);
+  return status;
+}
+
 static sl_status take(void *user, json_t *row, int line) {
   sl_examples *examples = user;
   const json_t *answers = json_object_get(row, "answers"), *answer;
@@ -162,7 +183,6 @@ static sl_status take(void *user, json_t *row, int line) {
   sl_text name = {0};
   sl_example e = {0};
   size_t i;
-  (void)line;
   SL_TRY(sl_row_text(row, "question", &question));
   SL_TRY(sl_row_text(row, "image_id", &image));
   if (json_array_size(answers) != N_ANSWER)
@@ -175,41 +195,84 @@ static sl_status take(void *user, json_t *row, int line) {
   e.image = name.data;
   e.data = json_pack("{s:s, s:O, s:s}", "question", question, "answers", answers, "image_id", image);
   if (status == SL_OK && !e.data) status = sl_fail(SL_ERROR_MEMORY, "no memory for a question");
-  if (status == SL_OK) return sl_examples_add(examples, &e);
-  sl_example_dispose(&e);
-  return status;
+  if (status == SL_OK)
+    status = sl_examples_add(examples, &e, line);
+  else
+    sl_example_dispose(&e);
+  return status == SL_OK ? add_key(examples, examples->n - 1, image, question) : status;
 }
 
-/* The example of this image and question (its first line, whatever the case). */
-static sl_status find_asked(int *index, const sl_examples *examples, const char *image, const char *text) {
-  char *first = NULL, *lower = NULL;
-  *index = -1;
-  SL_TRY(sl_strdup(&first, text));
-  first[strcspn(first, "\n")] = '\0';
-  sl_status status = sl_lower(&lower, first);
-  for (int i = 0; i < examples->n && status == SL_OK && *index < 0; i++) {
-    char *own = NULL;
-    if (strcmp(json_string_value(json_object_get(examples->items[i].data, "image_id")), image) != 0) continue;
-    status = sl_lower(&own, json_string_value(json_object_get(examples->items[i].data, "question")));
-    if (status == SL_OK && strcmp(own, lower) == 0) *index = i;
-    free(own);
+/* The first example of this picture and question for which `used` does not hold. */
+static sl_status find_key(int *index, const sl_examples *examples, const char *image, const char *question,
+                          bool (*used)(const void *user, int index), const void *user) {
+  sl_text key = {0};
+  sl_status status = make_key(&key, image, question);
+  int found = SL_EXAMPLE_UNKNOWN;
+  *index = SL_EXAMPLE_UNKNOWN;
+  while (status == SL_OK && (found = sl_examples_find(examples, key.data)) >= 0) {
+    *index = found;
+    if (!used(user, found)) break;
+    status = sl_text_append_string(&key, "\n");
   }
-  free(first);
-  free(lower);
+  sl_text_dispose(&key);
   return status;
 }
 
-/* A row of LLaVA's question file: its question_id is the image's, its text holds the OCR tokens. */
+/* The question inside a prompt of LLaVA's forms: "OCR tokens: ... Question: Q Short answer:", "Reference OCR token: ..."
+ * in front of Q or behind it, Q and what kind of answer is wanted, or Q alone. New text. */
+static sl_status question_of(char **out, const char *prompt) {
+  const char *begin = prompt, *end = NULL;
+  if (strncmp(prompt, "OCR tokens: ", 12) == 0) {
+    begin = strstr(prompt, "Question: ");
+    end = begin ? strstr(begin + 10, " Short answer:") : NULL;
+    if (!end) SL_FAIL(SL_ERROR_FORMAT, "\"prompt\": expected \"Question: ... Short answer:\" behind the OCR tokens");
+    begin += 10;
+  } else if (strncmp(prompt, "Reference OCR token:", 20) == 0 && strchr(prompt, '\n')) {
+    begin = strchr(prompt, '\n') + 1;
+  }
+  if (!end) end = begin + strcspn(begin, "\n");
+  sl_text text = {0};
+  const sl_status status = sl_text_append(&text, begin, (size_t)(end - begin));
+  *out = text.data;
+  return status;
+}
+
+static bool has_prediction(const void *user, int index) { return ((char *const *)user)[index] != NULL; }
+
+static bool has_prompt(const void *user, int index) {
+  return json_object_get(((const sl_examples *)user)->items[index].data, "asked") != NULL;
+}
+
+static sl_status match(int *index, const sl_examples *examples, const json_t *row, int n_before, char *const *texts) {
+  const char *image = NULL, *prompt = NULL;
+  char *question = NULL;
+  (void)n_before;
+  *index = SL_EXAMPLE_UNKNOWN;
+  if (!json_object_get(row, "prompt")) return SL_OK;
+  SL_TRY(sl_row_text(row, json_object_get(row, "question_id") ? "question_id" : "image_id", &image));
+  SL_TRY(sl_row_text(row, "prompt", &prompt));
+  SL_TRY(question_of(&question, prompt));
+  sl_status status = find_key(index, examples, image, question, has_prediction, texts);
+  if (status == SL_OK && *index == SL_EXAMPLE_UNKNOWN)
+    status = sl_fail(SL_ERROR_FORMAT, "no example has the picture %s and the question \"%s\"", image, question);
+  free(question);
+  return status;
+}
+
+/* A row of LLaVA's question file: its question_id is the picture's, its text holds the OCR tokens. */
 static sl_status take_prompt(void *user, json_t *row, int line) {
   sl_examples *examples = user;
   const char *text = NULL, *id = NULL, *image = NULL;
+  char *question = NULL;
   int index;
   (void)line;
   SL_TRY(sl_row_text(row, "text", &text));
   SL_TRY(sl_row_text(row, "question_id", &id));
-  SL_TRY(find_asked(&index, examples, id, text));
-  if (index < 0) SL_FAIL(SL_ERROR_FORMAT, "no question of the annotations has this image and text (\"%s\")", id);
-  SL_TRY(sl_metric_set(examples->items[index].data, "asked", json_string(text)));
+  SL_TRY(question_of(&question, text));
+  const sl_status status = find_key(&index, examples, id, question, has_prompt, examples);
+  free(question);
+  SL_TRY(status);
+  if (index < 0) SL_FAIL(SL_ERROR_FORMAT, "no question of the annotations has this picture and text (\"%s\")", id);
   if (json_object_get(row, "image")) {
     SL_TRY(sl_row_text(row, "image", &image));
     SL_TRY(sl_row_check_path(image));
@@ -217,7 +280,7 @@ static sl_status take_prompt(void *user, json_t *row, int line) {
     examples->items[index].image = NULL;
     SL_TRY(sl_strdup(&examples->items[index].image, image));
   }
-  return sl_examples_alias(examples, index, id);
+  return sl_metric_set(examples->items[index].data, "asked", json_string(text));
 }
 
 static sl_status read_textvqa(sl_examples *out, const sl_read_options *o, sl_rows *rows) {
@@ -225,9 +288,14 @@ static sl_status read_textvqa(sl_examples *out, const sl_read_options *o, sl_row
   const bool folder = sl_metric_is_folder(o->path);
   sl_status status = folder ? sl_metric_find_file(&path, o->path, "TextVQA_", ".json") : sl_strdup(&path, o->path);
   if (status == SL_OK && !path) status = sl_fail(SL_ERROR_FILE, "%s: no file TextVQA_*.json", o->path);
-  if (status == SL_OK) status = sl_rows_read_array(path, "data", rows, take, out, NULL);
+  if (status == SL_OK) status = sl_examples_from(out, path);
+  if (status == SL_OK) status = sl_rows_read_array(path, "data", rows, take, out);
   if (status == SL_OK && folder) status = sl_metric_find_file(&asked, o->path, "llava_textvqa", ".jsonl");
   if (status == SL_OK && asked) status = sl_rows_read_lines(asked, rows, take_prompt, out);
+  /* Where LLaVA's question file is, its prompts are the official ones. */
+  int n_asked = 0;
+  for (int i = 0; i < out->n; i++) n_asked += has_prompt(out, i);
+  out->usual_style = out->n > 0 && n_asked == out->n ? STYLE_OCR : STYLE_LLAVA;
   free(path);
   free(asked);
   return status;
@@ -238,12 +306,12 @@ static sl_status prompt(char **out, const sl_example *e, int style) {
   const char *asked = json_string_value(json_object_get(e->data, "asked"));
   sl_text text = {0};
   *out = NULL;
-  if (style == 1 && !asked)
+  if (style == STYLE_OCR && !asked)
     SL_FAIL(SL_ERROR_ARGUMENT, "prompt style ocr: no line of llava_textvqa_*.jsonl asks question %s", e->id);
   const sl_status status =
-      style == 1 ? sl_text_append_string(&text, asked)
+      style == STYLE_OCR ? sl_text_append_string(&text, asked)
                  : sl_text_format(&text, "%s%s", json_string_value(json_object_get(e->data, "question")),
-                                  style == 0 ? hint : "");
+                                  style == STYLE_LLAVA ? hint : "");
   *out = text.data;
   return status;
 }
@@ -289,9 +357,10 @@ const sl_benchmark sl_textvqa_benchmark = {.name = "textvqa",
                                            .source = "Singh et al. 2019",
                                            .styles = styles,
                                            .rules = rules,
-                                           .max_token = 64,
+                                           .max_token = 128,
                                            .headline = "accuracy",
                                            .read = read_textvqa,
                                            .prompt = prompt,
                                            .score = score,
-                                           .summarise = summarise};
+                                           .summarise = summarise,
+                                           .match = match};

@@ -1,9 +1,10 @@
 /* One prefix, many branches.
  *
- * A prefix is everything up to the last image position, run once. A trunk is one unmodified continuation of it (question
- * and answer). A branch is the trunk under an intervention plan. Branches run together, so every weight is read once for
- * all of them; a row of a branch is computed only from the layer on in which its plan first reaches it, and everything
- * else is taken from the trunk. Prefix, trunk and baseline are immutable and may be shared by sessions of one model.
+ * A prefix is everything up to the last image position, run once. A trunk is one unmodified continuation of it
+ * (question and answer). A branch is the trunk under an intervention plan. Branches run together, so every weight is
+ * read once for all of them; a row of a branch is computed only from the layer on in which its plan first reaches it,
+ * and everything else is taken from the trunk. Prefix, trunk and baseline are immutable and may be shared by sessions
+ * of one model.
  *
  * Exactness: the branch of an empty plan is the trunk, a trunk equals a plain full forward, and a plan on a branch
  * equals the same intervention in a full forward with explicit masks (up to the order of sums). A branch's bits depend
@@ -25,9 +26,9 @@ typedef struct sl_baseline sl_baseline;
 sl_status sl_prefix_new(sl_prefix **out, sl_session *session, const sl_layout *layout, const sl_image *image,
                         bool keep_rows, const sl_probe *probe);
 void sl_prefix_free(sl_prefix *prefix);
-int sl_prefix_rows(const sl_prefix *prefix);
 bool sl_prefix_keeps_rows(const sl_prefix *prefix);
-/* Whether the prompt begins with the prefix, and rotates its keys alike: with dynamic NTK the prompt's length counts. */
+/* Whether the prompt begins with the prefix, and rotates its keys alike: with dynamic NTK the prompt's length
+ * counts. */
 bool sl_prefix_serves(const sl_prefix *prefix, const sl_layout *layout);
 
 /* Runs the rows of `layout` after the prefix, which must serve it (an error names the first token that differs). Keeps
@@ -36,7 +37,6 @@ bool sl_prefix_serves(const sl_prefix *prefix, const sl_layout *layout);
 sl_status sl_trunk_new(sl_trunk **out, sl_session *session, const sl_prefix *prefix, const sl_layout *layout,
                        const sl_probe *probe);
 void sl_trunk_free(sl_trunk *trunk);
-const sl_layout *sl_trunk_layout(const sl_trunk *trunk);
 const sl_prefix *sl_trunk_prefix(const sl_trunk *trunk);
 /* Logits of the trunk's own rows (positions, ascending, none before the suffix): [n_row, V] to the caller's memory. */
 sl_status sl_trunk_logits(sl_session *session, const sl_trunk *trunk, const int *rows, int n_row, float *logits);
@@ -78,19 +78,22 @@ typedef struct sl_branch_request {
 /* Runs every plan's branch. */
 sl_status sl_branches_run(sl_session *session, const sl_branch_request *request);
 
-/* Greedy answers under every plan, decoded together: continues the trunk's prompt (rows after n_prompt are not used) with
- * up to max_token tokens a branch, ending before an end token. Sets that are open at the end (`rest`) hold for new
+/* Greedy answers under every plan, decoded together: continues the trunk's prompt (rows after n_prompt are not used)
+ * with up to max_token tokens a branch, ending before an end token. Sets that are open at the end (`rest`) hold for new
  * positions too. ids [n_plan, max_token], n_id [n_plan]; rows, n_row and take are not used. */
 sl_status sl_branches_greedy(sl_session *session, const sl_branch_request *request, int max_token, int32_t *ids,
                              int *n_id);
 
-/* Memory that branches run at once may take (one branch always runs), and how many that is when plans reach the rows after
- * the picture alone, with `n_step` decoding steps kept (0 = logits only). Plans that reach image rows run fewer at once. */
+/* Memory that branches run at once may take (one branch always runs), and how many that is when plans reach the rows
+ * after the picture alone, with `n_step` decoding steps kept (0 = logits only). Plans that reach image rows run fewer
+ * at once. */
 #define SL_BRANCH_LIMIT ((size_t)1 << 30)
 void sl_session_set_branch_limit(sl_session *session, size_t n_bytes);
 int sl_branch_batch(const sl_session *session, const sl_trunk *trunk, int n_step);
 
-/* The limits that plans for this trunk are checked against. */
+/* The limits that plans are checked against: for a sequence of n_token positions, and for a trunk's. */
+sl_plan_limits sl_plan_limits_for(const sl_model *model, const sl_layout *layout, int n_token, int n_baseline,
+                                  int n_run);
 sl_plan_limits sl_trunk_limits(const sl_trunk *trunk, int n_baseline, int n_run);
 
 #endif

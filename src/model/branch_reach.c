@@ -39,7 +39,7 @@ static void reach_directly(reach *r) {
     const sl_rule *rule = &r->plan->rules[i];
     if (rule->source == SL_SOURCE_OWN || !sl_set_any(&rule->heads, r->n_head)) continue;
     const int layer = first_of(&rule->layers, r->n_layer);
-    for (int p = first_of(&rule->keys, r->n_token); p < r->n_token; p++)
+    for (int p = sl_prefix_reader(r->trunk->prefix, first_of(&rule->keys, r->n_token)); p < r->n_token; p++)
       if (sl_set_has(&rule->queries, p)) r->join[p] = min_of(r->join[p], layer);
   }
   for (int i = 0; i < r->plan->n_edit; i++) {
@@ -91,8 +91,7 @@ static void drop_unread(reach *r) {
   for (int p = r->trunk->first - 1; p >= 0; p--) {
     if (r->join[p] == r->n_layer) continue;
     bool read = false;
-    const int first = sl_prefix_seen(r->trunk->prefix, p) > p ? r->trunk->prefix->first_image : p + 1;
-    for (int q = first; q < r->n_token + r->n_step && !read; q++) {
+    for (int q = sl_prefix_reader(r->trunk->prefix, p); q < r->n_token + r->n_step && !read; q++) {
       if (q == p) continue;
       const bool computed = q >= r->n_token || r->join[q] < r->n_layer;
       read = computed && may_read(r, q, p, min_of(r->join[p], r->differ[p]));
@@ -115,8 +114,8 @@ static sl_status list_rows(sl_branch *b, const reach *r) {
   }
   if (b->n_row > 0 && b->position[0] < r->trunk->first && !sl_prefix_keeps_rows(r->trunk->prefix))
     SL_FAIL(SL_ERROR_ARGUMENT,
-            "plan %d changes what happens at position %d, before the end of the picture; the prefix was made without its "
-            "rows (keep_rows)",
+            "plan %d changes what happens at position %d, before the end of the picture; the prefix was made without "
+            "its rows (keep_rows)",
             b->number, b->position[0]);
   return SL_OK;
 }

@@ -2,8 +2,8 @@
  *
  * A column is a place where a key can be read: the trunk's own (text before the image, image, suffix), a baseline's at
  * an image position, or a row that the branch has computed itself (a local slot). Each position shows in exactly one of
- * them, or nowhere when it is hidden, comes later than the query or lies before its window. Rows with the same rules share what they see of the
- * prefix, so that part is made once for each set of rules ("base"). */
+ * them, or nowhere when it is hidden, comes later than the query or lies before its window. Rows with the same rules
+ * share what they see of the prefix, so that part is made once for each set of rules ("base"). */
 #include <stdlib.h>
 #include <string.h>
 

@@ -10,7 +10,7 @@ typedef struct sl_config {
   struct {
     int n_layer, n_head, d_model, d_mlp, image_px, patch_px;
     double eps;
-    const char *act, *model_type;
+    const char *act;
     const char *norm;          /* "layer_norm" or "rms_norm", in the blocks */
     int n_class;               /* class tokens before the patches: 0 or 1 */
     int position_grid;         /* side of the stored grid of positions; 0: the picture's own */
@@ -33,7 +33,8 @@ typedef struct sl_config {
     int trained_length;        /* Qwen, first generation: positions from which the next two take effect */
     bool dynamic_ntk;          /* rotary frequencies stretch for prompts beyond it */
     bool log_n;                /* queries beyond it grow with the logarithm of their position */
-    double rope_factor;        /* positions are divided by it; 0: not */
+    double rope_factor, rope_low, rope_high; /* of rope_type (rope.c), where it has some */
+    int rope_original;         /* length from before the stretching by rope_type; 0: not told */
     /* Qwen2-VL: pairs of a head that turn by time, row and column of a position, one group after another; their sum is
      * half the head's width. All 0: a position is one number. */
     int rope_sections[3];
@@ -44,7 +45,7 @@ typedef struct sl_config {
     bool scales_embeddings;    /* by the root of the width */
     bool offset_norms;         /* weights of norms are stored less 1 */
     bool qk_norm, sandwich;    /* norms of queries and keys; of what sublayers add */
-    const char *act, *model_type, *rope_type;
+    const char *act, *rope_type;
   } text;
   struct {
     const char *act;

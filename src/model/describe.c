@@ -1,4 +1,5 @@
 /* What a model is, as JSON: for `info` and for run.json. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,6 +57,13 @@ sl_status sl_model_compute_to_json(const sl_model *m, json_t **out) {
                 out);
 }
 
+/* The way from the tower's rows to the decoder's. */
+static json_t *projector_json(const sl_model *m) {
+  json_t *json = part_json(&m->shape.projector);
+  if (json) json_object_set_new(json, "kind", json_string(m->kinds.projector->model_type));
+  return json;
+}
+
 static json_t *unused_json(const sl_model *m) {
   json_t *names = json_array();
   for (int i = 0; names && i < m->n_unused_named; i++)
@@ -108,19 +116,42 @@ static double stack_flop(const sl_block_shape *s, int n_layer, int n_row) {
   return 2 * n_layer * n_row * (products + attention);
 }
 
-/* Bytes and operations of work on a prompt of n_token rows and n_view views. A pass is tower, decoder and the last row's logits; CAM is a
- * pass and the gradients of the decoder's activations. */
+/* Rows that a pass works on, and what one block needs beside them: of the tower's views one after another, or of the decoder,
+ * there and back. */
+static double working_bytes(const sl_model *m, int n_token, int n_view, int n_view_row) {
+  const sl_block_shape *t = &m->tower.shape, *d = &m->decoder.shape;
+  const int64_t tower = sl_scratch_need(n_view * n_view_row, t->d_model) + sl_block_forward_scratch(t, n_view_row, n_view_row, 0);
+  const int64_t forward = sl_block_forward_scratch(d, n_token, n_token, 0), back = sl_block_backward_scratch(d, n_token, true);
+  const int64_t decoder = sl_scratch_need(n_token, d->d_model) + (back > forward ? back : forward);
+  return (double)(tower > decoder ? tower : decoder) * sizeof(float);
+}
+
+/* Bytes and operations of work on a prompt of n_token rows and n_view views. A pass is tower, decoder and the last row's
+ * logits; CAM is a pass and the gradients of the decoder's activations. */
 static json_t *estimate_json(const sl_model *m, int n_token, int n_view, int n_view_row) {
   const sl_decoder *d = &m->decoder;
   const double kv = 2.0 * d->n_layer * n_token * d->shape.n_head_kv * d->shape.d_head * sizeof(float);
   const double decoder = stack_flop(&d->shape, d->n_layer, n_token);
   const double flop = decoder + n_view * stack_flop(&m->tower.shape, m->tower.n_layer, n_view_row) +
                       2.0 * d->n_vocab * d->shape.d_model;
-  const double keep_all = (double)sl_keep_bytes(&d->shape, d->n_layer, n_token, sl_keep_choose(&d->shape, d->n_layer, n_token, SIZE_MAX));
-  const double keep_inputs = (double)sl_keep_bytes(&d->shape, d->n_layer, n_token, sl_keep_choose(&d->shape, d->n_layer, n_token, 0));
-  return json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "tokens", n_token, "views", n_view, "weights_bytes", (double)m->packed_bytes,
-                   "kv_cache_bytes", kv, "forward_flop", flop, "cam_flop", flop + decoder, "cam_keep_bytes", keep_all,
-                   "cam_recompute_bytes", keep_inputs);
+  const sl_keep_counts most = sl_keep_choose(&d->shape, d->n_layer, n_token, SIZE_MAX);
+  const sl_keep_counts least = sl_keep_choose(&d->shape, d->n_layer, n_token, 0);
+  const double keep_all = (double)sl_keep_bytes(&d->shape, d->n_layer, n_token, most);
+  const double keep_inputs = (double)sl_keep_bytes(&d->shape, d->n_layer, n_token, least);
+  return json_pack("{s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "tokens", n_token, "views", n_view, "weights_bytes",
+                   (double)m->packed_bytes, "kv_cache_bytes", kv, "forward_flop", flop, "cam_flop", flop + decoder,
+                   "cam_keep_bytes", keep_all, "cam_recompute_bytes", keep_inputs, "working_bytes",
+                   working_bytes(m, n_token, n_view, n_view_row));
+}
+
+/* The same where a view is as large as its picture, for the largest square that the image processor leaves as it is. */
+static json_t *largest_json(const sl_model *m, int n_text) {
+  const int merge = m->config.projector.merge, cell_px = m->shape.patch_px * merge;
+  const int side = (int)(sqrt((double)m->preprocess.max_px) / cell_px), n_image = side * side;
+  json_t *json = estimate_json(m, n_text + n_image, 1, n_image * merge * merge);
+  if (json) json_object_set_new(json, "image_px", json_integer((json_int_t)side * cell_px));
+  if (json) json_object_set_new(json, "image_tokens", json_integer(n_image));
+  return json;
 }
 
 static sl_status add_layout(const sl_model *m, const char *question, json_t *root) {
@@ -133,7 +164,10 @@ static sl_status add_layout(const sl_model *m, const char *question, json_t *roo
   SL_TRY(status);
   json_object_set_new(root, "prompt", json_pack("{s:s, s:s, s:o}", "question", question, "text", layout.text, "tokens",
                                                 tokens_json(m, &layout)));
-  json_object_set_new(root, "estimate", estimate_json(m, layout.n_token, n_view, n_view_row));
+  json_t *estimate = estimate_json(m, layout.n_token, n_view, n_view_row);
+  if (estimate && m->shape.any_size)
+    json_object_set_new(estimate, "largest", largest_json(m, layout.n_token - layout.n_image));
+  json_object_set_new(root, "estimate", estimate);
   sl_layout_dispose(&layout);
   return SL_OK;
 }
@@ -146,6 +180,7 @@ sl_status sl_model_describe(const sl_model *m, const char *question, char **json
   json_object_set_new(root, "template", json_string(m->frame));
   json_object_set_new(root, "grid",
                       json_pack("{s:i, s:i}", "height", m->shape.grid_height, "width", m->shape.grid_width));
+  json_object_set_new(root, "projector", projector_json(m));
   json_object_set_new(root, "decoder", part_json(&m->shape.decoder));
   json_object_set_new(root, "weights", json_pack("{s:i, s:f, s:f, s:[], s:i, s:o}", "found", m->n_found, "bytes",
                                                  (double)m->weight_bytes, "packed_bytes", (double)m->packed_bytes,

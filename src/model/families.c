@@ -5,28 +5,41 @@
 
 #include "base/text.h"
 
-extern const sl_family sl_family_qwen2_vl_flat, sl_family_qwen2_vl, sl_family_qwen2_5_vl_flat, sl_family_qwen2_5_vl;
 extern const sl_family sl_family_llava_first, sl_family_llava_original, sl_family_llava, sl_family_llava_next_vicuna,
     sl_family_llava_next_mistral, sl_family_llava_next, sl_family_internvl, sl_family_internvl_remote,
-    sl_family_shikra, sl_family_qwen_vl, sl_family_instructblip, sl_family_idefics3, sl_family_gemma3;
+    sl_family_shikra, sl_family_qwen_vl, sl_family_instructblip, sl_family_idefics3, sl_family_gemma3,
+    sl_family_qwen2_vl_flat, sl_family_qwen2_vl, sl_family_qwen2_5_vl_flat, sl_family_qwen2_5_vl;
 
 /* Of several with the same model_type the first that claims the folder. */
 static const sl_family *const families[] = {
     &sl_family_llava_next_vicuna, &sl_family_llava_next_mistral, &sl_family_llava_first, &sl_family_llava_original,
     &sl_family_llava, &sl_family_llava_next, &sl_family_internvl, &sl_family_internvl_remote, &sl_family_shikra,
-    &sl_family_qwen_vl, &sl_family_instructblip, &sl_family_idefics3, &sl_family_gemma3, &sl_family_qwen2_vl_flat, &sl_family_qwen2_vl, &sl_family_qwen2_5_vl_flat,
-    &sl_family_qwen2_5_vl};
+    &sl_family_qwen_vl, &sl_family_instructblip, &sl_family_idefics3, &sl_family_gemma3, &sl_family_qwen2_vl_flat,
+    &sl_family_qwen2_vl, &sl_family_qwen2_5_vl_flat, &sl_family_qwen2_5_vl};
+
+static bool has_type(const sl_family *family, const char *model_type) {
+  for (const char *const *type = family->model_types; *type; type++)
+    if (strcmp(*type, model_type) == 0) return true;
+  return false;
+}
 
 /* Whether a family before the i-th has this model_type too. */
 static bool claims_before(size_t i, const char *model_type) {
   for (size_t k = 0; k < i; k++)
-    for (const char *const *type = families[k]->model_types; *type; type++)
-      if (strcmp(*type, model_type) == 0) return true;
+    if (has_type(families[k], model_type)) return true;
   return false;
+}
+
+/* Known by its model_type, but by nothing else: a decoder alone, say. */
+static sl_status unknown_layout(const sl_family *family, const char *model_type, const char *name) {
+  SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: model_type is \"%s\", but nothing else is as in the %s that sightline opens under it",
+          name, model_type, family->title);
 }
 
 static sl_status unknown_family(const char *model_type, const char *name) {
   sl_text known = {0};
+  for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+    if (has_type(families[i], model_type)) return unknown_layout(families[i], model_type, name);
   for (size_t i = 0; i < sizeof families / sizeof *families; i++)
     for (const char *const *type = families[i]->model_types; *type; type++)
       if (!claims_before(i, *type)) (void)sl_text_format(&known, "%s\"%s\"", known.length ? ", " : "", *type);
@@ -37,26 +50,29 @@ static sl_status unknown_family(const char *model_type, const char *name) {
 }
 
 static bool claims(const sl_family *family, const char *model_type, const json_t *config) {
-  for (const char *const *type = family->model_types; *type; type++)
-    if (strcmp(*type, model_type) == 0) return !family->claims || family->claims(config);
-  return false;
+  return has_type(family, model_type) && (!family->claims || family->claims(config));
+}
+
+/* Of the whole model, or of its decoder alone. */
+static sl_status refuse_quantised(json_t *config, const char *section, const char *name) {
+  char path[96];
+  snprintf(path, sizeof path, "%s%squantization_config", section, section[0] ? "." : "");
+  const json_t *quantization = sl_json_at(config, path);
+  if (!quantization || json_is_null(quantization)) return SL_OK;
+  const char *method = json_string_value(json_object_get(quantization, "quant_method"));
+  SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: %s%s%s: quantised weights are not supported, only f32, f16 and bf16", name, path,
+          method ? " of method " : "", method ? method : "");
 }
 
 sl_status sl_family_find(const sl_family **out, json_t *config, const char *name) {
   const char *model_type = NULL;
   SL_TRY(sl_json_get_string(config, "model_type", &model_type, name));
   if (!model_type) SL_FAIL(SL_ERROR_FORMAT, "%s: no model_type: not a transformers config", name);
-  const json_t *quantization = sl_json_at(config, "quantization_config");
-  if (quantization && !json_is_null(quantization)) {
-    const char *method = json_string_value(json_object_get(quantization, "quant_method"));
-    SL_FAIL(SL_ERROR_UNSUPPORTED,
-            "%s: quantization_config%s%s: quantised weights are not supported, only f32, f16 and bf16", name,
-            method ? " of method " : "", method ? method : "");
-  }
+  SL_TRY(refuse_quantised(config, "", name));
   for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
     if (!claims(families[i], model_type, config)) continue;
     *out = families[i];
-    return SL_OK;
+    return refuse_quantised(config, families[i]->text.section, name);
   }
   return unknown_family(model_type, name);
 }

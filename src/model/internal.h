@@ -57,6 +57,11 @@ static inline int sl_rope_level(const sl_config *config, int n_prompt) {
   return level;
 }
 
+/* The projector's rows are learned queries: they have no places of their own. */
+static inline bool sl_model_has_queries(const sl_model *model) {
+  return model->kinds.projector->connector != SL_CONNECT_MLP;
+}
+
 /* Numbers that a position of the decoder has: 1, or time, row and column (Qwen2-VL). */
 static inline int sl_rope_axes(const sl_config *config) {
   const int *sections = config->text.rope_sections;

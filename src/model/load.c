@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "model/load_internal.h"
+#include "model/rope.h"
 #include "nn/positions.h"
 
 static void warn(const sl_loader *l, const char *message) {
@@ -227,10 +228,6 @@ static sl_status load_positions(sl_loader *l) {
   return SL_OK;
 }
 
-static void fill_inv_freq(float *out, float theta, int d) {
-  for (int i = 0; i < d / 2; i++) out[i] = 1.0f / powf(theta, (float)(2 * i) / (float)d);
-}
-
 /* Rotary frequencies in the plane: the first half of a head's pairs turns by the row, the second by the column, each as a
  * head of half the width. */
 static sl_status load_plane_freq(sl_loader *l) {
@@ -239,8 +236,8 @@ static sl_status load_plane_freq(sl_loader *l) {
   float *inv_freq = NULL;
   if (m->config.vision.rope_theta <= 0) return SL_OK;
   SL_TRY(SL_ALLOC(inv_freq, 2 * (size_t)half, "rotary frequencies"));
-  fill_inv_freq(inv_freq, (float)m->config.vision.rope_theta, half);
-  fill_inv_freq(inv_freq + half + half / 2, (float)m->config.vision.rope_theta, half);
+  sl_rope_frequencies(inv_freq, m->config.vision.rope_theta, half);
+  sl_rope_frequencies(inv_freq + half + half / 2, m->config.vision.rope_theta, half);
   const sl_status status = sl_load_values(l, inv_freq, 2, half, &m->tower.shape.inv_freq);
   free(inv_freq);
   return status;
@@ -277,7 +274,7 @@ static void spread_sections(float *out, const float *inv_freq, const int *sectio
     for (int k = 0; k < sections[a]; k++, i++) out[a * half + i] = inv_freq[i];
 }
 
-/* 1 / theta^(2 i / d), computed in f32 as transformers does; one row for every level of stretching, whose theta is
+/* Rotary frequencies of the config's type; one row for every level of stretching, whose theta is
  * theta alpha^(d / (d - 2)), alpha = 2^(level + 1) - 1. */
 static sl_status load_inv_freq(sl_loader *l) {
   sl_model *m = l->model;
@@ -288,16 +285,15 @@ static sl_status load_inv_freq(sl_loader *l) {
   for (int level = 0; level < n_level; level++) {
     const double alpha = ldexp(1, level + 1) - 1;
     const float theta = (float)(m->config.text.rope_theta * (level ? pow(alpha, (double)d / (d - 2)) : 1));
-    fill_inv_freq(inv_freq + level * half, theta, d);
-    for (int i = 0; i < half && m->config.text.rope_factor > 0; i++)
-      inv_freq[level * half + i] /= (float)m->config.text.rope_factor;
+    sl_rope_frequencies(inv_freq + level * half, (double)theta, d);
+    sl_rope_scale(inv_freq + level * half, half, &m->config);
   }
   float *rows = n_axis > 1 ? inv_freq + half : inv_freq; /* a model with axes has one level */
   if (n_axis > 1) spread_sections(rows, inv_freq, m->config.text.rope_sections, half);
   sl_status status = sl_load_values(l, rows, n_axis > 1 ? n_axis : n_level, half, &m->inv_freq);
   m->decoder.shape.inv_freq = sl_mat_rows(m->inv_freq, 0, n_axis);
   if (status == SL_OK && m->decoder.global_every > 0) {
-    fill_inv_freq(inv_freq, (float)m->config.text.local_theta, d);
+    sl_rope_frequencies(inv_freq, m->config.text.local_theta, d);
     status = sl_load_values(l, inv_freq, 1, half, &m->decoder.local.inv_freq);
   }
   free(inv_freq);

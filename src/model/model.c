@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "model/internal.h"
+#include "model/rope.h"
 #include "model/tower_folder.h"
 
 #define MAX_HEAD_WIDTH 256 /* of the backends' attention */
@@ -30,17 +31,13 @@ static sl_status check_text(sl_config *c, const char *section, const char *name)
     SL_FAIL(SL_ERROR_FORMAT, "%s: %s%srms_norm_eps is %g; expected a number >= 0", name, section, dot, c->text.eps);
   if (!(c->text.rope_theta > 0) || !isfinite(c->text.rope_theta))
     SL_FAIL(SL_ERROR_FORMAT, "%s: %s%srope_theta is %g; expected a number > 0", name, section, dot, c->text.rope_theta);
-  /* Dynamic NTK stretches frequencies only beyond the trained length, where no prompt is taken. */
-  if (strcmp(c->text.rope_type, "default") != 0 && strcmp(c->text.rope_type, "dynamic") != 0)
-    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: rope type is \"%s\"; sightline has \"default\" and \"dynamic\"", name,
-            c->text.rope_type);
-  return SL_OK;
+  return sl_rope_check(c, name);
 }
 
 static sl_status check_vision(const sl_config *c, const char *section, const char *name) {
   if (c->vision.d_model % c->vision.n_head != 0)
-    SL_FAIL(SL_ERROR_FORMAT, "%s: %s: hidden_size %d is not a multiple of num_attention_heads %d", name, section,
-            c->vision.d_model, c->vision.n_head);
+    SL_FAIL(SL_ERROR_FORMAT, "%s: %s: the tower's hidden_size %d is not a multiple of its num_attention_heads %d", name,
+            section, c->vision.d_model, c->vision.n_head);
   if (c->vision.d_model / c->vision.n_head > MAX_HEAD_WIDTH)
     SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the tower's head width %d; sightline's limit is %d", name,
             c->vision.d_model / c->vision.n_head, MAX_HEAD_WIDTH);
@@ -87,7 +84,7 @@ static void fill_shapes(sl_model *m) {
   const sl_config *c = &m->config;
   const int run = c->feature_layer >= 0 ? c->feature_layer : c->vision.n_layer + 1 + c->feature_layer;
   const int grid = c->vision.image_px / c->vision.patch_px, cells = grid / c->projector.merge;
-  const bool queries = m->kinds.projector->connector != SL_CONNECT_MLP;
+  const bool queries = sl_model_has_queries(m);
   const bool keeps_cls = !queries && c->vision.n_class > 0 && strcmp(c->feature_strategy, "full") == 0;
   m->shape = (sl_model_shape){
       .vision = {run, c->vision.n_layer, c->vision.n_head, c->vision.n_head, c->vision.d_model,
@@ -108,8 +105,6 @@ static void fill_shapes(sl_model *m) {
       .n_view_token = queries ? c->projector.n_query : cells * cells + (keeps_cls ? 1 : 0),
       .keeps_cls = keeps_cls,
       .image_token_id = c->image_token_id,
-      .bos_id = -1,
-      .eos_id = -1,
       .max_position = c->text.max_position,
   };
 }
@@ -297,8 +292,6 @@ static sl_status find_eos(sl_model *m) {
   }
   const int end = sl_tokenizer_find(m->tokenizer, "</s>");
   if (m->shape.n_eos == 0 && end >= 0) m->shape.eos_ids[m->shape.n_eos++] = end;
-  m->shape.eos_id = m->shape.n_eos > 0 ? m->shape.eos_ids[0] : -1;
-  m->shape.bos_id = sl_tokenizer_find(m->tokenizer, "<s>");
   return SL_OK;
 }
 

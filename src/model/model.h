@@ -25,7 +25,6 @@ typedef struct sl_model_shape {
   int n_view_token;            /* tokens that the projector makes of a view; a kept class token first */
   bool keeps_cls;              /* that class token is kept: it has no box */
   int image_token_id;
-  int bos_id, eos_id;          /* -1 when absent; eos_id is the first of eos_ids */
   int eos_ids[8], n_eos;       /* tokens that end an answer */
   float score_scale;           /* of queries times keys in the decoder's attention */
   int max_position;            /* positions the model was made for: prompt and answer together */

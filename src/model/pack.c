@@ -209,19 +209,29 @@ sl_status sl_pack_make(sl_pack *out, const sl_model *model, const sl_views *view
   return status;
 }
 
+/* A new array of the n numbers, or NULL for NULL. */
+static sl_status copy_numbers(int32_t **out, const int32_t *from, int n) {
+  *out = NULL;
+  if (!from) return SL_OK;
+  SL_TRY(SL_ALLOC(*out, (size_t)n, "image positions"));
+  memcpy(*out, from, (size_t)n * sizeof *from);
+  return SL_OK;
+}
+
 static sl_status copy_arrays(sl_pack *out, const sl_pack *p) {
-  SL_TRY(SL_ALLOC(out->source, (size_t)p->n, "image positions"));
-  SL_TRY(SL_ALLOC(out->shown, (size_t)p->n_shown, "image positions"));
+  SL_TRY(copy_numbers(&out->source, p->source, p->n));
+  SL_TRY(copy_numbers(&out->shown, p->shown, p->n_shown));
+  SL_TRY(copy_numbers(&out->patch, p->patch, p->n_view_row));
+  SL_TRY(copy_numbers(&out->first_key, p->first_key, p->n_view_row));
+  SL_TRY(copy_numbers(&out->last_key, p->last_key, p->n_view_row));
   SL_TRY(SL_ALLOC(out->maps, (size_t)p->n_view, "image positions"));
-  memcpy(out->source, p->source, (size_t)p->n * sizeof *p->source);
-  memcpy(out->shown, p->shown, (size_t)p->n_shown * sizeof *p->shown);
   memcpy(out->maps, p->maps, (size_t)p->n_view * sizeof *p->maps);
   return SL_OK;
 }
 
 sl_status sl_pack_for_question(sl_pack *out, const sl_model *model, const sl_pack *pack, const char *question) {
   *out = *pack;
-  out->source = out->shown = out->text = NULL;
+  out->source = out->shown = out->text = out->patch = out->first_key = out->last_key = NULL;
   out->maps = NULL;
   out->n_text = 0;
   sl_status status = copy_arrays(out, pack);

@@ -1,5 +1,5 @@
 /* Intervention plans: their sets, building them, and holding them against a model and a layout. Nothing here runs
- * anything; branch.c makes masks and changes from a plan. */
+ * anything; branch_view.c makes masks from a plan, branch_edit.c changes. */
 #include "model/plan.h"
 
 #include <math.h>
@@ -121,7 +121,8 @@ sl_status sl_plan_add_edit(sl_plan *plan, sl_site site, sl_edit_kind kind, sl_ed
   *out = NULL;
   SL_TRY(SL_REALLOC(plan->edits, (size_t)plan->n_edit + 1, "plan"));
   *out = &plan->edits[plan->n_edit++];
-  **out = (sl_edit){.site = site, .kind = kind, .from_run = -1, .from_position = -1};
+  **out = (sl_edit){.site = site, .kind = kind, .from_run = -1, .from_position = -1, .from_site = site,
+                    .from_layer = -1};
   return SL_OK;
 }
 
@@ -200,8 +201,7 @@ int sl_plan_site_width(sl_site site, const sl_plan_limits *l) {
   return mlp ? l->d_mlp : l->d_model;
 }
 
-/* How many heads a site has; 0 = no heads. */
-static int site_heads(sl_site site, const sl_plan_limits *l) {
+int sl_plan_site_heads(sl_site site, const sl_plan_limits *l) {
   const sl_site_shape shape = sl_site_get(site)->shape;
   return shape == SL_SHAPE_HEADS ? l->n_head : shape == SL_SHAPE_KV ? l->n_head_kv : 0;
 }
@@ -224,17 +224,36 @@ static sl_status check_value(place at, const sl_edit *edit, const sl_plan_limits
   for (int i = 0; i < edit->n_value; i++)
     if (!isfinite(edit->value[i])) FAIL_AT(at, "number %d of the value is not finite", i);
   if (edit->n_value == 1 || edit->n_value == width) return SL_OK;
-  if (site_heads(edit->site, l) > 0 && edit->n_value == l->d_head) return SL_OK;
+  if (sl_plan_site_heads(edit->site, l) > 0 && edit->n_value == l->d_head) return SL_OK;
   const bool each =
       edit->n_value > 0 && n_position > 0 && edit->n_value / n_position == width && edit->n_value % n_position == 0;
   if (each && !edit->positions.rest) return SL_OK;
   if (each) FAIL_AT(at, "a value for each of %d positions, but the positions have no end", n_position);
   sl_site_name(name, SL_PART_DECODER, edit->site, sl_set_next(&edit->layers, 0, true, l->n_layer));
-  if (site_heads(edit->site, l) > 0)
+  if (sl_plan_site_heads(edit->site, l) > 0)
     FAIL_AT(at, "a value of %d numbers; %s takes 1, %d (one head), %d, or %d x %d (each position)", edit->n_value, name,
             l->d_head, width, n_position, width);
   FAIL_AT(at, "a value of %d numbers; %s takes 1, %d, or %d x %d (each position)", edit->n_value, name, width,
           n_position, width);
+}
+
+/* What another run is read for: the run, a position and a site of this width. */
+static sl_status check_from(place at, const sl_edit *edit, const sl_plan_limits *l) {
+  char here[64], there[64];
+  if (edit->from_run >= l->n_run) FAIL_AT(at, "run %d; %d given", edit->from_run, l->n_run);
+  if (edit->from_position < -1) FAIL_AT(at, "position %d of a run", edit->from_position);
+  if ((int)edit->from_site < 0 || edit->from_site >= SL_SITE_COUNT)
+    FAIL_AT(at, "there is no site %d", (int)edit->from_site);
+  if (edit->from_layer < -1 || edit->from_layer >= l->n_layer)
+    FAIL_AT(at, "layer %d of a run; " LAYERS " 0 to %d", edit->from_layer, l->n_layer - 1);
+  const int width = sl_plan_site_width(edit->site, l), found = sl_plan_site_width(edit->from_site, l);
+  const sl_site_row *from = sl_site_get(edit->from_site);
+  sl_site_name(here, SL_PART_DECODER, edit->site, sl_set_next(&edit->layers, 0, true, l->n_layer));
+  sl_site_name(there, SL_PART_DECODER, edit->from_site, edit->from_layer < 0 ? 0 : edit->from_layer);
+  if (!from->in_part[SL_PART_DECODER] || !from->per_layer || found == 0)
+    FAIL_AT(at, "%s cannot be read from a run: it is no row of numbers of a decoder block", there);
+  if (found == width) return SL_OK;
+  FAIL_AT(at, "%s of a run has %d numbers at a position, %s %d", there, found, here, width);
 }
 
 static sl_status check_edit(place at, const sl_edit *edit, const sl_plan_limits *l) {
@@ -246,7 +265,7 @@ static sl_status check_edit(place at, const sl_edit *edit, const sl_plan_limits 
   if ((int)edit->kind < 0 || edit->kind >= SL_EDIT_KIND_COUNT) FAIL_AT(at, "there is no kind %d", (int)edit->kind);
   SL_TRY(check_set(at, "layer", LAYERS, &edit->layers, l->n_layer, false));
   SL_TRY(check_set(at, "position", POSITIONS, &edit->positions, l->n_token, true));
-  const int n_head = site_heads(edit->site, l);
+  const int n_head = sl_plan_site_heads(edit->site, l);
   if (n_head > 0 && site->shape == SL_SHAPE_KV)
     SL_TRY(check_set(at, "head", "this site has key/value heads", &edit->heads, n_head, false));
   else if (n_head > 0)
@@ -256,9 +275,7 @@ static sl_status check_edit(place at, const sl_edit *edit, const sl_plan_limits 
   if ((edit->from_run >= 0) == (edit->value != NULL))
     FAIL_AT(at, "expected a value or a run to take it from, found %s", edit->value ? "both" : "neither");
   if (edit->kind == SL_EDIT_SCALE && edit->n_value != 1) FAIL_AT(at, "%s", "a scale is one number");
-  if (edit->from_run >= l->n_run) FAIL_AT(at, "run %d; %d given", edit->from_run, l->n_run);
-  if (edit->from_position < -1) FAIL_AT(at, "position %d of a run", edit->from_position);
-  return edit->value ? check_value(at, edit, l) : SL_OK;
+  return edit->value ? check_value(at, edit, l) : check_from(at, edit, l);
 }
 
 sl_status sl_plan_check(const sl_plan *plan, const sl_plan_limits *limits, const char *where) {

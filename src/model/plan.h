@@ -66,6 +66,8 @@ typedef struct sl_edit {
   int from_run; /* -1, or the number of a run handed over with the plan; then made at the prompt's and forced answer's
                    positions only, not at those that greedy decoding adds */
   int from_position; /* position in that run; -1: the same as here */
+  sl_site from_site; /* site there, as wide as this one; `site` itself unless it is changed */
+  int from_layer;    /* its layer; -1: the same as here */
 } sl_edit;
 
 /* Zero-initialise; release with sl_plan_dispose. */
@@ -90,8 +92,10 @@ typedef struct sl_plan_limits {
   int n_baseline, n_run;
 } sl_plan_limits;
 
-/* Numbers that one position of a site has: the longest value of an edit that is the same for all positions. */
+/* Numbers that one position of a site has (the longest value of an edit that is the same for all positions; 0 for a
+ * site that is no row of numbers), and how many heads they are of: 0 = no heads. */
 int sl_plan_site_width(sl_site site, const sl_plan_limits *limits);
+int sl_plan_site_heads(sl_site site, const sl_plan_limits *limits);
 
 /* Names the first layer, head, position, site, source or value of a plan that does not exist; `where` names the plan
  * ("plan 3"). A set without end means all that exist, and those that decoding adds. */
@@ -100,12 +104,15 @@ sl_status sl_plan_check(const sl_plan *plan, const sl_plan_limits *limits, const
 /* {"attend": [{"layers": "4-", "heads": [0, 2], "queries": "18-", "keys": "3-17", "source": "hidden"}],
  *  "edits": [{"site": "blocks.3.hook_resid_pre", "positions": "20", "op": "add", "value": [..]},
  *            {"site": "blocks.*.attn.hook_z", "layers": "4-7", "heads": "0", "positions": "all", "op": "replace",
- *             "from": {"run": 0, "position": 5}}]}
+ *             "from": {"run": 0, "position": 5}},
+ *            {"site": "blocks.4.hook_mlp_out", "positions": "20", "op": "replace",
+ *             "from": {"run": 0, "site": "blocks.9.hook_mlp_out"}}]}
  * A set is a text of numbers and ranges ("0,3-7,12-", "all") or an array of numbers; layers and heads that are not
  * given are all. Sources: "own", "hidden", "baseline:0". Sites go by every name that sl_site_match knows; one with a
  * layer's number in it means that layer, one with "*" or "{i}" those of "layers". Ops: "replace", "add", "scale". An
- * edit has "value" (number or array) or "from", whose position is the edited one when it is not given. Unknown keys are
- * errors. Reading what was written gives the same plan. Sets of one file take 64 MiB at most. */
+ * edit has "value" (number or array) or "from", whose site, layer and position are the edited ones when they are not
+ * given; any site of decoder blocks that is as wide can be read. Unknown keys are errors. Reading what was written
+ * gives the same plan. Sets of one file take 64 MiB at most. */
 sl_status sl_plan_to_json(const sl_plan *plan, json_t **out);
 sl_status sl_plan_from_json(sl_plan *out, const json_t *json, const char *where);
 

@@ -76,20 +76,38 @@ static bool has_heads(sl_site site) {
   return shape == SL_SHAPE_HEADS || shape == SL_SHAPE_KV;
 }
 
-static sl_status edit_to_json(const sl_edit *edit, json_t *object) {
+/* The site in every layer: "blocks.*.hook_mlp_out". */
+static json_t *site_pattern(sl_site site) {
   char name[64];
-  const char *pattern = sl_site_get(edit->site)->name, *mark = strstr(pattern, "{i}");
+  const char *pattern = sl_site_get(site)->name, *mark = strstr(pattern, "{i}");
   const int before = mark ? (int)(mark - pattern) : (int)strlen(pattern);
   snprintf(name, sizeof name, "%.*s%s%s", before, pattern, mark ? "*" : "", mark ? mark + 3 : "");
-  SL_TRY(put(object, "site", json_string(name)));
+  return json_string(name);
+}
+
+/* Site and position there, as far as they are others than here. */
+static sl_status from_to_json(const sl_edit *edit, json_t *from) {
+  char name[64];
+  SL_TRY(put(from, "run", json_integer(edit->from_run)));
+  if (edit->from_layer >= 0) {
+    sl_site_name(name, SL_PART_DECODER, edit->from_site, edit->from_layer);
+    SL_TRY(put(from, "site", json_string(name)));
+  } else if (edit->from_site != edit->site) {
+    SL_TRY(put(from, "site", site_pattern(edit->from_site)));
+  }
+  return edit->from_position < 0 ? SL_OK : put(from, "position", json_integer(edit->from_position));
+}
+
+static sl_status edit_to_json(const sl_edit *edit, json_t *object) {
+  SL_TRY(put(object, "site", site_pattern(edit->site)));
   SL_TRY(put_set(object, "layers", &edit->layers));
   if (has_heads(edit->site)) SL_TRY(put_set(object, "heads", &edit->heads));
   SL_TRY(put_set(object, "positions", &edit->positions));
   SL_TRY(put(object, "op", json_string(kind_names[edit->kind])));
   if (edit->value) return put_value(edit, object);
-  json_t *from = json_pack("{s:i}", "run", edit->from_run);
+  json_t *from = json_object();
   SL_TRY(put(object, "from", from));
-  return edit->from_position < 0 ? SL_OK : put(from, "position", json_integer(edit->from_position));
+  return from_to_json(edit, from);
 }
 
 /* A new object at the end of the list, borrowed. */
@@ -278,8 +296,8 @@ static int layer_in(const char *name) {
   return -1;
 }
 
-/* The one decoder site that a name means; *layer is the number in it, -1 for those of "layers". */
-static sl_status find_site(const reader *r, const char *given, sl_site *site, int *layer) {
+/* The one decoder site that a name means; *layer is the number in it, -1 without one. */
+static sl_status find_site(const reader *r, const char *given, bool writes, sl_site *site, int *layer) {
   char name[128], first[64], other[64];
   const char *mark = strstr(given, "{i}");
   const int before = mark ? (int)(mark - given) : (int)strlen(given);
@@ -297,7 +315,7 @@ static sl_status find_site(const reader *r, const char *given, sl_site *site, in
   }
   if (n_found > 1) FAIL_READ(r, "\"site\": \"%s\" means more than one: %s, %s", given, first, other);
   if (n_found == 0) FAIL_READ(r, "\"site\": no decoder site is called \"%s\"", given);
-  if (!sl_site_get(*site)->writable) FAIL_READ(r, "\"site\": %s cannot be written", first);
+  if (writes && !sl_site_get(*site)->writable) FAIL_READ(r, "\"site\": %s cannot be written", first);
   return SL_OK;
 }
 
@@ -350,9 +368,14 @@ static sl_status read_index(const reader *r, const json_t *object, const char *k
 }
 
 static sl_status read_from(const reader *r, const json_t *from, sl_edit *edit) {
-  static const char *const keys[] = {"run", "position", NULL};
+  static const char *const keys[] = {"run", "site", "position", NULL};
+  const char *name;
   SL_TRY(check_keys(r, from, keys));
   SL_TRY(read_index(r, from, "run", false, &edit->from_run));
+  if (json_object_get(from, "site")) {
+    SL_TRY(read_text(r, from, "site", &name));
+    SL_TRY(find_site(r, name, false, &edit->from_site, &edit->from_layer));
+  }
   return read_index(r, from, "position", true, &edit->from_position);
 }
 
@@ -365,7 +388,7 @@ static sl_status read_edit(reader *r, const json_t *object, sl_plan *plan) {
   int layer;
   SL_TRY(check_keys(r, object, keys));
   SL_TRY(read_text(r, object, "site", &name));
-  SL_TRY(find_site(r, name, &site, &layer));
+  SL_TRY(find_site(r, name, true, &site, &layer));
   SL_TRY(read_op(r, object, &kind));
   SL_TRY(sl_plan_add_edit(plan, site, kind, &edit));
   SL_TRY(read_layers(r, object, layer, &edit->layers));

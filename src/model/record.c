@@ -86,15 +86,13 @@ static const sl_part_shape *shape_of(const sl_model *m, sl_part part) {
   return (const sl_part_shape *)((const char *)&m->shape + places[part]);
 }
 
-static bool has_queries(const sl_model *m) { return m->kinds.projector->connector != SL_CONNECT_MLP; }
-
 /* Rows of a site: query rows of attention. */
 static int rows_of(const sl_record *r, sl_part part, sl_site site) {
   const int n_tower = r->n_view * r->n_view_row, n_out = r->n_view * r->n_view_token;
   if (part == SL_PART_DECODER) return r->n_token;
   if (part == SL_PART_VISION) return n_tower;
   switch (site) {
-    case SL_SITE_PROJECTOR_IN: return has_queries(r->model) ? n_tower : n_out;
+    case SL_SITE_PROJECTOR_IN: return sl_model_has_queries(r->model) ? n_tower : n_out;
     case SL_SITE_PROJECTOR_LN:
     case SL_SITE_PROJECTOR_PRE:
     case SL_SITE_PROJECTOR_POST:
@@ -121,7 +119,7 @@ static int width_of(const sl_model *m, sl_part part, sl_site site) {
     case SL_SITE_MLP_POST: return s->d_mlp;
     case SL_SITE_LOGITS: return m->shape.n_vocab;
     case SL_SITE_PROJECTOR_IN:
-    case SL_SITE_PROJECTOR_LN: return has_queries(m) ? m->shape.vision.d_model : sl_model_input_cols(m);
+    case SL_SITE_PROJECTOR_LN: return sl_model_has_queries(m) ? m->shape.vision.d_model : sl_model_input_cols(m);
     case SL_SITE_PROJECTOR_PRE:
     case SL_SITE_PROJECTOR_POST: {
       const int width = sl_projector_kept_cols(&m->projector);

@@ -1,13 +1,12 @@
 /* Sessions: forward over a layout, greedy continuation over the key/value cache, backward from logits. */
 #include "model/session.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "model/connect.h"
+#include "model/logits.h"
 
-#define HEAD_ROWS 32 /* logits are computed this many rows at a time */
 
 sl_context sl_session_context(sl_session *s, const sl_probe *probe) {
   return (sl_context){.queue = s->queue, .ops = sl_queue_ops(s->queue), .scratch = &s->scratch, .probe = probe};
@@ -73,7 +72,7 @@ sl_status sl_session_reserve_queue(sl_session *s, int n_row, int n_key) {
                             sl_connect_of(m)->width(m)};
   for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) width = max_of(width, widths[i]);
   SL_TRY(sl_queue_reserve(s->queue, n_row, (int)width, n_key));
-  return sl_queue_reserve(s->queue, HEAD_ROWS, (int)max_of(width, m->decoder.n_vocab), n_key);
+  return sl_queue_reserve(s->queue, SL_HEAD_ROWS, (int)max_of(width, m->decoder.n_vocab), n_key);
 }
 
 static sl_mat cache_mat(const sl_model *m, sl_buffer *cache, int capacity, int il, int which) {
@@ -161,7 +160,7 @@ sl_status sl_session_reserve_decoder(sl_session *s, int n_row, int n_key, const 
   int64_t need = sl_block_forward_scratch(&decoder->shape, n_row, n_key, n_pattern);
   const bool recompute = s->counts.n_whole + s->counts.n_part < decoder->n_layer;
   if (keep) need = max_of(need, sl_block_backward_scratch(&decoder->shape, n_row, recompute));
-  const int64_t head = sl_decoder_head_scratch(decoder, HEAD_ROWS) + sl_scratch_need(HEAD_ROWS, decoder->n_vocab);
+  const int64_t head = sl_decoder_head_scratch(decoder, SL_HEAD_ROWS) + sl_scratch_need(SL_HEAD_ROWS, decoder->n_vocab);
   SL_TRY(sl_session_reserve_scratch(s, own + max_of(need, head)));
   return sl_session_reserve_queue(s, n_row, n_key);
 }
@@ -222,15 +221,14 @@ void sl_session_see_image(const sl_session *s, sl_context *c, int n_row) {
   c->last_key = sl_session_numbers(s, 4, n_row);
 }
 
-/* Length of the run of consecutive row numbers starting at rows[0], at most HEAD_ROWS. */
+/* Length of the run of consecutive row numbers starting at rows[0], at most SL_HEAD_ROWS. */
 static int run_length(const int *rows, int n_row) {
   int n = 1;
-  while (n < n_row && n < HEAD_ROWS && rows[n] == rows[0] + n) n++;
+  while (n < n_row && n < SL_HEAD_ROWS && rows[n] == rows[0] + n) n++;
   return n;
 }
 
-/* Head over consecutive rows from `first` of the final residual; `out` may be NULL. */
-static void head_rows(sl_session *s, const sl_context *c, sl_mat x, int first_row, float *out) {
+void sl_session_head(sl_session *s, const sl_context *c, sl_mat x, int first_row, float *out) {
   const sl_decoder *decoder = &s->model->decoder;
   const int64_t mark = s->scratch.used;
   const sl_mat logits = sl_scratch_mat(&s->scratch, x.rows, decoder->n_vocab);
@@ -246,7 +244,7 @@ static void head_asked(sl_session *s, const sl_context *c, const int *rows, int 
   for (int i = 0; i < n_row;) {
     const int n = run_length(rows + i, n_row - i);
     float *out = logits ? logits + (size_t)i * (size_t)s->model->decoder.n_vocab : NULL;
-    head_rows(s, c, sl_mat_rows(s->x, rows[i], n), rows[i], out);
+    sl_session_head(s, c, sl_mat_rows(s->x, rows[i], n), rows[i], out);
     i += n;
   }
 }
@@ -263,9 +261,9 @@ static void head_for_probe(sl_session *s, const sl_context *c, int n_token) {
   if (!sl_wants(c, SL_PART_DECODER, SL_SITE_LOGITS, 0, false) &&
       !sl_wants(c, SL_PART_DECODER, SL_SITE_LN_FINAL, 0, false))
     return;
-  for (int first = 0; first < n_token; first += HEAD_ROWS) {
-    const int n = n_token - first < HEAD_ROWS ? n_token - first : HEAD_ROWS;
-    head_rows(s, c, sl_mat_rows(s->x, first, n), first, NULL);
+  for (int first = 0; first < n_token; first += SL_HEAD_ROWS) {
+    const int n = n_token - first < SL_HEAD_ROWS ? n_token - first : SL_HEAD_ROWS;
+    sl_session_head(s, c, sl_mat_rows(s->x, first, n), first, NULL);
   }
 }
 
@@ -326,33 +324,34 @@ sl_status sl_session_step(sl_session *s, const int32_t *ids, int n_id, float *lo
   sl_decoder_words(c.queue, decoder, x, sl_session_numbers(s, 0, n_id));
   const sl_status status = sl_decoder_forward(&c, decoder, x, s->n_cached, sl_session_positions(s, n_id), s->kv, NULL, s->cancel);
   if (status == SL_OK) {
-    head_rows(s, &c, sl_mat_rows(x, n_id - 1, 1), s->n_cached + n_id - 1, logits);
+    sl_session_head(s, &c, sl_mat_rows(x, n_id - 1, 1), s->n_cached + n_id - 1, logits);
     s->n_cached += n_id;
   }
   s->scratch.used = mark;
   return status;
 }
 
-/* ---- greedy ---- */
-
-/* The largest logit (the first of equal ones) and its probability. */
-static int32_t best_token(const float *logits, int n_vocab, float *prob) {
-  int best = 0;
-  for (int i = 1; i < n_vocab; i++)
-    if (logits[i] > logits[best]) best = i;
-  double sum = 0;
-  for (int i = 0; i < n_vocab; i++) sum += exp((double)logits[i] - (double)logits[best]);
-  *prob = (float)(1 / sum);
-  return best;
+sl_status sl_session_lens(sl_session *s, sl_mat resid, float *logits) {
+  const sl_context c = sl_session_context(s, NULL);
+  const int n_vocab = s->model->decoder.n_vocab;
+  SL_TRY(sl_session_reserve_decoder(s, SL_HEAD_ROWS, 1, NULL, false, 0));
+  for (int i = 0; i < resid.rows; i += SL_HEAD_ROWS) {
+    const int n = resid.rows - i < SL_HEAD_ROWS ? resid.rows - i : SL_HEAD_ROWS;
+    sl_session_head(s, &c, sl_mat_rows(resid, i, n), 0, logits + (size_t)i * (size_t)n_vocab);
+  }
+  return SL_OK;
 }
+
+/* ---- greedy ---- */
 
 static sl_status continue_greedy(sl_session *s, sl_layout *layout, int max_token, float *logits, float *prob,
                                  float *logit) {
+  const int n_vocab = s->model->decoder.n_vocab;
   for (int i = 0; i < max_token; i++) {
-    float p;
-    const int32_t token = best_token(logits, s->model->decoder.n_vocab, &p);
+    double top;
+    const int32_t token = sl_logits_best(logits, n_vocab);
     if (sl_shape_is_eos(&s->model->shape, token) || layout->n_token == s->model->shape.max_position) return SL_OK;
-    if (prob) prob[i] = p;
+    if (prob) prob[i] = (float)(1 / sl_logits_sum(logits, n_vocab, -1, &top));
     if (logit) logit[i] = logits[token];
     SL_TRY(sl_layout_append(layout, s->model, &token, 1));
     if (i + 1 < max_token) SL_TRY(sl_session_step(s, &token, 1, logits, NULL));

@@ -1,4 +1,4 @@
-/* The insides of a session and what its files share: session.c, prefix.c, branch*.c. */
+/* The insides of a session and what its files share: session.c, prefix.c, trunk.c, baseline.c, branch*.c. */
 #ifndef SL_MODEL_SESSION_INTERNAL_H
 #define SL_MODEL_SESSION_INTERNAL_H
 
@@ -21,7 +21,8 @@ struct sl_image {
   sl_mat projected; /* [V n_view_token + 1, D], the newline last; `rows` itself where the pack moves nothing */
   sl_ints select;   /* rows of features that make input */
   sl_ints gather;   /* [N] rows of projected that make rows */
-  sl_ints positions, sources; /* the same without newlines and text, for the way back: rows[positions] = projected[sources] */
+  sl_ints positions, sources; /* the same without newlines and text, for the way back:
+                               * rows[positions] = projected[sources] */
   sl_ints text;     /* [n_text] ids of the question in a Q-Former */
   sl_ints words;    /* [N] ids of the tokens of text among the positions, 0 elsewhere */
   sl_ints places;   /* [n_patch, 2] row and column of every patch of a view, for towers that rotate */
@@ -81,9 +82,15 @@ sl_status sl_session_check_length(const sl_session *session, int n_token);
 /* Room for n_token rows of the residual stream x and of the numbers; their content is lost. */
 sl_status sl_session_reserve_rows(sl_session *session, int n_token);
 
-/* Scratch of a decoder pass over n_row rows against n_key keys beside `own` elements of the caller's, and the queue's. */
+/* Scratch of a decoder pass over n_row rows against n_key keys beside `own` elements of the caller's, and the
+ * queue's. */
 sl_status sl_session_reserve_decoder(sl_session *session, int n_row, int n_key, const sl_probe *probe, bool keep,
                                      int64_t own);
+
+/* Final norm and head over residual rows x, first_row of the sequence: logits [rows, V] to the host, where `out` may be
+ * NULL. sl_session_reserve_decoder makes room for SL_HEAD_ROWS at a time. */
+#define SL_HEAD_ROWS 32
+void sl_session_head(sl_session *session, const sl_context *c, sl_mat x, int first_row, float *out);
 
 /* Token ids and image rows of the layout's first n_row rows into the number buffer, parts 0 and 1 of it, and their
  * positions; for images that see themselves also the first key of each row (2), that in local layers (3), and the last

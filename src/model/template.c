@@ -17,6 +17,17 @@ static const struct {
               {"processor_config.json", "chat_template"},
               {"tokenizer_config.json", "chat_template"}};
 
+/* A template, or of a list of named ones that which is called "default". */
+static const char *template_of(const json_t *value) {
+  const char *text = json_string_value(value);
+  for (size_t i = 0; !text && i < json_array_size(value); i++) {
+    const json_t *item = json_array_get(value, i);
+    const char *name = json_string_value(json_object_get(item, "name"));
+    if (name && strcmp(name, "default") == 0) text = json_string_value(json_object_get(item, "template"));
+  }
+  return text;
+}
+
 /* The template's text at one place (new string), or NULL when there is none that can be read. */
 static char *read_template(const char *dir, const char *file, const char *key) {
   char *path = NULL, *text = NULL;
@@ -27,7 +38,7 @@ static char *read_template(const char *dir, const char *file, const char *key) {
   } else {
     json_t *json = NULL;
     if (sl_json_load(&json, path, MAX_TEMPLATE_BYTES) == SL_OK) {
-      const char *value = json_string_value(json_object_get(json, key));
+      const char *value = template_of(json_object_get(json, key));
       if (value && sl_strdup(&text, value) != SL_OK) text = NULL;
       json_decref(json);
     }

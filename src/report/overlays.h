@@ -5,9 +5,9 @@
 #include "store/run.h"
 
 /* Writes images/cam_LL.png, attention_LL.png, cam_film.png, attention_film.png, tokens_image.png into the run
- * directory; where views overlap (report/sheet.h) also cam_viewV_LL.png and so on, V being the first view of a further sheet; with
- * image.projection cam_projected_LL.png and so on instead. Does nothing where the picture, the maps, or the tokens'
- * places are missing. */
+ * directory; where views overlap (report/sheet.h) also cam_viewV_LL.png and so on, V being the first view of a further
+ * sheet; with image.projection cam_projected_LL.png and so on instead. Does nothing where the picture, the maps, or the
+ * tokens' places are missing. */
 sl_status sl_overlays_write(const sl_run_reader *run);
 
 #endif

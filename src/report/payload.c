@@ -101,27 +101,34 @@ static sl_status append_map(sl_text *out, const sl_tensor *tensor, int64_t row_l
   return status;
 }
 
-static sl_status append_tensor(sl_text *out, const sl_run_reader *run, const char *name, bool map, bool *any) {
-  const sl_tensor *tensor = sl_run_find(run, name);
-  if (!tensor) return SL_OK;
+/* row_length > 0: a map whose rows of that length are drawn as pictures, so 16 bits are enough. */
+static sl_status append_tensor(sl_text *out, const sl_tensor *tensor, int64_t row_length, bool *any) {
   SL_TRY(sl_text_append_string(out, *any ? ",\n" : "\n"));
   *any = true;
-  int64_t n_image = 0;
-  bool by_image = sl_run_symbol(run, "N", &n_image) && tensor->n_dim > 0 && tensor->shape[tensor->n_dim - 1] == n_image;
-  if (map && tensor->dtype == SL_F32) {
-    const int64_t *shape = tensor->shape;
-    int last = tensor->n_dim - 1;
-    SL_TRY(append_map(out, tensor, by_image || last < 1 ? shape[last] : shape[last] * shape[last - 1]));
+  if (row_length > 0 && tensor->dtype == SL_F32) {
+    SL_TRY(append_map(out, tensor, row_length));
   } else {
     const char *type = tensor->dtype == SL_F32   ? "f32"
                        : tensor->dtype == SL_I32 ? "i32"
                        : tensor->dtype == SL_U8  ? "u8"
                                                  : NULL;
-    if (!type) SL_FAIL(SL_ERROR_UNSUPPORTED, "report: result %s has a type the page cannot read", name);
+    if (!type) SL_FAIL(SL_ERROR_UNSUPPORTED, "report: result %s has a type the page cannot read", tensor->name);
     SL_TRY(append_shape(out, tensor, type));
     SL_TRY(append_base64(out, tensor->data, (size_t)sl_tensor_count(tensor) * sl_dtype_size(tensor->dtype)));
   }
   return sl_text_append_string(out, "\"}");
+}
+
+/* A map has one row for every N image tokens, or for every grid of them. */
+static sl_status append_result(sl_text *out, const sl_run_reader *run, const char *name, bool map, bool *any) {
+  const sl_tensor *tensor = sl_run_find(run, name);
+  if (!tensor) return SL_OK;
+  const int64_t *shape = tensor->shape;
+  const int last = tensor->n_dim - 1;
+  int64_t n_image = 0;
+  const bool by_image = sl_run_symbol(run, "N", &n_image) && last >= 0 && shape[last] == n_image;
+  const int64_t row_length = !map || last < 0 ? 0 : by_image || last < 1 ? shape[last] : shape[last] * shape[last - 1];
+  return append_tensor(out, tensor, row_length, any);
 }
 
 bool sl_section_present(const sl_run_reader *run, int index) {
@@ -162,7 +169,7 @@ static sl_status append_tensors(sl_text *out, const sl_run_reader *run) {
   }
   bool any = false;
   sl_status status = SL_OK;
-  for (int i = 0; i < count && status == SL_OK; i++) status = append_tensor(out, run, list[i].name, list[i].map, &any);
+  for (int i = 0; i < count && status == SL_OK; i++) status = append_result(out, run, list[i].name, list[i].map, &any);
   free(list);
   return status;
 }
@@ -185,17 +192,19 @@ static sl_status append_pictures(sl_text *out, const sl_run_reader *run) {
   return SL_OK;
 }
 
+static sl_status append_section(sl_text *out, const sl_section *section, bool *any) {
+  SL_TRY(sl_text_append_string(out, *any ? ",[" : "["));
+  *any = true;
+  SL_TRY(append_string(out, section->name));
+  SL_TRY(sl_text_append_string(out, ","));
+  SL_TRY(append_string(out, section->title));
+  return sl_text_append_string(out, "]");
+}
+
 static sl_status append_sections(sl_text *out, const sl_run_reader *run) {
   bool any = false;
-  for (int i = 0; i < sl_section_count; i++) {
-    if (!sl_section_present(run, i)) continue;
-    SL_TRY(sl_text_append_string(out, any ? ",[" : "["));
-    SL_TRY(append_string(out, sl_sections[i].name));
-    SL_TRY(sl_text_append_string(out, ","));
-    SL_TRY(append_string(out, sl_sections[i].title));
-    SL_TRY(sl_text_append_string(out, "]"));
-    any = true;
-  }
+  for (int i = 0; i < sl_section_count; i++)
+    if (sl_section_present(run, i)) SL_TRY(append_section(out, &sl_sections[i], &any));
   return SL_OK;
 }
 
@@ -228,9 +237,15 @@ static sl_status append_sheets(sl_text *out, const sl_run_reader *run) {
   return status;
 }
 
-sl_status sl_payload_append(sl_text *out, const sl_run_reader *run) {
+static sl_status append_end(sl_text *out) {
   uint8_t colours[SL_COLOUR_COUNT][3];
   sl_colour_table(colours);
+  SL_TRY(sl_text_append_string(out, "],\n\"colours\":\""));
+  SL_TRY(append_base64(out, colours, sizeof colours));
+  return sl_text_append_string(out, "\"}");
+}
+
+sl_status sl_payload_append(sl_text *out, const sl_run_reader *run) {
   SL_TRY(sl_text_format(out, "{\"page\":%d,\"run\":", PAGE_SCHEMA));
   SL_TRY(append_json(out, sl_run_root(run)));
   SL_TRY(sl_text_append_string(out, ",\n\"tensors\":{"));
@@ -241,7 +256,22 @@ sl_status sl_payload_append(sl_text *out, const sl_run_reader *run) {
   SL_TRY(append_sheets(out, run));
   SL_TRY(sl_text_append_string(out, "],\n\"sections\":["));
   SL_TRY(append_sections(out, run));
-  SL_TRY(sl_text_append_string(out, "],\n\"colours\":\""));
-  SL_TRY(append_base64(out, colours, sizeof colours));
-  return sl_text_append_string(out, "\"}");
+  return append_end(out);
+}
+
+sl_status sl_payload_append_study(sl_text *out, const json_t *root, const sl_tensor *tensors, int n_tensor) {
+  return sl_payload_append_root(out, root, tensors, n_tensor, sl_study_sections, sl_study_section_count);
+}
+
+sl_status sl_payload_append_root(sl_text *out, const json_t *root, const sl_tensor *tensors, int n_tensor,
+                                 const sl_section *sections, int n_section) {
+  bool any = false;
+  SL_TRY(sl_text_format(out, "{\"page\":%d,\"run\":", PAGE_SCHEMA));
+  SL_TRY(append_json(out, root));
+  SL_TRY(sl_text_append_string(out, ",\n\"tensors\":{"));
+  for (int i = 0; i < n_tensor; i++) SL_TRY(append_tensor(out, &tensors[i], 0, &any));
+  SL_TRY(sl_text_append_string(out, "},\n\"pictures\":{},\n\"sheets\":[],\n\"sections\":["));
+  any = false;
+  for (int i = 0; i < n_section; i++) SL_TRY(append_section(out, &sections[i], &any));
+  return append_end(out);
 }

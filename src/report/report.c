@@ -1,12 +1,12 @@
-/* Puts report.html together: the page's template with style, D3, scripts, views and data filled into its slots. */
+/* report.html of a run directory: its checks, its title, its sections, its overlays. */
 #include "sightline/report.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/text.h"
-#include "report/assets.h"
 #include "report/overlays.h"
+#include "report/page.h"
 #include "report/payload.h"
 #include "report/section.h"
 #include "store/run.h"
@@ -39,88 +39,41 @@ static sl_status check_root(const sl_run_reader *run) {
   return SL_OK;
 }
 
-static sl_status append_escaped(sl_text *out, const char *text) {
-  for (; *text != '\0'; text++) {
-    const char *entity = *text == '<'   ? "&lt;"
-                         : *text == '>' ? "&gt;"
-                         : *text == '&' ? "&amp;"
-                         : *text == '"' ? "&quot;"
-                                        : NULL;
-    if (entity) {
-      SL_TRY(sl_text_append_string(out, entity));
-    } else {
-      SL_TRY(sl_text_append(out, text, 1));
-    }
-  }
-  return SL_OK;
-}
-
 static sl_status append_title(sl_text *out, const sl_run_reader *run) {
   const char *question = "run", *answer = "";
   SL_TRY(sl_json_get_string(sl_run_root(run), "prompt.question", &question, sl_run_dir(run)));
   SL_TRY(sl_json_get_string(sl_run_root(run), "prompt.answer", &answer, sl_run_dir(run)));
-  SL_TRY(append_escaped(out, question));
+  SL_TRY(sl_text_append_string(out, question));
   if (*answer) SL_TRY(sl_text_append_string(out, " \xe2\x80\x93 "));
-  SL_TRY(append_escaped(out, answer));
-  return sl_text_append_string(out, " \xc2\xb7 sightline");
+  return sl_text_append_string(out, answer);
 }
 
-static sl_status append_script(sl_text *out, const char *source) {
-  SL_TRY(sl_text_append_string(out, "<script>\n"));
-  SL_TRY(sl_text_append_string(out, source));
-  return sl_text_append_string(out, "\n</script>\n");
-}
-
-static sl_status append_scripts(sl_text *out, const sl_run_reader *run) {
-  SL_TRY(sl_text_append_string(out, "<!--\n"));
-  SL_TRY(sl_text_append_string(out, sl_asset_licence));
-  SL_TRY(sl_text_append_string(out, "-->\n"));
-  SL_TRY(append_script(out, sl_asset_d3));
-  for (int i = 0; sl_asset_common[i]; i++) SL_TRY(append_script(out, sl_asset_common[i]));
-  for (int i = 0; i < sl_section_count; i++) {
-    if (sl_section_present(run, i)) SL_TRY(append_script(out, sl_sections[i].script));
-  }
-  return append_script(out, sl_asset_start);
-}
-
-/* One slot of the template. */
-static sl_status fill_slot(sl_text *out, const char *name, size_t length, const sl_run_reader *run) {
-  static const char *const slots[] = {"title", "style", "data", "scripts"};
-  int slot = 0;
-  while (slot < 4 && (strlen(slots[slot]) != length || memcmp(slots[slot], name, length) != 0)) slot++;
-  switch (slot) {
-    case 0: return append_title(out, run);
-    case 1: return sl_text_append_string(out, sl_asset_style);
-    case 2: return sl_payload_append(out, run);
-    case 3: return append_scripts(out, run);
-  }
-  SL_FAIL(SL_ERROR_ARGUMENT, "report template: unknown slot %.*s", (int)length, name);
-}
-
-static sl_status build_page(sl_text *out, const sl_run_reader *run) {
-  const char *at = sl_asset_page;
-  for (const char *slot; (slot = strstr(at, "{{")) != NULL;) {
-    const char *end = strstr(slot, "}}");
-    if (!end) SL_FAIL(SL_ERROR_ARGUMENT, "report template: a slot does not end");
-    SL_TRY(sl_text_append(out, at, (size_t)(slot - at)));
-    SL_TRY(fill_slot(out, slot + 2, (size_t)(end - slot - 2), run));
-    at = end + 2;
-  }
-  return sl_text_append_string(out, at);
+static sl_status write_page(const sl_run_reader *run, const char *path) {
+  const char **views = NULL;
+  sl_text title = {0}, data = {0};
+  int n_view = 0;
+  sl_status status = SL_ALLOC(views, (size_t)sl_section_count, "sections");
+  for (int i = 0; i < sl_section_count && status == SL_OK; i++)
+    if (sl_section_present(run, i)) views[n_view++] = sl_sections[i].script;
+  if (status == SL_OK) status = append_title(&title, run);
+  if (status == SL_OK) status = sl_payload_append(&data, run);
+  const sl_page page = {.title = title.data, .data = &data, .views = views, .n_view = n_view};
+  if (status == SL_OK) status = sl_page_write(path, &page);
+  sl_text_dispose(&title);
+  sl_text_dispose(&data);
+  free(views);
+  return status;
 }
 
 sl_status sl_report_build(const char *run_dir) {
   sl_run_reader *run = NULL;
   SL_TRY(sl_run_open(&run, run_dir));
-  sl_text page = {0};
   char *path = NULL;
   sl_status status = check_root(run);
   if (status == SL_OK) status = sl_overlays_write(run);
-  if (status == SL_OK) status = build_page(&page, run);
   if (status == SL_OK) status = sl_path_join(&path, run_dir, "report.html");
-  if (status == SL_OK) status = sl_file_write(path, page.data, page.length);
+  if (status == SL_OK) status = write_page(run, path);
   free(path);
-  sl_text_dispose(&page);
   sl_run_close(run);
   return status;
 }

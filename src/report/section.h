@@ -18,4 +18,12 @@ typedef struct sl_section {
 extern const sl_section sl_sections[];
 extern const int sl_section_count;
 
+/* Those of a study's page (study_section.c); a view that finds nothing to draw takes its section away. */
+extern const sl_section sl_study_sections[];
+extern const int sl_study_section_count;
+
+/* Those of an evaluation's page (eval_section.c). */
+extern const sl_section sl_eval_sections[];
+extern const int sl_eval_section_count;
+
 #endif

@@ -9,6 +9,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "stats/order.h"
+
 static bool all_finite(const double *x, int n) {
   for (int i = 0; i < n; i++) {
     if (!isfinite(x[i])) return false;
@@ -39,29 +41,17 @@ double sl_pearson(const double *x, const double *y, int n) {
   return spread > 0 ? fmax(-1.0, fmin(1.0, xy / spread)) : NAN;
 }
 
-typedef struct place {
-  double value;
-  int index;
-} place;
-
-static int by_value(const void *a, const void *b) {
-  const place *x = a, *y = b;
-  if (x->value != y->value) return x->value < y->value ? -1 : 1;
-  return x->index - y->index;
-}
-
 sl_status sl_rank(double *rank, const double *x, int n) {
-  place *sorted = NULL;
-  SL_TRY(SL_ALLOC(sorted, (size_t)n, "ranks"));
-  for (int i = 0; i < n; i++) sorted[i] = (place){x[i], i};
-  qsort(sorted, (size_t)n, sizeof *sorted, by_value);
-  for (int first = 0, last; first < n; first = last) {
-    for (last = first + 1; last < n && sorted[last].value == sorted[first].value;) last++;
-    /* Places first + 1 .. last share their mean. */
-    for (int i = first; i < last; i++) rank[sorted[i].index] = 0.5 * (first + 1 + last);
+  int *order = NULL;
+  SL_TRY(SL_ALLOC(order, (size_t)n, "ranks"));
+  const sl_status status = sl_order_falling(order, x, n);
+  for (int first = 0, end; first < n && status == SL_OK; first = end) {
+    for (end = first + 1; end < n && x[order[end]] == x[order[first]];) end++;
+    /* From the smallest on these are places n - end + 1 .. n - first; they share their mean. */
+    for (int i = first; i < end; i++) rank[order[i]] = 0.5 * (2 * n - end + 1 - first);
   }
-  free(sorted);
-  return SL_OK;
+  free(order);
+  return status;
 }
 
 sl_status sl_spearman(double *rho, const double *x, const double *y, int n) {

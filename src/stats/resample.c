@@ -1,5 +1,5 @@
-/* Percentile bootstrap (B. Efron, Bootstrap methods: another look at the jackknife, 1979), permutation tests with the
- * "+ 1" of B. Phipson and G. K. Smyth, Permutation p-values should never be zero, 2010, partial correlation
+/* Percentile bootstrap (B. Efron, Bootstrap methods: another look at the jackknife, 1979), random permutations, partial
+ * correlation
  *
  *   r_xy.z = (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2))
  *
@@ -11,8 +11,7 @@
 
 #include "base/rng.h"
 #include "stats/correlate.h"
-
-#define TIE 1e-12 /* a permutation that rounding alone puts below the sample counts as equal */
+#include "stats/order.h"
 
 static int ascending(const void *a, const void *b) {
   const double x = *(const double *)a, y = *(const double *)b;
@@ -54,24 +53,19 @@ sl_status sl_bootstrap(sl_interval *out, int n, sl_statistic statistic, void *us
   return status;
 }
 
-typedef struct pair {
-  const double *a, *b; /* b may be NULL */
-} pair;
-
-static double mean_difference(void *user, const int *index, int n) {
-  const pair *x = user;
-  double sum = 0;
-  for (int i = 0; i < n; i++) sum += x->b ? x->a[index[i]] - x->b[index[i]] : x->a[index[i]];
-  return sum / n;
-}
-
-sl_status sl_bootstrap_mean(sl_interval *out, const double *x, int n, double level, int n_boot, uint64_t seed) {
-  return sl_bootstrap(out, n, mean_difference, &(pair){x, NULL}, level, n_boot, seed);
-}
-
-sl_status sl_bootstrap_paired(sl_interval *out, const double *a, const double *b, int n, double level, int n_boot,
-                              uint64_t seed) {
-  return sl_bootstrap(out, n, mean_difference, &(pair){a, b}, level, n_boot, seed);
+sl_status sl_bootstrap_columns(double *means, const double *x, int n, int n_col, int n_boot, uint64_t seed) {
+  if (n < 1 || n_col < 1 || n_boot < 1)
+    SL_FAIL(SL_ERROR_ARGUMENT, "bootstrap of %d examples and %d columns with %d replicates", n, n_col, n_boot);
+  for (int k = 0; k < n_boot; k++) {
+    double *mean = means + (size_t)k * (size_t)n_col;
+    for (int c = 0; c < n_col; c++) mean[c] = 0;
+    for (int i = 0; i < n; i++) {
+      const double *row = x + (size_t)(sl_rng_uniform(seed, (uint64_t)k, (uint64_t)i) * n) * (size_t)n_col;
+      for (int c = 0; c < n_col; c++) mean[c] += row[c];
+    }
+    for (int c = 0; c < n_col; c++) mean[c] /= n;
+  }
+  return SL_OK;
 }
 
 void sl_shuffle(int *order, int n, uint64_t seed, uint64_t stream) {
@@ -81,54 +75,6 @@ void sl_shuffle(int *order, int n, uint64_t seed, uint64_t stream) {
     order[i] = order[j];
     order[j] = swap;
   }
-}
-
-/* Difference of the means of the first n_a and the other values in this order. */
-static double split_difference(const double *pool, const int *order, int n_a, int n) {
-  double a = 0, b = 0;
-  for (int i = 0; i < n; i++) *(i < n_a ? &a : &b) += pool[order[i]];
-  return a / n_a - b / (n - n_a);
-}
-
-static bool as_far(double value, double sample) { return fabs(value) >= fabs(sample) * (1 - TIE); }
-
-sl_status sl_permutation_two(double *p, const double *a, int n_a, const double *b, int n_b, int n_permute,
-                             uint64_t seed) {
-  *p = NAN;
-  if (n_a < 1 || n_b < 1 || n_permute < 1) return SL_OK;
-  const int n = n_a + n_b;
-  double *pool = NULL;
-  int *order = NULL, n_far = 0;
-  SL_TRY(SL_ALLOC(pool, (size_t)n, "values"));
-  const sl_status status = SL_ALLOC(order, (size_t)n, "labels");
-  if (status == SL_OK) {
-    for (int i = 0; i < n; i++) pool[i] = i < n_a ? a[i] : b[i - n_a], order[i] = i;
-    const double sample = split_difference(pool, order, n_a, n);
-    for (int k = 0; k < n_permute; k++) {
-      sl_shuffle(order, n, seed, (uint64_t)k);
-      n_far += as_far(split_difference(pool, order, n_a, n), sample);
-    }
-    *p = (1.0 + n_far) / (1.0 + n_permute);
-  }
-  free(pool);
-  free(order);
-  return status;
-}
-
-double sl_permutation_paired(const double *a, const double *b, int n, int n_permute, uint64_t seed) {
-  if (n < 1 || n_permute < 1) return NAN;
-  double sample = 0;
-  int n_far = 0;
-  for (int i = 0; i < n; i++) sample += a[i] - b[i];
-  for (int k = 0; k < n_permute; k++) {
-    double sum = 0;
-    for (int i = 0; i < n; i++) {
-      const bool flip = sl_rng_u64(seed, (uint64_t)k, (uint64_t)i) >> 63;
-      sum += flip ? b[i] - a[i] : a[i] - b[i];
-    }
-    n_far += as_far(sum, sample);
-  }
-  return (1.0 + n_far) / (1.0 + n_permute);
 }
 
 double sl_partial_correlation(const double *x, const double *y, const double *z, int n) {
@@ -149,25 +95,13 @@ double sl_cosine(const double *a, const double *b, int n) {
   return size > 0 ? fmax(-1.0, fmin(1.0, ab / size)) : NAN;
 }
 
-typedef struct place {
-  double value;
-  int index;
-} place;
-
-static int falling(const void *a, const void *b) {
-  const place *x = a, *y = b;
-  if (x->value != y->value) return x->value > y->value ? -1 : 1;
-  return x->index - y->index;
-}
-
 sl_status sl_top_mark(uint8_t *top, const double *x, int n, int n_top) {
-  place *sorted = NULL;
-  SL_TRY(SL_ALLOC(sorted, (size_t)n, "top values"));
-  for (int i = 0; i < n; i++) sorted[i] = (place){x[i], i};
-  qsort(sorted, (size_t)n, sizeof *sorted, falling);
-  for (int i = 0; i < n_top; i++) top[sorted[i].index]++;
-  free(sorted);
-  return SL_OK;
+  int *order = NULL;
+  SL_TRY(SL_ALLOC(order, (size_t)n, "top values"));
+  const sl_status status = sl_order_falling(order, x, n);
+  for (int i = 0; i < n_top && status == SL_OK; i++) top[order[i]]++;
+  free(order);
+  return status;
 }
 
 sl_status sl_top_jaccard(double *share, const double *a, const double *b, int n, int n_top) {

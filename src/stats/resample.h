@@ -1,4 +1,4 @@
-/* Intervals and tests by resampling, and the similarities of two vectors that `compare` reports. All random numbers
+/* Intervals by resampling, permutations, and the similarities of two vectors that `compare` reports. All random numbers
  * come from (seed, replicate, index): the same seed gives the same result everywhere. */
 #ifndef SL_STATS_RESAMPLE_H
 #define SL_STATS_RESAMPLE_H
@@ -18,16 +18,10 @@ typedef double (*sl_statistic)(void *user, const int *index, int n);
  * when all are, or n < 2, low and high are NaN. */
 sl_status sl_bootstrap(sl_interval *out, int n, sl_statistic statistic, void *user, double level, int n_boot,
                        uint64_t seed);
-/* Of the mean of x[n], and of the mean of a[i] - b[i]. */
-sl_status sl_bootstrap_mean(sl_interval *out, const double *x, int n, double level, int n_boot, uint64_t seed);
-sl_status sl_bootstrap_paired(sl_interval *out, const double *a, const double *b, int n, double level, int n_boot,
-                              uint64_t seed);
 
-/* Permutation tests, two-sided: (1 + replicates at least as far from 0 as the sample) / (1 + n_permute). NaN when a
- * side is empty. The first shuffles labels under a difference of means, the second flips signs of differences. */
-sl_status sl_permutation_two(double *p, const double *a, int n_a, const double *b, int n_b, int n_permute,
-                             uint64_t seed);
-double sl_permutation_paired(const double *a, const double *b, int n, int n_permute, uint64_t seed);
+/* Means of every column of x[n, n_col] over the same draws as above: means[k, n_col] of replicate k, so a curve is
+ * resampled as one. */
+sl_status sl_bootstrap_columns(double *means, const double *x, int n, int n_col, int n_boot, uint64_t seed);
 
 /* order[n] becomes the permutation of 0..n-1 that replicate `stream` draws (Fisher and Yates). */
 void sl_shuffle(int *order, int n, uint64_t seed, uint64_t stream);

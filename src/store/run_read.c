@@ -24,7 +24,7 @@ static sl_status read_json(sl_run_reader *reader) {
   char *path = NULL;
   SL_TRY(sl_path_join(&path, reader->dir, "run.json"));
   sl_status status;
-  if (access(path, F_OK) != 0) {
+  if (access(path, F_OK) != 0 && errno == ENOENT) { /* who may not look in gets the reason below */
     status = sl_fail(SL_ERROR_FILE, "%s: not a run directory: run.json is missing", reader->dir);
   } else {
     status = sl_json_load(&reader->json, path, MAX_JSON_BYTES);
@@ -60,7 +60,7 @@ static sl_status read_tensors(sl_run_reader *reader) {
   char *path = NULL;
   SL_TRY(sl_path_join(&path, reader->dir, "tensors.safetensors"));
   sl_status status;
-  if (access(path, F_OK) != 0) {
+  if (access(path, F_OK) != 0 && errno == ENOENT) { /* who may not look in gets the reason below */
     status = sl_fail(SL_ERROR_FILE, "%s: incomplete run directory: tensors.safetensors is missing", reader->dir);
   } else {
     status = sl_safetensors_open(&reader->tensors, path);

@@ -1,5 +1,5 @@
-/* The answer. Greedy decoding takes the most likely token, the first of equals, until the end-of-sequence token, which
- * is not part of the answer; a forced answer is read in one pass. Either way every token is described by the logits of
+/* The answer. Greedy decoding takes the most likely token, the first of equals, until one that ends an answer, which
+ * is not part of it; a forced answer is read in one pass. Either way every token is described by the logits of
  * the row before it. */
 #include "task/answer.h"
 
@@ -7,11 +7,13 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "model/logits.h"
+
 void sl_answer_token_fill(sl_answer_token *t, int32_t id, const float *z, int n_vocab) {
-  double top = -INFINITY, sum = 0;
+  double top;
+  const double sum = sl_logits_sum(z, n_vocab, -1, &top);
   *t = (sl_answer_token){.id = id, .logit = z[id]};
   for (int v = 0; v < n_vocab; v++) {
-    if (z[v] > top) top = z[v];
     /* Insertion into the short list; a strict comparison keeps lower ids first among equals. */
     int at = t->n_top;
     while (at > 0 && z[v] > t->top[at - 1].logit) at--;
@@ -21,7 +23,6 @@ void sl_answer_token_fill(sl_answer_token *t, int32_t id, const float *z, int n_
     t->top[at].id = v;
     t->top[at].logit = z[v];
   }
-  for (int v = 0; v < n_vocab; v++) sum += exp(z[v] - top);
   for (int i = 0; i < t->n_top; i++) t->top[i].prob = (float)(exp(t->top[i].logit - top) / sum);
   t->prob = (float)(exp(z[id] - top) / sum);
 }
@@ -38,28 +39,21 @@ static sl_status append_token(sl_answer *answer, int32_t id, const float *logits
   return SL_OK;
 }
 
-static int32_t most_likely(const float *logits, int n_vocab) {
-  int32_t best = 0;
-  for (int32_t v = 1; v < n_vocab; v++) {
-    if (logits[v] > logits[best]) best = v;
-  }
-  return best;
-}
-
 static sl_status run_greedy(sl_answer *answer, sl_session *session, const sl_model *model, const sl_image *image,
                             sl_layout *layout, const sl_answer_request *request, float *logits) {
   const sl_model_shape *shape = sl_model_get_shape(model);
   const double since = now_ms();
   SL_TRY(sl_session_forward(session, layout, image, &(int){layout->n_prompt - 1}, 1, logits, NULL, false));
   answer->pass_ms = now_ms() - since;
-  for (;;) {
-    const int32_t id = most_likely(logits, shape->n_vocab);
-    if (id == shape->eos_id) return SL_OK;
+  while (layout->n_token < shape->max_position) {
+    const int32_t id = sl_logits_best(logits, shape->n_vocab);
+    answer->end_id = id;
+    if (sl_shape_is_eos(shape, id)) return SL_OK;
     SL_TRY(append_token(answer, id, logits, shape->n_vocab));
     SL_TRY(sl_layout_append(layout, model, &id, 1));
     if (request->on_token && !request->on_token(request->user, answer->n_token, request->max_token))
       SL_FAIL(SL_ERROR_CANCELLED, "answer: interrupted");
-    if (answer->n_token == request->max_token) break;
+    if (answer->n_token == request->max_token || layout->n_token == shape->max_position) break;
     SL_TRY(sl_session_step(session, &id, 1, logits, NULL));
   }
   answer->cut = true;
@@ -126,8 +120,7 @@ sl_status sl_answer_make(sl_answer *answer, sl_session *session, const sl_model 
 
 sl_status sl_answer_append_end(sl_answer *answer, sl_session *session, const sl_model *model, const sl_image *image,
                                sl_layout *layout) {
-  const int32_t id = sl_model_get_shape(model)->eos_id;
-  SL_TRY(sl_layout_append(layout, model, &id, 1));
+  SL_TRY(sl_layout_append(layout, model, &answer->end_id, 1));
   return run_forced(answer, session, model, image, layout);
 }
 

@@ -10,7 +10,8 @@ typedef struct sl_answer {
   int n_token;
   char *text;     /* decoded, special tokens left out */
   bool forced;
-  bool cut;       /* stopped at max_token, not at the end-of-sequence token */
+  bool cut;       /* stopped at max_token, or because the model has no more positions; not at an end token */
+  int32_t end_id; /* of a greedy answer: the last token that was chosen; that which ended it, unless it was cut */
   double pass_ms; /* time of the forward pass over the prompt (forced: prompt and answer) */
 } sl_answer;
 
@@ -26,7 +27,7 @@ typedef struct sl_answer_request {
 sl_status sl_answer_make(sl_answer *answer, sl_session *session, const sl_model *model, const sl_image *image,
                          sl_layout *layout, const sl_answer_request *request);
 
-/* For an empty answer: appends the end-of-sequence token, which the model did predict, so that analyses have a row. */
+/* For an empty greedy answer: appends the end token that the model chose, so that analyses have a row. */
 sl_status sl_answer_append_end(sl_answer *answer, sl_session *session, const sl_model *model, const sl_image *image,
                                sl_layout *layout);
 

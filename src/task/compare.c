@@ -79,7 +79,7 @@ static sl_status summary_json(json_t *into, const sl_comparison *c, sl_likeness 
   return set(into, "ceiling", sl_json_number(k != SL_LIKE_JACCARD ? ceiling : NAN));
 }
 
-static sl_status tell(json_t *said, const sl_comparison *c) {
+sl_status sl_compare_tell(json_t *said, const sl_comparison *c) {
   SL_TRY(runs_json(said, c));
   SL_TRY(labels_json(said, "classes", &c->classes));
   SL_TRY(labels_json(said, "appearances", &c->appearances));
@@ -118,7 +118,7 @@ static sl_status root_json(json_t *root, const sl_comparison *c) {
   SL_TRY(set(root, "analyses", analyses));
   SL_TRY(set(analyses, "compare", said));
   SL_TRY(set(root, "warnings", json_incref(c->warnings)));
-  return tell(said, c);
+  return sl_compare_tell(said, c);
 }
 
 /* ---- what is stored ---- */
@@ -158,7 +158,7 @@ static sl_status put_indices(sl_run *run, const sl_comparison *c) {
   return status;
 }
 
-static sl_status put_all(sl_run *run, const sl_comparison *c) {
+sl_status sl_compare_put(sl_run *run, const sl_comparison *c) {
   static const char *const names[SL_LIKE_COUNT] = {"compare.cosine", "compare.spearman", "compare.jaccard"};
   SL_TRY(put_scores(run, c));
   for (int k = 0; k < SL_LIKE_COUNT; k++) SL_TRY(put_matrix(run, names[k], c->like[k], c->n_run, c->n_run));
@@ -174,7 +174,7 @@ static sl_status compare(sl_comparison *c, sl_run *run, json_t *root) {
   SL_TRY(sl_compare_measure(c));
   SL_TRY(root_json(root, c));
   if (!run) return SL_OK;
-  SL_TRY(put_all(run, c));
+  SL_TRY(sl_compare_put(run, c));
   return sl_run_commit(run);
 }
 

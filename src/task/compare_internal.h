@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "sightline/compare.h"
 #include "stats/regress.h"
+#include "store/run.h"
 
 typedef enum sl_likeness { SL_LIKE_COSINE, SL_LIKE_SPEARMAN, SL_LIKE_JACCARD, SL_LIKE_COUNT } sl_likeness;
 extern const char *const sl_likeness_names[SL_LIKE_COUNT];
@@ -53,11 +54,18 @@ void sl_compare_dispose(sl_comparison *c);
 /* Reads every run and its labels; checks that they can be compared. */
 sl_status sl_compare_read(sl_comparison *c);
 
+/* Index of a label's text, which is added when it is new; -1 for none. */
+sl_status sl_compare_label(sl_labels *labels, const char *text, int *out);
+
 /* Fills like, visual, ceiling and order. */
 sl_status sl_compare_measure(sl_comparison *c);
 
 /* The tests of one likeness (new reference): {class, appearance, semantics, partial}, those that the labels allow. */
 sl_status sl_compare_test(json_t **out, const sl_comparison *c, sl_likeness likeness);
+
+/* analyses.compare into `said`, and the tensors compare.*. */
+sl_status sl_compare_tell(json_t *said, const sl_comparison *c);
+sl_status sl_compare_put(sl_run *run, const sl_comparison *c);
 
 /* Between pieces of work: tells progress; SL_ERROR_CANCELLED once it is to stop. */
 sl_status sl_compare_progress(const sl_comparison *c, const char *what, double done, double total);

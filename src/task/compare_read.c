@@ -54,8 +54,7 @@ sl_status sl_compare_warn(const sl_comparison *c, const char *format, ...) {
 
 /* ---- labels ---- */
 
-/* Index of a text, which is added when it is new; -1 for none. */
-static sl_status label_index(sl_labels *labels, const char *text, int *out) {
+sl_status sl_compare_label(sl_labels *labels, const char *text, int *out) {
   *out = -1;
   if (!text || !*text) return SL_OK;
   for (int i = 0; i < labels->n && *out < 0; i++)
@@ -86,8 +85,8 @@ static sl_status take_line(sl_comparison *c, json_t *line, const char *where) {
   for (int i = 0; i < c->n_run; i++) {
     sl_compared *r = &c->runs[i];
     if (!names_run(run, r->dir)) continue;
-    if (r->class < 0) SL_TRY(label_index(&c->classes, class, &r->class));
-    if (r->appearance < 0) SL_TRY(label_index(&c->appearances, appearance, &r->appearance));
+    if (r->class < 0) SL_TRY(sl_compare_label(&c->classes, class, &r->class));
+    if (r->appearance < 0) SL_TRY(sl_compare_label(&c->appearances, appearance, &r->appearance));
   }
   return SL_OK;
 }
@@ -116,8 +115,8 @@ static sl_status read_labels_file(sl_comparison *c, const char *path) {
 static sl_status read_labels(sl_comparison *c) {
   const sl_compare_request *q = c->request;
   for (int i = 0; i < c->n_run; i++) {
-    SL_TRY(label_index(&c->classes, q->classes ? q->classes[i] : NULL, &c->runs[i].class));
-    SL_TRY(label_index(&c->appearances, q->appearances ? q->appearances[i] : NULL, &c->runs[i].appearance));
+    SL_TRY(sl_compare_label(&c->classes, q->classes ? q->classes[i] : NULL, &c->runs[i].class));
+    SL_TRY(sl_compare_label(&c->appearances, q->appearances ? q->appearances[i] : NULL, &c->runs[i].appearance));
   }
   if (q->labels_path) SL_TRY(read_labels_file(c, q->labels_path));
   int n_none = 0;

@@ -2,8 +2,9 @@
  *
  * Pairs of runs are not independent, so labels are permuted over runs, never over pairs (N. Mantel, The detection of
  * disease clustering and a generalized regression approach, 1967), and intervals draw runs; a pair of a run with itself
- * is no pair. p = (1 + permutations at least as far from their mean) / (1 + permutations): it asks whether labels matter
- * inside the groups where they are permuted. Which of two effects is larger is read off the interval, not off p. */
+ * is no pair. p = (1 + permutations at least as far from their mean) / (1 + permutations), the "+ 1" after B. Phipson and
+ * G. K. Smyth, Permutation p-values should never be zero, 2010: it asks whether labels matter inside the groups where
+ * they are permuted. Which of two effects is larger is read off the interval, not off p. */
 #include <math.h>
 #include <stdlib.h>
 

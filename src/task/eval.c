@@ -3,12 +3,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "base/text.h"
 #include "model/model.h"
 #include "sightline/sightline.h"
-#include "stats/resample.h"
 #include "task/eval_internal.h"
 
 const char *sl_eval_name(int i) {
@@ -57,72 +55,11 @@ static sl_status check_request(sl_evaluation *e) {
   return SL_OK;
 }
 
-/* The folder of the data, and its folder "images" where there is one. */
-static sl_status find_images(sl_evaluation *e) {
-  const sl_eval_request *q = e->request;
-  char *dir = NULL, *inner = NULL;
-  if (q->images || e->examples.image_dir) return sl_strdup(&e->image_dir, q->images ? q->images : e->examples.image_dir);
-  SL_TRY(sl_strdup(&dir, q->data));
-  char *slash = strrchr(dir, '/');
-  if (!sl_metric_is_folder(dir)) {
-    if (slash)
-      *slash = '\0';
-    else
-      strcpy(dir, ".");
-  }
-  sl_status status = sl_path_join(&inner, dir, "images");
-  if (status == SL_OK) status = sl_strdup(&e->image_dir, sl_metric_is_folder(inner) ? inner : dir);
-  free(dir);
-  free(inner);
-  return status;
-}
-
-static sl_status read_data(sl_evaluation *e) {
-  const sl_eval_request *q = e->request;
-  const sl_read_options options = {.path = q->data, .split = q->split};
-  e->rows.strict = q->strict;
-  SL_TRY(sl_eval_progress(e, "reading", 0, 1));
-  SL_TRY(sl_examples_read(&e->examples, e->benchmark, &options, &e->rows));
-  SL_TRY(sl_eval_progress(e, "reading", 1, 1));
-  /* Cut only after predictions were matched: those behind the limit are no errors. */
-  const size_t n = (size_t)e->examples.n;
-  SL_TRY(SL_ALLOC(e->texts, n, "answers"));
-  SL_TRY(SL_ALLOC(e->layers, n, "answers"));
-  SL_TRY(SL_ALLOC(e->errors, n, "answers"));
-  return find_images(e);
-}
-
-static void cut_to_limit(sl_evaluation *e) {
-  const int limit = e->request->limit;
-  for (int i = limit; limit > 0 && i < e->examples.n; i++) {
-    free(e->texts[i]);
-    e->texts[i] = NULL;
-    sl_example_dispose(&e->examples.items[i]);
-  }
-  if (limit > 0 && limit < e->examples.n) e->examples.n = limit;
-}
-
-/* A number that changes with any question, picture name or truth. */
-static sl_status hash_data(const sl_evaluation *e, char out[17]) {
-  uint64_t hash = 0;
-  for (int i = 0; i < e->examples.n; i++) {
-    const sl_example *x = &e->examples.items[i];
-    char *data = NULL;
-    SL_TRY(sl_json_print(x->data, 0, &data));
-    hash = XXH3_64bits_withSeed(x->id, strlen(x->id) + 1, hash);
-    if (x->image) hash = XXH3_64bits_withSeed(x->image, strlen(x->image) + 1, hash);
-    hash = XXH3_64bits_withSeed(data, strlen(data), hash);
-    free(data);
-  }
-  snprintf(out, 17, "%016llx", (unsigned long long)hash);
-  return SL_OK;
-}
-
 /* What must be the same when work goes on. */
 static sl_status make_settings(sl_evaluation *e) {
   char hash[17];
   json_t *part = NULL;
-  SL_TRY(hash_data(e, hash));
+  SL_TRY(sl_eval_hash(e, hash));
   e->settings = json_pack("{s:s, s:s, s:s, s:i, s:i, s:b, s:s}", "benchmark", e->benchmark->name, "data_hash", hash, "prompt_style",
                           e->benchmark->styles[e->style], "max_tokens", e->max_token, "examples", e->examples.n, "cliff",
                           e->n_layer > 0, "decoding", "greedy");
@@ -167,16 +104,20 @@ double sl_eval_value(const sl_evaluation *e, const json_t *said) {
 
 static sl_status add_interval(json_t *into, const sl_evaluation *e, json_t *const *said) {
   double *values = NULL;
-  int n = 0;
-  sl_interval interval;
+  sl_eval_pool pool = {0};
+  sl_interval interval = {NAN, NAN, NAN};
   SL_TRY(SL_ALLOC(values, (size_t)e->examples.n, "scores"));
   for (int i = 0; i < e->examples.n; i++)
-    if (said[i]) values[n++] = json_number_value(json_object_get(said[i], "score"));
-  sl_status status = sl_bootstrap_mean(&interval, values, n, 0.95, SL_EVAL_BOOT, e->request->seed);
+    values[i] = said[i] ? json_number_value(json_object_get(said[i], "score")) : NAN;
+  sl_status status = sl_eval_pool_new(&pool, e, (const double *const[]){values}, 1);
   free(values);
-  json_t *own = json_pack("{s:s, s:o, s:o, s:o}", "of", e->benchmark->headline, "value", sl_metric_number(interval.value),
-                          "low", sl_metric_number(interval.low), "high", sl_metric_number(interval.high));
-  return status == SL_OK ? sl_metric_set(into, "interval", own) : status;
+  if (status == SL_OK) status = sl_eval_pool_interval(&interval, &pool, 0, -1, e->request->seed);
+  sl_eval_pool_dispose(&pool);
+  SL_TRY(status);
+  return sl_metric_set(into, "interval",
+                       json_pack("{s:s, s:o, s:o, s:o}", "of", e->benchmark->headline, "value",
+                                 sl_metric_number(interval.value), "low", sl_metric_number(interval.low), "high",
+                                 sl_metric_number(interval.high)));
 }
 
 static sl_status add_counts(json_t *into, const sl_evaluation *e) {
@@ -190,7 +131,8 @@ static sl_status add_counts(json_t *into, const sl_evaluation *e) {
     n_missing += !e->texts[i] && !e->errors[i];
     n_text += !e->examples.items[i].image;
     if (e->errors[i] && ++n_error <= SL_ROWS_KEPT)
-      json_array_append_new(errors, json_pack("{s:s, s:s}", "id", e->examples.items[i].id, "error", e->errors[i]));
+      json_array_append_new(errors, json_pack("{s:s, s:s, s:i}", "id", e->examples.items[i].id, "error", e->errors[i], "line",
+                                              e->examples.items[i].line));
   }
   return sl_metric_set(into, "counts",
                        json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "examples", e->examples.n, "answered", n_answer, "failed",
@@ -227,8 +169,7 @@ static sl_status summarise(json_t *root, const sl_evaluation *e, json_t *const *
   SL_TRY(add_interval(root, e, said));
   SL_TRY(add_counts(root, e));
   if (e->n_layer > 0) SL_TRY(sl_eval_cliff(root, e));
-  json_t *paper = sl_eval_paper(e->benchmark->name);
-  return paper ? sl_metric_set(root, "paper", paper) : SL_OK;
+  return sl_eval_paper(root, e);
 }
 
 static sl_status conclude(sl_evaluation *e, char **summary) {
@@ -237,6 +178,7 @@ static sl_status conclude(sl_evaluation *e, char **summary) {
   sl_status status = sl_eval_judge(said, e, (const char *const *)e->texts);
   if (status == SL_OK) status = summarise(root, e, said);
   if (status == SL_OK && e->journal) status = sl_journal_finish(e, said, root);
+  if (status == SL_OK && e->journal) status = sl_eval_page(e, said, root);
   if (status == SL_OK) status = sl_json_print(root, 2, summary);
   sl_eval_free_said(said, e->examples.n);
   json_decref(root);
@@ -245,13 +187,10 @@ static sl_status conclude(sl_evaluation *e, char **summary) {
 
 static sl_status run(sl_evaluation *e, char **summary) {
   SL_TRY(check_request(e));
-  SL_TRY(read_data(e));
-  if (e->request->predictions) {
-    free(e->texts);
-    SL_TRY(sl_predictions_read(&e->texts, &e->examples, e->request->predictions, &e->rows));
-  }
-  cut_to_limit(e);
+  SL_TRY(sl_eval_read(e));
+  sl_eval_cut(e);
   SL_TRY(make_settings(e));
+  if (e->model) SL_TRY(sl_eval_check_pictures(e));
   if (e->request->out_dir) SL_TRY(sl_journal_open(e, summary));
   if (*summary) return SL_OK;
   if (e->model) SL_TRY(sl_eval_ask(e));

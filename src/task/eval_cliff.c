@@ -4,7 +4,8 @@
  *                 score(k') - score(L) is at least -eps        (eps: one point; scores where higher is better)
  *
  * Fewer examples have wider intervals, so they never give an earlier cliff. Beside it the point estimate (the
- * differences themselves instead of their intervals) with its percentile interval over resampled examples.
+ * differences themselves instead of their intervals) with its percentile interval over resampled pictures
+ * (eval_interval.c).
  *
  * Source: Zhang et al., From Redundancy to Relevance (R2R), arXiv 2406.06579, section 3.4, which reads the layer off the
  * curve; the rule is sightline's. */
@@ -15,20 +16,18 @@
 #include "task/eval_internal.h"
 
 typedef struct curve {
-  int n, n_point; /* examples that all points have; L + 1 */
-  double *values; /* [n_point, n] */
+  int n_point;     /* L + 1 */
+  double **values; /* [n_point][examples], higher is better; NaN where there is no answer */
+  sl_eval_pool pool;
 } curve;
 
-/* Smallest k from which on no mean is more than eps below the last; examples index [n]. */
+static bool falls(double difference) { return difference < -SL_EVAL_EPS - 1e-12; }
+
+/* Smallest k from which on no mean is more than eps below the last; over the pictures index [n]. */
 static double cliff_of(void *user, const int *index, int n) {
   const curve *c = user;
   int k = c->n_point - 1;
-  for (; k > 0; k--) {
-    double sum = 0;
-    const double *at = c->values + (size_t)(k - 1) * (size_t)c->n, *plain = c->values + (size_t)(c->n_point - 1) * (size_t)c->n;
-    for (int i = 0; i < n; i++) sum += at[index[i]] - plain[index[i]];
-    if (sum / n < -SL_EVAL_EPS - 1e-12) break;
-  }
+  while (k > 0 && !falls(sl_eval_pool_difference(&c->pool, index, n, k - 1, c->n_point - 1))) k--;
   return k;
 }
 
@@ -40,8 +39,7 @@ static sl_status add_point(json_t *points, const sl_evaluation *e, const char *c
   sl_status status = sl_eval_judge(said, e, texts);
   if (status == SL_OK) status = sl_metric_set(point, "first_hidden_layer", json_integer(k));
   if (status == SL_OK) status = sl_summarise(point, &e->examples, said);
-  for (int i = 0, j = 0; i < n && status == SL_OK; i++)
-    if (e->texts[i]) values[j++] = sl_eval_value(e, said[i]);
+  for (int i = 0; i < n && status == SL_OK; i++) values[i] = e->texts[i] ? sl_eval_value(e, said[i]) : NAN;
   sl_eval_free_said(said, n);
   if (status == SL_OK && json_array_append(points, point) != 0) status = sl_fail(SL_ERROR_MEMORY, "no memory for a point");
   json_decref(point);
@@ -57,7 +55,7 @@ static sl_status add_points(json_t *points, const sl_evaluation *e, curve *c) {
     for (int i = 0; i < n; i++)
       texts[i] = k == e->n_layer ? e->texts[i]
                                  : json_string_value(json_array_get(e->layers[i], (size_t)k));
-    status = add_point(points, e, texts, k, c->values + (size_t)k * (size_t)c->n);
+    status = add_point(points, e, texts, k, c->values[k]);
   }
   free(texts);
   return status;
@@ -65,17 +63,17 @@ static sl_status add_points(json_t *points, const sl_evaluation *e, curve *c) {
 
 /* Differences to the whole run with intervals, and the cliff by the rule above. */
 static sl_status add_differences(json_t *points, const sl_evaluation *e, const curve *c, int *layer) {
-  const double *plain = c->values + (size_t)e->n_layer * (size_t)c->n;
-  const double sign = e->benchmark->lower_is_better ? -1 : 1;
+  const bool lower = e->benchmark->lower_is_better;
   bool holds = true;
   *layer = e->n_layer;
   for (int k = e->n_layer; k >= 0; k--) {
     sl_interval d;
-    SL_TRY(sl_bootstrap_paired(&d, c->values + (size_t)k * (size_t)c->n, plain, c->n, 0.95, SL_EVAL_BOOT, e->request->seed));
-    holds = holds && (k == e->n_layer || d.low >= -SL_EVAL_EPS - 1e-12);
+    SL_TRY(sl_eval_pool_interval(&d, &c->pool, k, e->n_layer, e->request->seed));
+    holds = holds && (k == e->n_layer || !falls(d.low));
     if (holds) *layer = k;
-    json_t *own = json_pack("{s:o, s:o, s:o}", "value", sl_metric_number(sign * d.value), "low",
-                            sl_metric_number(sign > 0 ? d.low : -d.high), "high", sl_metric_number(sign > 0 ? d.high : -d.low));
+    if (lower) d = (sl_interval){0 - d.value, 0 - d.high, 0 - d.low}; /* as the score itself counts; 0 keeps its sign */
+    json_t *own = json_pack("{s:o, s:o, s:o}", "value", sl_metric_number(d.value), "low", sl_metric_number(d.low), "high",
+                            sl_metric_number(d.high));
     SL_TRY(sl_metric_set(json_array_get(points, (size_t)k), "difference", own));
   }
   return SL_OK;
@@ -87,11 +85,13 @@ static sl_status fill(json_t *into, const sl_evaluation *e, curve *c) {
   int layer;
   SL_TRY(sl_metric_set(into, "curve", points));
   SL_TRY(add_points(points, e, c));
+  SL_TRY(sl_eval_pool_new(&c->pool, e, (const double *const *)c->values, c->n_point));
   SL_TRY(add_differences(points, e, c, &layer));
-  SL_TRY(sl_bootstrap(&estimate, c->n, cliff_of, c, 0.95, SL_EVAL_BOOT, e->request->seed));
+  SL_TRY(sl_bootstrap(&estimate, c->pool.n, cliff_of, c, 0.95, SL_EVAL_BOOT, e->request->seed));
   SL_TRY(sl_metric_set(into, "of", json_string(e->benchmark->headline)));
   SL_TRY(sl_metric_set(into, "eps", json_real(SL_EVAL_EPS)));
   SL_TRY(sl_metric_set(into, "layer", json_integer(layer)));
+  SL_TRY(sl_metric_set(into, "pictures", json_integer(c->pool.n)));
   return sl_metric_set(into, "estimate",
                        json_pack("{s:o, s:o, s:o}", "layer", sl_metric_number(estimate.value), "low",
                                  sl_metric_number(estimate.low), "high", sl_metric_number(estimate.high)));
@@ -100,11 +100,16 @@ static sl_status fill(json_t *into, const sl_evaluation *e, curve *c) {
 sl_status sl_eval_cliff(json_t *into, const sl_evaluation *e) {
   curve c = {.n_point = e->n_layer + 1};
   json_t *own = json_object();
+  int n = 0;
   SL_TRY(sl_metric_set(into, "cliff", own));
-  for (int i = 0; i < e->examples.n; i++) c.n += e->texts[i] != NULL;
-  if (c.n == 0) return SL_OK;
-  SL_TRY(SL_ALLOC(c.values, (size_t)c.n * (size_t)c.n_point, "scores"));
-  const sl_status status = fill(own, e, &c);
+  for (int i = 0; i < e->examples.n; i++) n += e->texts[i] != NULL;
+  if (n == 0) return SL_OK;
+  SL_TRY(SL_ALLOC(c.values, (size_t)c.n_point, "scores"));
+  sl_status status = SL_OK;
+  for (int k = 0; k < c.n_point && status == SL_OK; k++) status = SL_ALLOC(c.values[k], (size_t)e->examples.n, "scores");
+  if (status == SL_OK) status = fill(own, e, &c);
+  for (int k = 0; k < c.n_point; k++) free(c.values[k]);
   free(c.values);
+  sl_eval_pool_dispose(&c.pool);
   return status;
 }

@@ -14,7 +14,7 @@
 #include "task/eval_internal.h"
 
 struct sl_journal {
-  char *partial, *predictions, *metrics; /* paths */
+  char *partial, *predictions, *metrics, *page; /* paths */
   int fd;                                /* of the partial file, locked; -1 */
 };
 
@@ -24,6 +24,7 @@ void sl_journal_close(sl_journal *j) {
   free(j->partial);
   free(j->predictions);
   free(j->metrics);
+  free(j->page);
   free(j);
 }
 
@@ -66,18 +67,48 @@ static sl_status check_settings(const json_t *there, const json_t *asked, const 
   return SL_OK;
 }
 
-static sl_status take_answer(void *user, json_t *row, int line) {
-  sl_evaluation *e = user;
+/* Takes an answer over; one that does not fit is asked again. */
+static sl_status take_row(sl_evaluation *e, const json_t *row) {
   const char *id = NULL, *text = NULL;
-  if (line == 1) return check_settings(json_object_get(row, "settings"), e->settings, e->journal->partial);
   SL_TRY(sl_row_text(row, "question_id", &id));
   SL_TRY(sl_row_text(row, "text", &text));
-  const json_t *index = json_object_get(e->examples.ids, id);
-  const int i = index ? (int)json_integer_value(index) : -1;
+  const int i = sl_examples_find(&e->examples, id);
   if (i < 0 || i >= e->examples.n || e->texts[i]) return SL_OK;
   if (e->n_layer > 0 && json_array_size(json_object_get(row, "layers")) != (size_t)e->n_layer) return SL_OK;
   if (e->n_layer > 0) e->layers[i] = json_incref(json_object_get(row, "layers"));
   return sl_strdup(&e->texts[i], text);
+}
+
+static sl_status take_answer(void *user, json_t *row, int line) {
+  sl_evaluation *e = user;
+  if (line == 1) return check_settings(json_object_get(row, "settings"), e->settings, e->journal->partial);
+  return take_row(e, row);
+}
+
+static sl_status write_head(sl_evaluation *e) {
+  json_t *head = json_pack("{s:O}", "settings", e->settings);
+  sl_status status = head ? SL_OK : sl_fail(SL_ERROR_MEMORY, "no memory for the settings");
+  if (status == SL_OK && ftruncate(e->journal->fd, 0) != 0)
+    status = sl_fail(SL_ERROR_FILE, "%s: cannot write: %s", e->journal->partial, strerror(errno));
+  if (status == SL_OK) status = write_line(e->journal, head);
+  json_decref(head);
+  return status;
+}
+
+/* A fresh journal. Earlier results of the folder go, so that none of other settings stand beside it. */
+static sl_status begin(sl_evaluation *e) {
+  (void)unlink(e->journal->metrics);
+  (void)unlink(e->journal->predictions);
+  (void)unlink(e->journal->page);
+  return write_head(e);
+}
+
+/* A journal of the answers that were taken over. */
+static sl_status rewrite(sl_evaluation *e) {
+  SL_TRY(write_head(e));
+  for (int i = 0; i < e->examples.n; i++)
+    if (e->texts[i]) SL_TRY(sl_journal_add(e, i));
+  return SL_OK;
 }
 
 /* Takes whole lines over and cuts the file behind them. */
@@ -90,6 +121,7 @@ static sl_status read_journal(sl_evaluation *e) {
   sl_status status = sl_rows_parse_lines(bytes, n_bytes, e->journal->partial, &rows, take_answer, e);
   free(bytes);
   sl_rows_dispose(&rows);
+  if (status == SL_OK && n_bytes == 0) return begin(e); /* ended before the first line was whole */
   if (status == SL_OK && (ftruncate(e->journal->fd, (off_t)n_bytes) != 0 || lseek(e->journal->fd, 0, SEEK_END) < 0))
     status = sl_fail(SL_ERROR_FILE, "%s: cannot write: %s", e->journal->partial, strerror(errno));
   return status;
@@ -97,23 +129,27 @@ static sl_status read_journal(sl_evaluation *e) {
 
 static bool exists(const char *path) { return access(path, F_OK) == 0; }
 
-/* metrics.json as text when it is of the same settings. */
-static sl_status read_finished(const sl_evaluation *e, char **finished) {
-  json_t *root = NULL;
-  SL_TRY(sl_json_load(&root, e->journal->metrics, (size_t)1 << 30));
-  sl_status status = check_settings(json_object_get(root, "settings"), e->settings, e->journal->metrics);
-  if (status == SL_OK) status = sl_json_print(root, 2, finished);
-  json_decref(root);
-  return status;
+/* Answers of predictions.jsonl: its lines have what the partial file's have. */
+static sl_status take_finished(void *user, json_t *row, int line) {
+  (void)line;
+  return json_is_string(json_object_get(row, "text")) ? take_row(user, row) : SL_OK;
 }
 
-static sl_status begin(sl_evaluation *e) {
-  json_t *head = json_pack("{s:O}", "settings", e->settings);
-  sl_status status = head ? SL_OK : sl_fail(SL_ERROR_MEMORY, "no memory for the settings");
-  if (status == SL_OK && ftruncate(e->journal->fd, 0) != 0)
-    status = sl_fail(SL_ERROR_FILE, "%s: cannot write: %s", e->journal->partial, strerror(errno));
-  if (status == SL_OK) status = write_line(e->journal, head);
-  json_decref(head);
+/* metrics.json as text when it is of the same settings, rule and seed and the page is there. Else the answers are taken
+ * over, to be judged anew. */
+static sl_status read_finished(sl_evaluation *e, char **finished) {
+  const char *rule = e->benchmark->rules[e->rule], *path = e->journal->metrics;
+  json_t *root = NULL;
+  sl_rows rows = {.strict = true};
+  SL_TRY(sl_json_load(&root, path, (size_t)1 << 30));
+  sl_status status = check_settings(json_object_get(root, "settings"), e->settings, path);
+  const char *judged_by = json_string_value(json_object_get(root, "rule"));
+  const bool same = judged_by && strcmp(judged_by, rule) == 0 && exists(e->journal->page) &&
+                    json_integer_value(json_object_get(root, "seed")) == (json_int_t)e->request->seed;
+  if (status == SL_OK && same) status = sl_json_print(root, 2, finished);
+  if (status == SL_OK && !same) status = sl_rows_read_lines(e->journal->predictions, &rows, take_finished, e);
+  sl_rows_dispose(&rows);
+  json_decref(root);
   return status;
 }
 
@@ -138,6 +174,7 @@ static sl_status open_paths(sl_evaluation *e, bool *fresh) {
   SL_TRY(sl_path_join(&j->partial, dir, "predictions.partial.jsonl"));
   SL_TRY(sl_path_join(&j->predictions, dir, "predictions.jsonl"));
   SL_TRY(sl_path_join(&j->metrics, dir, "metrics.json"));
+  SL_TRY(sl_path_join(&j->page, dir, "report.html"));
   return make_folder(dir, fresh);
 }
 
@@ -150,12 +187,14 @@ sl_status sl_journal_open(sl_evaluation *e, char **finished) {
   if (!fresh && !ours) SL_FAIL(SL_ERROR_FILE, "%s: expected a new or empty folder, or one of `eval`", q->out_dir);
   if (ours && !q->resume && !q->force)
     SL_FAIL(SL_ERROR_FILE, "%s: holds results already; --resume goes on, --force begins anew", q->out_dir);
-  if (q->resume && !q->force && exists(j->metrics) && !exists(j->partial)) return read_finished(e, finished);
-  const bool goes_on = q->resume && !q->force && exists(j->partial);
+  const bool goes_on = q->resume && !q->force, is_done = goes_on && exists(j->metrics) && !exists(j->partial);
+  if (is_done) SL_TRY(read_finished(e, finished));
+  if (*finished) return SL_OK;
   j->fd = open(j->partial, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (j->fd < 0) SL_FAIL(SL_ERROR_FILE, "%s: cannot write: %s", j->partial, strerror(errno));
   if (flock(j->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
     SL_FAIL(SL_ERROR_FILE, "%s: another process is at work there", q->out_dir);
+  if (is_done) return rewrite(e);
   return goes_on ? read_journal(e) : begin(e);
 }
 

@@ -145,22 +145,6 @@ bool sl_plan_reaches_prefix(const sl_plan *plan, int first_text) {
   return false;
 }
 
-sl_plan_limits sl_plan_limits_for(const sl_model *model, const sl_layout *layout, int n_token, int n_baseline,
-                                  int n_run) {
-  const sl_part_shape *d = &sl_model_get_shape(model)->decoder;
-  return (sl_plan_limits){.n_layer = d->n_layer,
-                          .n_head = d->n_head,
-                          .n_head_kv = d->n_head_kv,
-                          .d_model = d->d_model,
-                          .d_head = d->d_head,
-                          .d_mlp = d->d_mlp,
-                          .n_token = n_token,
-                          .first_image = layout->first_image,
-                          .n_image = layout->n_image,
-                          .n_baseline = n_baseline,
-                          .n_run = n_run};
-}
-
 /* ---- other runs ---- */
 
 /* The question's own layout, or the context's prompt; then the context's answer. */

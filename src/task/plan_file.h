@@ -32,10 +32,6 @@ void sl_plan_file_dispose(sl_plan_file *file);
 /* True when a plan reaches rows before `first_text`: the prefix must then keep its rows. */
 bool sl_plan_reaches_prefix(const sl_plan *plan, int first_text);
 
-/* Limits before there is a trunk, for a sequence of n_token positions. */
-sl_plan_limits sl_plan_limits_for(const sl_model *model, const sl_layout *layout, int n_token, int n_baseline,
-                                  int n_run);
-
 /* Makes the baseline that a spec names, for the context's prompt. `where` names it in messages. */
 sl_status sl_baseline_from_spec(sl_standin *out, const sl_analysis_context *context, const char *spec,
                                 const char *where);

@@ -146,9 +146,9 @@ static sl_status fill_question(sl_question *q, const char *text, const sl_questi
   SL_TRY(find_prefix(&prefix, q->scene, &q->layout, sl_model_reads_question(model) ? text : NULL));
   prefix->n_user++;
   q->prefix = prefix;
-  if (o->answer)
+  if (o->answer && o->answer[0])
     SL_TRY(sl_layout_append_text(&q->layout, model, o->answer));
-  else
+  else if (!o->answer)
     SL_TRY(answer_greedily(q, o->max_token > 0 ? o->max_token : DEFAULT_MAX_TOKEN));
   SL_TRY(sl_trunk_new(&q->trunk, q->scene->session, prefix->prefix, &q->layout, NULL));
   const int n = q->layout.n_prompt;
@@ -193,6 +193,7 @@ sl_status sl_question_get_info(const sl_question *q, sl_question_info *info) {
                              .first_image = l->first_image,
                              .n_image = l->n_image,
                              .first_row = l->first_image + l->n_image,
+                             .n_sharing = q->prefix->n_user,
                              .n_layer = shape->decoder.n_layer,
                              .n_head = shape->decoder.n_head,
                              .n_head_kv = shape->decoder.n_head_kv,

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "base/text.h"
 #include "sightline/sightline.h"
@@ -40,7 +39,8 @@ static sl_status read_shard(sl_study *s) {
   if (sscanf(was->value[SL_FACT_SHARD], "%d/%d", &shard, &n_shard) != 2 || n_shard < 1 || shard < 0 || shard >= n_shard)
     SL_FAIL(SL_ERROR_FORMAT, "%s: shard \"%s\"", q->out_dir, was->value[SL_FACT_SHARD]);
   if (q->n_shard > 0 && (shard != s->shard || n_shard != s->n_shard))
-    SL_FAIL(SL_ERROR_ARGUMENT, "%s: the study is shard %d/%d, asked is %d/%d", q->out_dir, shard, n_shard, s->shard, s->n_shard);
+    SL_FAIL(SL_ERROR_ARGUMENT, "%s: the study is shard %d/%d, asked is %d/%d", q->out_dir, shard, n_shard, s->shard,
+            s->n_shard);
   s->shard = shard;
   s->n_shard = n_shard;
   return SL_OK;
@@ -71,13 +71,15 @@ static sl_status check_rows(sl_study *s) {
   }
   if (n_bad <= TOLD_ROWS) return SL_OK;
   sl_text line = {0};
-  sl_status status = sl_text_format(&line, "%lld rows cannot be done; the first %d are named above", (long long)n_bad, TOLD_ROWS);
+  sl_status status =
+      sl_text_format(&line, "%lld rows cannot be done; the first %d are named above", (long long)n_bad, TOLD_ROWS);
   if (status == SL_OK) status = tell_log(s, line.data);
   sl_text_dispose(&line);
   return status;
 }
 
-static sl_status set_fact(sl_study *s, sl_study_fact fact, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static sl_status set_fact(sl_study *s, sl_study_fact fact, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 static sl_status set_fact(sl_study *s, sl_study_fact fact, const char *format, ...) {
   char text[512];
@@ -90,10 +92,12 @@ static sl_status set_fact(sl_study *s, sl_study_fact fact, const char *format, .
 }
 
 sl_status sl_study_fill_facts(sl_study *s) {
-  char hash[17];
+  char hash[17], files[17];
   SL_TRY(sl_study_plan_hash(&s->plan, hash));
+  SL_TRY(sl_study_hash_settings(files, &s->plan));
   SL_TRY(sl_json_print(s->plan.json, 0, &s->facts.value[SL_FACT_PLAN]));
   SL_TRY(set_fact(s, SL_FACT_PLAN_HASH, "%s", hash));
+  SL_TRY(set_fact(s, SL_FACT_FILES_HASH, "%s", files));
   SL_TRY(set_fact(s, SL_FACT_DATA_HASH, "%016llx", (unsigned long long)sl_study_data_hash(s->data)));
   SL_TRY(set_fact(s, SL_FACT_EXAMPLES, "%lld", (long long)sl_study_data_count(s->data)));
   SL_TRY(set_fact(s, SL_FACT_SHARD, "%d/%d", s->shard, s->n_shard));
@@ -101,48 +105,71 @@ sl_status sl_study_fill_facts(sl_study *s) {
 }
 
 /* A file changed under a study is told before the model is read. */
-static sl_status check_data(const sl_study *s) {
+static sl_status check_files(const sl_study *s) {
+  static const struct {
+    sl_study_fact fact;
+    const char *what;
+  } files[] = {{SL_FACT_DATA_HASH, "data"}, {SL_FACT_FILES_HASH, "model's config, tokenizer, processor or template"}};
   if (!s->store) return SL_OK;
   const sl_study_facts *was = sl_study_store_facts(s->store);
-  if (strcmp(was->value[SL_FACT_DATA_HASH], s->facts.value[SL_FACT_DATA_HASH]) != 0)
-    SL_FAIL(SL_ERROR_ARGUMENT, "%s: the data differs: the hash of %s was %s, now it is %s", s->request->out_dir, s->plan.data,
-            was->value[SL_FACT_DATA_HASH], s->facts.value[SL_FACT_DATA_HASH]);
+  for (int i = 0; i < 2; i++) {
+    const char *before = was->value[files[i].fact], *now = s->facts.value[files[i].fact];
+    if (strcmp(before, now) != 0)
+      SL_FAIL(SL_ERROR_ARGUMENT, "%s: the %s differs: the hash of %s was %s, now it is %s", s->request->out_dir,
+              files[i].what, i == 0 ? s->plan.data : s->plan.model, before, now);
+  }
   return SL_OK;
 }
 
-static sl_status check_picture(const sl_study *s, const char *image, const char *hash, int64_t line) {
-  char *path = NULL, *bytes = NULL, found[17] = "";
-  size_t n_bytes = 0;
-  sl_status status = sl_path_join(&path, s->plan.images, image);
-  if (status == SL_OK) status = sl_file_read(path, MAX_PICTURE_BYTES, &bytes, &n_bytes);
-  if (status == SL_OK) snprintf(found, sizeof found, "%016llx", (unsigned long long)XXH3_64bits(bytes, n_bytes));
-  if (status == SL_OK && strcmp(found, hash) != 0)
-    status = sl_fail(SL_ERROR_ARGUMENT, "%s: the picture of line %lld differs: the hash of %s was %s, now it is %s",
-                     s->request->out_dir, (long long)line, path, hash, found);
-  free(bytes);
+/* A picture or mask of an example that is done. */
+static sl_status check_picture(const sl_study *s, const char *what, const char *name, const char *hash, int64_t line) {
+  char *path = NULL, text[17] = "";
+  uint64_t found = 0;
+  sl_status status = sl_path_join(&path, s->plan.images, name);
+  if (status == SL_OK) status = sl_study_hash_file(&found, path, MAX_PICTURE_BYTES);
+  snprintf(text, sizeof text, "%016llx", (unsigned long long)found);
+  if (status == SL_OK && strcmp(text, hash) != 0)
+    status = sl_fail(SL_ERROR_ARGUMENT, "%s: the %s of line %lld differs: the hash of %s was %s, now it is %s",
+                     s->request->out_dir, what, (long long)line, path, hash, text);
   free(path);
   return status;
 }
 
+/* `column` of the row is a picture's name, the next its hash; *last is the name that was checked before. */
+static sl_status check_row(const sl_study *s, const char *what, sl_statement *row, int column, char **last) {
+  const char *name = sl_statement_text(row, column), *hash = sl_statement_text(row, column + 1);
+  if (!name || !hash || (*last && strcmp(*last, name) == 0))
+    return SL_OK; /* questions about one picture follow each other */
+  free(*last);
+  *last = NULL;
+  SL_TRY(sl_strdup(last, name));
+  return check_picture(s, what, name, hash, sl_statement_integer(row, 4));
+}
+
 /* The pictures of what is done already: a result would not be of what the data shows. */
 static sl_status check_pictures(const sl_study *s) {
+  const sl_study_request *q = s->request;
   sl_statement *select;
   bool row = true;
-  char *last = NULL;
-  SL_TRY(sl_statement_new(&select, sl_study_store_database(s->store),
-                          "SELECT image, image_hash, line FROM example WHERE image_hash IS NOT NULL ORDER BY example"));
+  char *last[2] = {NULL};
+  int64_t n = 0, at = 0;
+  SL_TRY(sl_database_integer(sl_study_store_database(s->store),
+                             "SELECT count(*) FROM example WHERE image_hash IS NOT NULL", &n));
+  SL_TRY(sl_statement_new(
+      &select, sl_study_store_database(s->store),
+      "SELECT image, image_hash, mask, mask_hash, line FROM example WHERE image_hash IS NOT NULL ORDER BY example"));
   sl_status status = SL_OK;
   while (status == SL_OK && row) {
     status = sl_statement_step(select, &row);
     if (status != SL_OK || !row) break;
-    const char *image = sl_statement_text(select, 0);
-    if (last && strcmp(last, image) == 0) continue; /* questions about one picture follow each other */
-    free(last);
-    status = sl_strdup(&last, image);
-    if (status == SL_OK) status = check_picture(s, image, sl_statement_text(select, 1), sl_statement_integer(select, 2));
+    status = check_row(s, "picture", select, 0, &last[0]);
+    if (status == SL_OK) status = check_row(s, "mask", select, 2, &last[1]);
     if (status == SL_OK) status = sl_study_check_cancel(s);
+    if (status == SL_OK && q->progress && !q->progress(q->user, "pictures", (double)++at, (double)n))
+      status = sl_fail(SL_ERROR_CANCELLED, "interrupted");
   }
-  free(last);
+  free(last[0]);
+  free(last[1]);
   sl_statement_free(select);
   return status;
 }
@@ -164,10 +191,12 @@ sl_status sl_study_open_model(sl_study *s, bool quiet) {
   sl_status status = sl_model_to_json(s->model, &model);
   if (status == SL_OK) status = sl_model_compute_to_json(s->model, &compute);
   if (status == SL_OK) status = set_fact(s, SL_FACT_MODEL, "%s", json_string_value(json_object_get(model, "name")));
-  if (status == SL_OK) status = set_fact(s, SL_FACT_MODEL_HASH, "%s", json_string_value(json_object_get(model, "hash")));
+  if (status == SL_OK)
+    status = set_fact(s, SL_FACT_MODEL_HASH, "%s", json_string_value(json_object_get(model, "hash")));
   if (status == SL_OK)
     status = set_fact(s, SL_FACT_COMPUTE, "%s, %s, %s", json_string_value(json_object_get(compute, "backend")),
-                      json_string_value(json_object_get(compute, "mode")), json_string_value(json_object_get(compute, "products")));
+                      json_string_value(json_object_get(compute, "mode")),
+                      json_string_value(json_object_get(compute, "products")));
   json_decref(model);
   json_decref(compute);
   return status;
@@ -212,8 +241,11 @@ static sl_status write_tensors(const sl_study *s, int64_t number, const sl_run *
   return status;
 }
 
-static sl_status trace_example(const sl_study *s, const sl_study_row *e, sl_run **run) {
+/* With share->only: nothing but its masks. */
+static sl_status trace_example(const sl_study *s, const sl_study_row *e, sl_mask_block *share, sl_run **run) {
+  static const char *const heads[] = {"heads"};
   const sl_study_plan *p = &s->plan;
+  const bool only = share && share->only;
   const sl_trace_request request = {.size = sizeof request,
                                     .image_path = e->image_path,
                                     .mask_path = e->mask_path,
@@ -224,13 +256,13 @@ static sl_status trace_example(const sl_study *s, const sl_study_row *e, sl_run 
                                     .max_token = (int)p->max_token,
                                     .seed = (uint64_t)p->seed,
                                     .n_thread = (int)p->n_thread,
-                                    .analyses = p->analyses,
-                                    .n_analysis = p->n_analysis,
+                                    .analyses = only ? heads : p->analyses,
+                                    .n_analysis = only ? 1 : p->n_analysis,
                                     .options = p->options,
                                     .n_option = p->n_option,
                                     .batch_size = (int)p->batch_size,
                                     .cancel = s->request->cancel};
-  return sl_trace_collect(s->model, &request, run);
+  return sl_trace_collect(s->model, &request, share, run);
 }
 
 /* The message without the folder of pictures, so that results do not depend on where the data lies. */
@@ -249,7 +281,8 @@ static sl_status shorten(const sl_study *s, const char *message, char **out) {
   return status;
 }
 
-static sl_status fail_example(const sl_study *s, int64_t number, const sl_study_row *e, const char *message, json_t **result) {
+static sl_status fail_example(const sl_study *s, int64_t number, const sl_study_row *e, const char *message,
+                              json_t **result) {
   char *own = NULL, *error = NULL;
   SL_TRY(sl_strdup(&own, message)); /* of this thread, and about to be another's */
   sl_status status = shorten(s, own, &error);
@@ -259,7 +292,15 @@ static sl_status fail_example(const sl_study *s, int64_t number, const sl_study_
   return status;
 }
 
-sl_status sl_study_make_result(const sl_study *s, int64_t number, json_t **result) {
+static sl_status take_result(const sl_study *s, int64_t number, const sl_study_row *e, sl_run *run, const char *tensors,
+                             json_t **result) {
+  uint64_t mask = 0;
+  const sl_status status = sl_study_hash_file(&mask, e->mask_path, MAX_PICTURE_BYTES);
+  if (status != SL_OK) return fail_example(s, number, e, sl_error_message(), result);
+  return sl_study_result_done(result, number, e, run, mask, tensors);
+}
+
+sl_status sl_study_make_result(const sl_study *s, int64_t number, sl_mask_block *known, json_t **result) {
   sl_study_row e = {0};
   sl_run *run = NULL;
   char *tensors = NULL;
@@ -269,19 +310,34 @@ sl_status sl_study_make_result(const sl_study *s, int64_t number, json_t **resul
   if (bad || status != SL_OK) {
     status = fail_example(s, number, &e, bad ? bad : sl_error_message(), result);
   } else {
-    const sl_status traced = trace_example(s, &e, &run);
+    const sl_status traced = trace_example(s, &e, known, &run);
     if (traced == SL_ERROR_CANCELLED || (traced != SL_OK && s->request->strict))
       status = traced;
     else if (traced != SL_OK)
       status = fail_example(s, number, &e, sl_error_message(), result);
     else
       status = write_tensors(s, number, run, &tensors);
-    if (status == SL_OK && !*result) status = sl_study_result_done(result, number, &e, run, tensors);
+    if (status == SL_OK && !*result) status = take_result(s, number, &e, run, tensors, result);
   }
   free(tensors);
   sl_run_free(run);
   sl_study_row_dispose(&e);
   return status;
+}
+
+sl_status sl_study_measure_masks(const sl_study *s, int64_t number, sl_mask_block *share) {
+  sl_study_row e = {0};
+  sl_run *run = NULL;
+  share->only = true;
+  sl_status status = sl_study_data_bad(s->data, number) ? SL_ERROR_FORMAT : sl_study_data_example(s->data, number, &e);
+  if (status == SL_OK) status = trace_example(s, &e, share, &run);
+  sl_run_free(run);
+  sl_study_row_dispose(&e);
+  if (status == SL_OK || status == SL_ERROR_CANCELLED) return status;
+  free(share->target); /* whoever does the whole example records why it fails */
+  share->target = NULL;
+  share->n_all = share->n = 0;
+  return SL_OK;
 }
 
 static sl_status tell_state(sl_study *s, const json_t *result) {
@@ -307,7 +363,7 @@ static sl_status run_examples(sl_study *s) {
     if (s->done[i]) continue;
     json_t *result = NULL;
     SL_TRY(sl_study_check_cancel(s));
-    sl_status status = sl_study_make_result(s, i, &result);
+    sl_status status = sl_study_make_result(s, i, NULL, &result);
     if (status == SL_OK) status = sl_study_accept(s, result);
     json_decref(result);
     SL_TRY(status);
@@ -322,9 +378,10 @@ static sl_status summarise(sl_study *s, char **summary) {
   int64_t correct = 0, scored = 0;
   SL_TRY(sl_database_integer(database, "SELECT count(*) FROM example WHERE correct = 1", &correct));
   SL_TRY(sl_database_integer(database, "SELECT count(correct) FROM example", &scored));
-  json_t *out = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:f}", "out", s->request->out_dir, "examples", (json_int_t)s->state.total,
-                          "done", (json_int_t)s->state.done, "failed", (json_int_t)s->state.failed, "correct", (json_int_t)correct,
-                          "scored", (json_int_t)scored, "seconds", (sl_now_ms() - s->started_ms) / 1000);
+  json_t *out = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "out", s->request->out_dir, "examples",
+                          (json_int_t)s->state.total, "done", (json_int_t)s->state.done, "failed",
+                          (json_int_t)s->state.failed, "correct", (json_int_t)correct, "scored", (json_int_t)scored,
+                          "split", (json_int_t)s->n_split, "seconds", (sl_now_ms() - s->started_ms) / 1000);
   const sl_status status = out ? sl_json_print(out, 2, summary) : sl_fail(SL_ERROR_MEMORY, "no memory for the summary");
   json_decref(out);
   return status;
@@ -334,7 +391,7 @@ sl_status sl_study_prepare(sl_study *s) {
   SL_TRY(open_plan(s));
   SL_TRY(sl_study_data_open(&s->data, &s->plan));
   SL_TRY(sl_study_fill_facts(s));
-  SL_TRY(check_data(s));
+  SL_TRY(check_files(s));
   SL_TRY(check_rows(s));
   return s->store ? check_pictures(s) : SL_OK;
 }
@@ -375,7 +432,7 @@ sl_status sl_study_run(const sl_study_request *request, char **summary) {
   if (!request->out_dir) SL_FAIL(SL_ERROR_ARGUMENT, "a study needs an out folder");
   sl_study s = {.request = request};
   sl_study_team team;
-  SL_TRY(sl_study_team_join(&team));
+  SL_TRY(sl_study_team_join(&team, request));
   const sl_status status = run_in_team(&s, &team, summary);
   study_dispose(&s); /* before the others are waited for: what is stored is closed whatever they do */
   sl_study_team_leave(&team);

@@ -1,5 +1,5 @@
-/* JSON-lines: the file's bytes stay in memory with the place of every line; a row is parsed when it is its turn, so that
- * memory does not grow with what was done. */
+/* JSON-lines: the file's bytes stay in memory with the place of every line; a row is parsed when it is its turn, so
+ * that memory does not grow with what was done. */
 #include "task/study_data.h"
 
 #include <errno.h>
@@ -46,7 +46,8 @@ static sl_status fail_row(const sl_study_data *d, const sl_study_row *e, const c
 
 static sl_status fail_field(const sl_study_data *d, const sl_study_row *e, const char *what, const char *expected,
                             const json_t *found) {
-  static const char *const types[] = {"an object", "an array", "a text", "an integer", "a number", "true", "false", "null"};
+  static const char *const types[] = {"an object", "an array", "a text", "an integer",
+                                      "a number",  "true",     "false",  "null"};
   SL_FAIL(SL_ERROR_FORMAT, "%s, line %lld: \"%s\": expected %s, found %s", d->name, (long long)e->line,
           sl_study_plan_field(d->plan, what), expected, found ? types[json_typeof(found)] : "nothing");
 }
@@ -56,7 +57,8 @@ static json_t *field(const sl_study_data *d, const sl_study_row *e, const char *
   return json_is_null(value) ? NULL : value;
 }
 
-static sl_status take_text(const sl_study_data *d, const sl_study_row *e, const char *what, bool required, const char **out) {
+static sl_status take_text(const sl_study_data *d, const sl_study_row *e, const char *what, bool required,
+                           const char **out) {
   const json_t *value = field(d, e, what);
   if (!value && !required) return SL_OK;
   if (!json_is_string(value)) return fail_field(d, e, what, "a text", value);
@@ -90,11 +92,13 @@ static sl_status take_file(const sl_study_data *d, const sl_study_row *e, const 
   struct stat info;
   if (!name) return SL_OK;
   if (!stays_inside(name))
-    SL_FAIL(SL_ERROR_FORMAT, "%s, line %lld: \"%s\": the path leaves the folder of pictures", d->name, (long long)e->line, name);
+    SL_FAIL(SL_ERROR_FORMAT, "%s, line %lld: \"%s\": the path leaves the folder of pictures", d->name,
+            (long long)e->line, name);
   SL_TRY(sl_path_join(path, d->plan->images, name));
   if (stat(*path, &info) != 0)
     SL_FAIL(SL_ERROR_FILE, "%s, line %lld: %s: %s", d->name, (long long)e->line, name, strerror(errno));
-  if (!S_ISREG(info.st_mode)) SL_FAIL(SL_ERROR_FILE, "%s, line %lld: %s: not a file", d->name, (long long)e->line, name);
+  if (!S_ISREG(info.st_mode))
+    SL_FAIL(SL_ERROR_FILE, "%s, line %lld: %s: not a file", d->name, (long long)e->line, name);
   return SL_OK;
 }
 
@@ -105,8 +109,35 @@ static sl_status take_labels(const sl_study_data *d, sl_study_row *e) {
   json_t *value;
   json_object_foreach(e->row, name, value) {
     bool is_own = false;
-    for (size_t i = 0; i < sizeof own / sizeof *own; i++) is_own = is_own || strcmp(name, sl_study_plan_field(d->plan, own[i])) == 0;
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+      is_own = is_own || strcmp(name, sl_study_plan_field(d->plan, own[i])) == 0;
     if (!is_own) SL_TRY(sl_run_json_set(e->labels, name, json_incref(value)));
+  }
+  return SL_OK;
+}
+
+/* Where the plan says which labels there are: no others, and no other values. */
+static sl_status check_labels(const sl_study_data *d, const sl_study_row *e) {
+  const json_t *known = sl_study_plan_labels(d->plan);
+  const char *name;
+  json_t *value;
+  if (!known) return SL_OK;
+  json_object_foreach(e->labels, name, value) {
+    const json_t *values = json_object_get(known, name);
+    if (!values) SL_FAIL(SL_ERROR_FORMAT, "%s, line %lld: unknown label \"%s\"", d->name, (long long)e->line, name);
+    bool is_known = json_is_null(values);
+    for (size_t i = 0; i < json_array_size(values) && !is_known; i++)
+      is_known = json_equal(json_array_get(values, i), value);
+    if (is_known) continue;
+    char *text = NULL;
+    json_t *shown = json_pack("[O]", value);
+    sl_status status = shown ? sl_json_print(shown, 0, &text) : sl_fail(SL_ERROR_MEMORY, "no memory for a label");
+    json_decref(shown);
+    if (status == SL_OK)
+      status = sl_fail(SL_ERROR_FORMAT, "%s, line %lld: label \"%s\": unknown value %.*s", d->name, (long long)e->line,
+                       name, strlen(text) > 102 ? 100 : (int)strlen(text) - 2, text + 1);
+    free(text);
+    return status;
   }
   return SL_OK;
 }
@@ -129,7 +160,8 @@ sl_status sl_study_data_example(const sl_study_data *d, int64_t i, sl_study_row 
   SL_TRY(take_text(d, e, "answer", d->plan->force_answer, &e->answer));
   SL_TRY(take_text(d, e, "mask", false, &e->mask));
   SL_TRY(take_file(d, e, e->image, &e->image_path));
-  return take_file(d, e, e->mask, &e->mask_path);
+  SL_TRY(take_file(d, e, e->mask, &e->mask_path));
+  return check_labels(d, e);
 }
 
 /* ---- all of them ---- */

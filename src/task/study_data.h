@@ -25,8 +25,8 @@ void sl_study_data_close(sl_study_data *data); /* NULL is fine */
 int64_t sl_study_data_count(const sl_study_data *data); /* lines that are not blank */
 uint64_t sl_study_data_hash(const sl_study_data *data); /* xxh3 of the file's bytes */
 
-/* What is wrong with example i as one sentence that names file and line (broken JSON, a missing or mistyped field, an id
- * that an earlier line has, a picture that is missing or outside the folder); NULL when nothing is. */
+/* What is wrong with example i as one sentence that names file and line (broken JSON, a missing or mistyped field, an
+ * id that an earlier line has, a picture that is missing or outside the folder); NULL when nothing is. */
 const char *sl_study_data_bad(const sl_study_data *data, int64_t i);
 
 /* Parses example i. On failure what could be read is there all the same. */

@@ -2,6 +2,7 @@
 #ifndef SL_TASK_STUDY_INTERNAL_H
 #define SL_TASK_STUDY_INTERNAL_H
 
+#include "analysis/analysis.h"
 #include "sightline/study.h"
 #include "task/study_data.h"
 #include "task/study_store.h"
@@ -16,7 +17,7 @@ typedef struct sl_study {
   bool *done;            /* [count] complete already */
   int shard, n_shard;
   sl_study_state state;
-  int64_t n_new;
+  int64_t n_new, n_split; /* examples of this call; of them, those whose masks were shared out */
   double started_ms;
 } sl_study;
 
@@ -26,6 +27,10 @@ sl_status sl_study_prepare(sl_study *study);
 /* What is known of the study without its model. */
 sl_status sl_study_fill_facts(sl_study *study);
 
+/* study_files.c: xxh3 of the settings beside the weights, 16 digits; and of one file (0 without a path). */
+sl_status sl_study_hash_settings(char out[17], const sl_study_plan *plan);
+sl_status sl_study_hash_file(uint64_t *hash, const char *path, size_t max_bytes);
+
 /* Opens the model and fills what the facts say of it. `quiet`: no progress, no notices. */
 sl_status sl_study_open_model(sl_study *study, bool quiet);
 
@@ -33,8 +38,11 @@ sl_status sl_study_open_model(sl_study *study, bool quiet);
 sl_status sl_study_open_store(sl_study *study);
 
 /* Results of example `number`, or its error as a result; tensors are written. What fails for other reasons (no room,
- * cancelled, strict) fails here. */
-sl_status sl_study_make_result(const sl_study *study, int64_t number, json_t **result);
+ * cancelled, strict) fails here. `known`: masks that were measured elsewhere, or NULL. */
+sl_status sl_study_make_result(const sl_study *study, int64_t number, sl_mask_block *known, json_t **result);
+
+/* Some of the example's masks alone, for the process that will finish it. An example that fails leaves n_all 0. */
+sl_status sl_study_measure_masks(const sl_study *study, int64_t number, sl_mask_block *share);
 
 /* Stores a result and tells the state. */
 sl_status sl_study_accept(sl_study *study, const json_t *result);
@@ -49,7 +57,7 @@ typedef struct sl_study_team {
   bool lost; /* a rank did not come back */
 } sl_study_team;
 
-sl_status sl_study_team_join(sl_study_team *team);
+sl_status sl_study_team_join(sl_study_team *team, const sl_study_request *request);
 void sl_study_team_leave(const sl_study_team *team);
 
 /* Rank 0: `prepared` is what sl_study_prepare gave. Hands examples to the other ranks and stores what comes back. */

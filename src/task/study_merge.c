@@ -55,7 +55,8 @@ static sl_status copy_file(const char *from, const char *to) {
 static sl_status copy_tensors(const merging *m, const char *dir) {
   sl_statement *select;
   bool row = true;
-  SL_TRY(sl_statement_new(&select, sl_study_store_database(m->store), "SELECT example FROM part.example WHERE tensors IS NOT NULL"));
+  SL_TRY(sl_statement_new(&select, sl_study_store_database(m->store),
+                          "SELECT example FROM part.example WHERE tensors IS NOT NULL"));
   sl_status status = SL_OK;
   while (status == SL_OK && row) {
     char *from = NULL, *to = NULL;
@@ -130,7 +131,8 @@ static sl_status name_missing(const merging *m, sl_text *text, int64_t *n_missin
     if (n_range > TOLD_RANGES)
       SL_TRY(sl_text_append_string(text, ", ..."));
     else
-      SL_TRY(sl_text_format(text, last > first ? "%s%lld-%lld" : "%s%lld", n_range > 1 ? ", " : "", (long long)first, (long long)last));
+      SL_TRY(sl_text_format(text, last > first ? "%s%lld-%lld" : "%s%lld", n_range > 1 ? ", " : "", (long long)first,
+                            (long long)last));
   }
   return text->data ? SL_OK : sl_text_append_string(text, "");
 }
@@ -146,10 +148,12 @@ static sl_status summarise(merging *m, char **summary) {
   SL_TRY(SL_ALLOC(m->done, (size_t)m->n, "examples"));
   SL_TRY(sl_study_store_list(m->store, m->done, m->n));
   sl_status status = name_missing(m, &missing, &n_missing);
-  json_t *out = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "out", m->request->out_dir, "examples", (json_int_t)m->n,
-                          "done", (json_int_t)done, "failed", (json_int_t)failed, "correct", (json_int_t)correct, "scored",
-                          (json_int_t)scored, "n_missing", (json_int_t)n_missing, "missing", missing.data ? missing.data : "");
-  if (status == SL_OK) status = out ? sl_json_print(out, 2, summary) : sl_fail(SL_ERROR_MEMORY, "no memory for the summary");
+  json_t *out =
+      json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "out", m->request->out_dir, "examples", (json_int_t)m->n,
+                "done", (json_int_t)done, "failed", (json_int_t)failed, "correct", (json_int_t)correct, "scored",
+                (json_int_t)scored, "n_missing", (json_int_t)n_missing, "missing", missing.data ? missing.data : "");
+  if (status == SL_OK)
+    status = out ? sl_json_print(out, 2, summary) : sl_fail(SL_ERROR_MEMORY, "no memory for the summary");
   json_decref(out);
   sl_text_dispose(&missing);
   return status;
@@ -185,7 +189,8 @@ static sl_status tell_missing(const merging *m, const char *summary) {
   sl_text line = {0};
   sl_status status = SL_OK;
   if (*missing && m->request->log) {
-    status = sl_text_format(&line, "missing examples: %s; `sightline study resume %s` does them", missing, m->request->out_dir);
+    status = sl_text_format(&line, "missing examples: %s; `sightline study resume %s` does them", missing,
+                            m->request->out_dir);
     if (status == SL_OK) m->request->log(m->request->user, line.data);
   }
   sl_text_dispose(&line);

@@ -15,7 +15,17 @@
 
 #define MAX_PLAN_BYTES ((size_t)16 << 20)
 
-typedef enum key_kind { KEY_PATH, KEY_TEXT, KEY_WHOLE, KEY_SHARE, KEY_FLAG, KEY_FIELDS, KEY_ANALYSES, KEY_TENSORS } key_kind;
+typedef enum key_kind {
+  KEY_PATH,
+  KEY_TEXT,
+  KEY_WHOLE,
+  KEY_SHARE,
+  KEY_FLAG,
+  KEY_FIELDS,
+  KEY_LABELS,
+  KEY_ANALYSES,
+  KEY_TENSORS
+} key_kind;
 
 typedef struct key {
   const char *name;
@@ -33,9 +43,11 @@ static const key keys[] = {
     {"threads", KEY_WHOLE, true, 0, 1024, 0},
     {"batch-size", KEY_WHOLE, true, 0, 65536, 0},
     {"lease", KEY_WHOLE, true, 0, 1000000, 0},
+    {"mask-block", KEY_WHOLE, true, 0, 1000000, 256},
     {"data", KEY_PATH, true, 0, 0, 0},
     {"images", KEY_PATH, true, 0, 0, 0},
     {"fields", KEY_FIELDS, false, 0, 0, 0},
+    {"labels", KEY_LABELS, false, 0, 0, 0},
     {"analyses", KEY_ANALYSES, false, 0, 0, 0},
     {"seed", KEY_WHOLE, false, 0, INT64_MAX, 0},
     {"max-tokens", KEY_WHOLE, false, 1, 65536, 64},
@@ -60,8 +72,8 @@ static sl_status refuse(const char *where, const char *name, const char *expecte
   char *text = NULL;
   SL_TRY(sl_json_print(json_is_object(found) || json_is_array(found) || !found ? json_null() : found, 0, &text));
   const char *shown = json_is_object(found) ? "an object" : json_is_array(found) ? "an array" : text;
-  const sl_status status =
-      sl_fail(SL_ERROR_FORMAT, "%s: \"%s\": expected %s, found %.200s", where, name, expected, found ? shown : "nothing");
+  const sl_status status = sl_fail(SL_ERROR_FORMAT, "%s: \"%s\": expected %s, found %.200s", where, name, expected,
+                                   found ? shown : "nothing");
   free(text);
   return status;
 }
@@ -105,13 +117,35 @@ static sl_status take_fields(json_t **out, const char *where, const json_t *valu
   json_t *given;
   if (value && !json_is_object(value)) return refuse(where, "fields", "an object", value);
   json_object_foreach((json_t *)value, name, given) {
-    if (!is_field(name)) SL_FAIL(SL_ERROR_FORMAT, "%s: \"fields\": expected id, image, question, answer or mask, found \"%s\"", where, name);
+    if (!is_field(name))
+      SL_FAIL(SL_ERROR_FORMAT, "%s: \"fields\": expected id, image, question, answer or mask, found \"%s\"", where,
+              name);
     if (!json_is_string(given)) return refuse(where, "fields", "names of a row's fields", given);
   }
   *out = json_object();
   for (size_t i = 0; i < N_FIELD; i++) {
     json_t *own = json_object_get(value, fields[i]);
     SL_TRY(sl_run_json_set(*out, fields[i], own ? json_incref(own) : json_string(fields[i])));
+  }
+  return SL_OK;
+}
+
+/* null: every other field of a row is a label. Else {name: null or [values]}, also given as an array of names. */
+static sl_status take_labels(json_t **out, const char *where, const json_t *value) {
+  const char *name;
+  json_t *given;
+  size_t i;
+  *out = json_is_array(value) || json_is_object(value) ? json_object() : json_null();
+  if (value && json_is_null(*out) && !json_is_null(value))
+    return refuse(where, "labels", "an array of names, or an object of names and arrays of values", value);
+  json_array_foreach((json_t *)value, i, given) {
+    if (!json_is_string(given)) return refuse(where, "labels", "names of labels", given);
+    SL_TRY(sl_run_json_set(*out, json_string_value(given), json_null()));
+  }
+  json_object_foreach((json_t *)value, name, given) {
+    if (!json_is_array(given) && !json_is_null(given))
+      return refuse(where, name, "an array of values, or null for any", given);
+    SL_TRY(sl_run_json_set(*out, name, json_incref(given)));
   }
   return SL_OK;
 }
@@ -162,8 +196,8 @@ static sl_status set_option(json_t *analyses, const char *where, const char *nam
     const json_t *before = json_object_get(own, name);
     status = sl_option_check(option, json_string_value(text));
     if (status == SL_OK && before && !override && !json_equal(before, text))
-      status = sl_fail(SL_ERROR_FORMAT, "%s: option \"%s\" is \"%s\" and \"%s\": analyses of one study share its value", where, name,
-                       json_string_value(before), json_string_value(text));
+      status = sl_fail(SL_ERROR_FORMAT, "%s: option \"%s\" is \"%s\" and \"%s\": analyses of one study share its value",
+                       where, name, json_string_value(before), json_string_value(text));
     if (status == SL_OK) status = sl_run_json_set(own, name, json_incref(text));
     known = true;
   }
@@ -234,7 +268,8 @@ static sl_status from_text(json_t **out, const key *k, const char *text) {
     if (end > text && *end == '\0' && isfinite(share)) *out = json_real(share);
   } else if (k->kind == KEY_FLAG) {
     *out = json_boolean(strcmp(text, "false") != 0);
-  } else if (k->kind == KEY_ANALYSES || (k->kind == KEY_TENSORS && strcmp(text, "none") != 0 && strcmp(text, "all") != 0)) {
+  } else if (k->kind == KEY_ANALYSES ||
+             (k->kind == KEY_TENSORS && strcmp(text, "none") != 0 && strcmp(text, "all") != 0)) {
     *out = json_array();
     for (const char *at = text; *at; at += strspn(at, ",")) {
       const size_t length = strcspn(at, ",");
@@ -250,6 +285,7 @@ static sl_status take_value(json_t **out, const char *where, const key *k, const
                             const sl_study_request *q) {
   *out = NULL;
   if (k->kind == KEY_FIELDS) return take_fields(out, where, value);
+  if (k->kind == KEY_LABELS) return take_labels(out, where, value);
   if (k->kind == KEY_ANALYSES) return take_analyses(out, where, value, q);
   if (k->kind == KEY_TENSORS) return take_tensors(out, where, value);
   if (!value || json_is_null(value)) {
@@ -276,8 +312,8 @@ static const char *setting_for(const sl_study_request *q, const key *k) {
   return text;
 }
 
-static sl_status add_key(sl_study_plan *p, const key *k, const json_t *given, const sl_study_request *q, const char *where,
-                         const char *base) {
+static sl_status add_key(sl_study_plan *p, const key *k, const json_t *given, const sl_study_request *q,
+                         const char *where, const char *base) {
   json_t *value = NULL, *typed = NULL;
   const char *text = setting_for(q, k);
   if (!text && !given && strcmp(k->name, "model") == 0) text = q->default_model;
@@ -300,7 +336,8 @@ static sl_status check_known(const json_t *given, const char *where) {
     if (find_key(name)) continue;
     sl_text known = {0};
     sl_status status = SL_OK;
-    for (size_t i = 0; i < N_KEY && status == SL_OK; i++) status = sl_text_format(&known, "%s%s", i ? ", " : "", keys[i].name);
+    for (size_t i = 0; i < N_KEY && status == SL_OK; i++)
+      status = sl_text_format(&known, "%s%s", i ? ", " : "", keys[i].name);
     if (status == SL_OK)
       status = sl_fail(SL_ERROR_FORMAT, "%s: unknown key \"%s\"; expected any of %s", where, name, known.data);
     sl_text_dispose(&known);
@@ -351,29 +388,46 @@ static sl_status settle(sl_study_plan *p, const char *where) {
   p->images = json_string_value(json_object_get(j, "images"));
   p->n_thread = json_integer_value(json_object_get(j, "threads"));
   p->batch_size = json_integer_value(json_object_get(j, "batch-size"));
+  p->mask_block = json_integer_value(json_object_get(j, "mask-block"));
   p->lease_s = json_integer_value(json_object_get(j, "lease"));
   p->seed = json_integer_value(json_object_get(j, "seed"));
   p->max_token = json_integer_value(json_object_get(j, "max-tokens"));
   p->raw_prompt = json_is_true(json_object_get(j, "raw-prompt"));
   p->force_answer = json_is_true(json_object_get(j, "force-answer"));
-  p->object_threshold = json_real_value(json_object_get(j, "object-threshold"));
+  p->object_threshold = json_number_value(json_object_get(j, "object-threshold"));
   if (!p->model) return refuse(where, "model", "a model folder", NULL);
   if (!p->data) return refuse(where, "data", "a JSON-lines file", NULL);
   if (!p->images) return refuse(where, "images", "the folder that the rows' pictures are in", NULL);
   return list_options(p);
 }
 
+/* The plan as it will be stored: numbers have the digits that are printed, so that a study that goes on, and ranks that
+ * get the plan as a text, compute with the same. */
+static sl_status round_numbers(sl_study_plan *p, const char *where) {
+  char *text = NULL;
+  json_t *rounded = NULL;
+  SL_TRY(sl_json_print(p->json, 0, &text));
+  const sl_status status = sl_json_parse(&rounded, text, strlen(text), where);
+  free(text);
+  SL_TRY(status);
+  json_decref(p->json);
+  p->json = rounded;
+  return SL_OK;
+}
+
 sl_status sl_study_plan_read(sl_study_plan *p, const sl_study_request *q, const char *stored) {
   json_t *given = NULL;
   char *base = NULL;
   const char *where = stored ? "the study's plan" : q->plan_path;
-  sl_status status = stored ? sl_json_parse(&given, stored, strlen(stored), where) : sl_json_load(&given, where, MAX_PLAN_BYTES);
+  sl_status status =
+      stored ? sl_json_parse(&given, stored, strlen(stored), where) : sl_json_load(&given, where, MAX_PLAN_BYTES);
   if (status == SL_OK) status = sl_strdup(&base, stored ? "/" : where);
   if (status == SL_OK && !stored) {
     char *slash = strrchr(base, '/');
     if (slash) slash[slash == base] = '\0';
   }
   if (status == SL_OK) status = build(p, given, q, where, strchr(base, '/') ? base : ".");
+  if (status == SL_OK) status = round_numbers(p, where);
   if (status == SL_OK) status = settle(p, where);
   json_decref(given);
   free(base);
@@ -389,6 +443,11 @@ void sl_study_plan_dispose(sl_study_plan *p) {
 
 const char *sl_study_plan_field(const sl_study_plan *p, const char *what) {
   return json_string_value(json_object_get(json_object_get(p->json, "fields"), what));
+}
+
+const json_t *sl_study_plan_labels(const sl_study_plan *p) {
+  const json_t *labels = json_object_get(p->json, "labels");
+  return json_is_object(labels) ? labels : NULL;
 }
 
 bool sl_study_plan_keeps(const sl_study_plan *p, const char *tensor) {
@@ -412,8 +471,9 @@ sl_status sl_study_plan_compare(const sl_study_plan *p, const char *stored, cons
     status = sl_json_print(a ? a : json_null(), 0, &was);
     if (status == SL_OK) status = sl_json_print(b, 0, &is);
     if (status == SL_OK && strcmp(was, is) != 0)
-      status = sl_fail(SL_ERROR_ARGUMENT, "%s: the study was begun with another plan: \"%s\" was %.200s, now it is %.200s", where,
-                       keys[i].name, was, is);
+      status =
+          sl_fail(SL_ERROR_ARGUMENT, "%s: the study was begun with another plan: \"%s\" was %.200s, now it is %.200s",
+                  where, keys[i].name, was, is);
     free(was);
     free(is);
   }
@@ -426,7 +486,8 @@ sl_status sl_study_plan_hash(const sl_study_plan *p, char out[17]) {
   char *text = NULL;
   sl_status status = part ? SL_OK : sl_fail(SL_ERROR_MEMORY, "no memory for the plan");
   for (size_t i = 0; i < N_KEY && status == SL_OK; i++)
-    if (!keys[i].free) status = sl_run_json_set(part, keys[i].name, json_incref(json_object_get(p->json, keys[i].name)));
+    if (!keys[i].free)
+      status = sl_run_json_set(part, keys[i].name, json_incref(json_object_get(p->json, keys[i].name)));
   if (status == SL_OK) status = sl_json_print(part, 0, &text);
   if (status == SL_OK) snprintf(out, 17, "%016llx", (unsigned long long)XXH3_64bits(text, strlen(text)));
   free(text);

@@ -12,6 +12,7 @@ typedef struct sl_study_plan {
   const char *model, *vision_model, *compute, *backend, *data, *images; /* vision_model, compute, backend may be NULL */
   int64_t n_thread, batch_size, seed, max_token;
   int64_t lease_s; /* how long a process may take over an example before another gets it too; 0 = chosen */
+  int64_t mask_block; /* masks that are handed out at once where an example is split between processes; 0 = never */
   bool raw_prompt, force_answer;
   double object_threshold;
   const char **analyses;
@@ -22,6 +23,9 @@ typedef struct sl_study_plan {
 
 /* Names of a row's fields: what the plan calls "id", "image", "question", "answer", "mask". Borrowed from the plan. */
 const char *sl_study_plan_field(const sl_study_plan *plan, const char *what);
+
+/* The labels that rows may have, {name: null or [values]}; NULL: any. Borrowed from the plan. */
+const json_t *sl_study_plan_labels(const sl_study_plan *plan);
 
 /* From the file, or, without plan_path, from `stored` (a canonical plan as text). */
 sl_status sl_study_plan_read(sl_study_plan *plan, const sl_study_request *request, const char *stored);

@@ -5,7 +5,7 @@
 const char sl_study_schema[] =
     "CREATE TABLE study (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE example (example INTEGER PRIMARY KEY, line INTEGER NOT NULL, id TEXT, image TEXT, image_hash TEXT,"
-    " question TEXT, expected TEXT, answer TEXT, correct INTEGER, tokens TEXT,"
+    " mask TEXT, mask_hash TEXT, question TEXT, expected TEXT, answer TEXT, correct INTEGER, tokens TEXT,"
     " status TEXT NOT NULL CHECK (status IN ('done', 'failed')), error TEXT, warnings TEXT, labels TEXT NOT NULL,"
     " tensors TEXT);"
     "CREATE TABLE scalar (example INTEGER NOT NULL REFERENCES example, analysis TEXT NOT NULL, name TEXT NOT NULL,"

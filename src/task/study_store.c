@@ -19,7 +19,7 @@
 typedef enum insertion { INTO_EXAMPLE, INTO_SCALAR, INTO_SERIES, INTO_HEAD, INTO_TIMING, N_INSERTION } insertion;
 
 static const char *const insertions[N_INSERTION] = {
-    [INTO_EXAMPLE] = "INSERT INTO example VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    [INTO_EXAMPLE] = "INSERT INTO example VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     [INTO_SCALAR] = "INSERT INTO scalar VALUES (?, ?, ?, ?)",
     [INTO_SERIES] = "INSERT INTO series VALUES (?, ?, ?, ?, ?)",
     [INTO_HEAD] = "INSERT INTO head VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -44,12 +44,15 @@ static const struct {
     [SL_FACT_PLAN_HASH] = {"plan_hash", "plan (hash)"},
     [SL_FACT_MODEL] = {"model", NULL},
     [SL_FACT_MODEL_HASH] = {"model_hash", "model (hash of its weights)"},
+    [SL_FACT_FILES_HASH] = {"model_files_hash", "model (hash of config, tokenizer, processor and template)"},
     [SL_FACT_DATA_HASH] = {"data_hash", "data (hash of the file)"},
     [SL_FACT_EXAMPLES] = {"examples", "number of examples"},
     [SL_FACT_SHARD] = {"shard", NULL},
     [SL_FACT_COMPUTE] = {"compute", "way to compute (device, mode, products)"},
     [SL_FACT_VERSION] = {"sightline", "version of sightline"},
 };
+
+const char *sl_study_fact_key(sl_study_fact fact) { return fact_rows[fact].key; }
 
 void sl_study_facts_dispose(sl_study_facts *facts) {
   for (int i = 0; i < SL_FACT_COUNT; i++) free(facts->value[i]);
@@ -109,7 +112,8 @@ static sl_status make_database(const char *dir, const sl_study_facts *facts) {
   sl_status status = sl_path_join(&path, dir, DATABASE);
   if (status == SL_OK) status = sl_database_open(&database, path, SL_DATABASE_CREATE);
   if (status == SL_OK)
-    status = sl_text_format(&sql, "PRAGMA application_id = %d; PRAGMA user_version = %d;", APPLICATION_ID, SL_STUDY_SCHEMA);
+    status =
+        sl_text_format(&sql, "PRAGMA application_id = %d; PRAGMA user_version = %d;", APPLICATION_ID, SL_STUDY_SCHEMA);
   if (status == SL_OK) status = sl_database_begin(database);
   if (status == SL_OK) status = sl_database_run(database, sql.data);
   if (status == SL_OK) status = sl_database_run(database, sl_study_schema);
@@ -157,7 +161,8 @@ static void remove_leftovers(const char *dir) {
   DIR *listing = opendir(folder);
   for (struct dirent *entry; listing && (entry = readdir(listing)) != NULL;) {
     char *path = NULL;
-    if (strncmp(entry->d_name, ".sightline-", 11) == 0 && sl_path_join(&path, folder, entry->d_name) == SL_OK) unlink(path);
+    if (strncmp(entry->d_name, ".sightline-", 11) == 0 && sl_path_join(&path, folder, entry->d_name) == SL_OK)
+      unlink(path);
     free(path);
   }
   if (listing) closedir(listing);
@@ -177,41 +182,47 @@ static sl_status check_schema(sl_study_store *s) {
   int64_t application = 0, version = 0;
   SL_TRY(sl_database_integer(s->database, "PRAGMA application_id", &application));
   SL_TRY(sl_database_integer(s->database, "PRAGMA user_version", &version));
-  if (application != APPLICATION_ID) SL_FAIL(SL_ERROR_FORMAT, "%s: not a study of sightline", sl_database_path(s->database));
+  if (application != APPLICATION_ID)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: not a study of sightline", sl_database_path(s->database));
   if (version != SL_STUDY_SCHEMA)
     SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: expected schema %d, found %lld", sl_database_path(s->database), SL_STUDY_SCHEMA,
             (long long)version);
   return SL_OK;
 }
 
-static sl_status open_inside(sl_study_store *s, const char *dir) {
+static sl_status open_inside(sl_study_store *s, const char *dir, bool to_write) {
   char *path;
   SL_TRY(sl_strdup(&s->dir, dir));
   SL_TRY(sl_path_join(&path, dir, DATABASE));
-  sl_status status = access(path, F_OK) == 0 ? SL_OK : sl_fail(SL_ERROR_ARGUMENT, "%s: no study (no " DATABASE " in it)", dir);
-  if (status == SL_OK) status = lock_folder(s);
-  if (status == SL_OK) status = sl_database_open(&s->database, path, SL_DATABASE_WRITE);
+  sl_status status =
+      access(path, F_OK) == 0 ? SL_OK : sl_fail(SL_ERROR_ARGUMENT, "%s: no study (no " DATABASE " in it)", dir);
+  if (status == SL_OK && to_write) status = lock_folder(s);
+  if (status == SL_OK) status = sl_database_open(&s->database, path, to_write ? SL_DATABASE_WRITE : SL_DATABASE_READ);
   free(path);
   SL_TRY(status);
   SL_TRY(check_schema(s));
   SL_TRY(read_facts(&s->facts, s->database));
+  if (!to_write) return SL_OK;
   for (int i = 0; i < N_INSERTION; i++) SL_TRY(sl_statement_new(&s->insert[i], s->database, insertions[i]));
   remove_leftovers(dir);
   return SL_OK;
 }
 
-sl_status sl_study_store_open(sl_study_store **out, const char *dir) {
+static sl_status open_store(sl_study_store **out, const char *dir, bool to_write) {
   sl_study_store *s;
   *out = NULL;
   SL_TRY(SL_ALLOC(s, 1, "study"));
   s->lock = -1;
-  const sl_status status = open_inside(s, dir);
+  const sl_status status = open_inside(s, dir, to_write);
   if (status == SL_OK)
     *out = s;
   else
     sl_study_store_close(s);
   return status;
 }
+
+sl_status sl_study_store_open(sl_study_store **out, const char *dir) { return open_store(out, dir, true); }
+sl_status sl_study_store_read(sl_study_store **out, const char *dir) { return open_store(out, dir, false); }
 
 void sl_study_store_close(sl_study_store *s) {
   if (!s) return;
@@ -228,7 +239,8 @@ const sl_study_facts *sl_study_store_facts(const sl_study_store *s) { return &s-
 
 sl_status sl_study_tensor_path(char **path, const char *dir, int64_t example) {
   sl_text text = {0};
-  const sl_status status = sl_text_format(&text, "%s%stensors/%08lld.safetensors", dir, *dir ? "/" : "", (long long)example);
+  const sl_status status =
+      sl_text_format(&text, "%s%stensors/%08lld.safetensors", dir, *dir ? "/" : "", (long long)example);
   *path = text.data;
   return status;
 }
@@ -243,7 +255,9 @@ sl_status sl_study_store_list(sl_study_store *s, bool *done, int64_t n) {
   while (status == SL_OK && row) {
     status = sl_statement_step(select, &row);
     const int64_t i = status == SL_OK && row ? sl_statement_integer(select, 0) : -1;
-    if (i >= n) status = sl_fail(SL_ERROR_FORMAT, "%s: holds example %lld of %lld", sl_database_path(s->database), (long long)i, (long long)n);
+    if (i >= n)
+      status = sl_fail(SL_ERROR_FORMAT, "%s: holds example %lld of %lld", sl_database_path(s->database), (long long)i,
+                       (long long)n);
     if (i >= 0 && i < n) done[i] = true;
   }
   sl_statement_free(select);
@@ -259,22 +273,27 @@ static sl_status as_text(const json_t *result, const char *key, char **out) {
 }
 
 static sl_status put_example(sl_study_store *s, const json_t *r) {
-  static const char *const columns[] = {"id",     "image",    "image_hash", "question", "expected", "answer", "correct",
-                                        "tokens", "status",   "error",      "warnings", "labels",   "tensors"};
+  static const char *const columns[] = {"id",       "image",    "image_hash", "mask",    "mask_hash",
+                                        "question", "expected", "answer",     "correct", "tokens",
+                                        "status",   "error",    "warnings",   "labels",  "tensors"};
   char *text[sizeof columns / sizeof *columns] = {NULL};
   sl_status status = SL_OK;
-  for (size_t i = 0; i < sizeof columns / sizeof *columns && status == SL_OK; i++) status = as_text(r, columns[i], &text[i]);
+  for (size_t i = 0; i < sizeof columns / sizeof *columns && status == SL_OK; i++)
+    status = as_text(r, columns[i], &text[i]);
   /* correct is "0" or "1": the column's type makes a number of it */
   if (status == SL_OK)
-    status = sl_statement_run(s->insert[INTO_EXAMPLE], "iittttttttttttt", (int64_t)json_integer_value(json_object_get(r, "example")),
-                              (int64_t)json_integer_value(json_object_get(r, "line")), text[0], text[1], text[2], text[3],
-                              text[4], text[5], text[6], text[7], text[8], text[9], text[10], text[11], text[12]);
+    status = sl_statement_run(
+        s->insert[INTO_EXAMPLE], "iittttttttttttttt", (int64_t)json_integer_value(json_object_get(r, "example")),
+        (int64_t)json_integer_value(json_object_get(r, "line")), text[0], text[1], text[2], text[3], text[4], text[5],
+        text[6], text[7], text[8], text[9], text[10], text[11], text[12], text[13], text[14]);
   for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) free(text[i]);
   return status;
 }
 
 /* NaN for null. */
-static double number(const json_t *value) { return json_is_number(value) ? json_number_value(value) : __builtin_nan(""); }
+static double number(const json_t *value) {
+  return json_is_number(value) ? json_number_value(value) : __builtin_nan("");
+}
 
 static sl_status put_scalars(sl_study_store *s, int64_t example, json_t *scalars) {
   const char *analysis, *name;
@@ -307,8 +326,9 @@ static sl_status put_heads(sl_study_store *s, int64_t example, const json_t *hea
   for (int c = 0; c < 5; c++) of[c] = json_object_get(heads, columns[c]);
   for (size_t i = 0; n_head > 0 && i < json_array_size(of[0]); i++)
     SL_TRY(sl_statement_run(s->insert[INTO_HEAD], "iiiddddd", example, (int64_t)i / n_head, (int64_t)i % n_head,
-                            number(json_array_get(of[0], i)), number(json_array_get(of[1], i)), number(json_array_get(of[2], i)),
-                            number(json_array_get(of[3], i)), number(json_array_get(of[4], i))));
+                            number(json_array_get(of[0], i)), number(json_array_get(of[1], i)),
+                            number(json_array_get(of[2], i)), number(json_array_get(of[3], i)),
+                            number(json_array_get(of[4], i))));
   return SL_OK;
 }
 

@@ -5,7 +5,7 @@
 #include "base/json.h"
 #include "store/database.h"
 
-#define SL_STUDY_SCHEMA 1 /* PRAGMA user_version */
+#define SL_STUDY_SCHEMA 2 /* PRAGMA user_version */
 
 extern const char sl_study_schema[];
 
@@ -15,6 +15,7 @@ typedef enum sl_study_fact {
   SL_FACT_PLAN_HASH,
   SL_FACT_MODEL,      /* name */
   SL_FACT_MODEL_HASH, /* of the weights */
+  SL_FACT_FILES_HASH, /* of config, tokenizer, processor and chat template beside them */
   SL_FACT_DATA_HASH,
   SL_FACT_EXAMPLES,   /* number of the data file's lines that are not blank */
   SL_FACT_SHARD,      /* "0/1": all */
@@ -26,6 +27,9 @@ typedef enum sl_study_fact {
 typedef struct sl_study_facts {
   char *value[SL_FACT_COUNT];
 } sl_study_facts;
+
+/* The key that it has in the table. */
+const char *sl_study_fact_key(sl_study_fact fact);
 
 void sl_study_facts_dispose(sl_study_facts *facts);
 
@@ -47,6 +51,9 @@ sl_status sl_study_store_fill(const char *dir, const sl_study_facts *facts);
  * study, SL_ERROR_UNSUPPORTED for another schema. What a killed process left half-written is removed. */
 sl_status sl_study_store_open(sl_study_store **out, const char *dir);
 void sl_study_store_close(sl_study_store *store); /* NULL is fine */
+
+/* Opens a study to look at, also one that another process is working on. */
+sl_status sl_study_store_read(sl_study_store **out, const char *dir);
 
 sl_database *sl_study_store_database(sl_study_store *store);
 const sl_study_facts *sl_study_store_facts(const sl_study_store *store);

@@ -110,7 +110,10 @@ static sl_status make_answer(sl_trace *t) {
   }
   sl_trace_progress(t, "answer", 1, 1);
   /* Whoever gave a limit knows it. */
-  if (t->answer.cut && r->max_token == 0) SL_TRY(warn(t, "the answer was cut at 64 tokens (--max-tokens)"));
+  if (t->answer.cut && t->answer.n_token < most)
+    SL_TRY(warn(t, "the answer was cut: prompt and answer fill all positions that the model was made for"));
+  else if (t->answer.cut && r->max_token == 0)
+    SL_TRY(warn(t, "the answer was cut at 64 tokens (--max-tokens)"));
   SL_TRY(sl_run_json_tokens(t->root, t->model, r, &t->layout, &t->answer));
   SL_TRY(sl_run_json_options(t->root, r, most, r->object_threshold > 0 ? r->object_threshold : 0.5));
   if (t->run) SL_TRY(sl_picture_store(&t->picture, t->run));
@@ -278,9 +281,9 @@ sl_status sl_trace_run(const sl_model *model, const sl_trace_request *request, c
   return status;
 }
 
-sl_status sl_trace_collect(const sl_model *model, const sl_trace_request *request, sl_run **out) {
+sl_status sl_trace_collect(const sl_model *model, const sl_trace_request *request, sl_mask_block *share, sl_run **out) {
   *out = NULL;
-  sl_trace t = {.model = model, .request = request, .started_ms = sl_now_ms()};
+  sl_trace t = {.model = model, .request = request, .share = share, .started_ms = sl_now_ms()};
   SL_TRY(sl_trace_prepare(request, &t.picture, &t.plan, &t.earlier, &t.run));
   sl_status status = SL_OK;
   if (!request->cancel) status = sl_cancel_new(&t.own_cancel);

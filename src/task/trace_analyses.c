@@ -34,7 +34,8 @@ sl_analysis_context sl_trace_context(sl_trace *t, const sl_analysis_info *info, 
                                .cancel = t->cancel,
                                .shared = &t->shared,
                                .batch_size = r->batch_size,
-                               .earlier = t->earlier};
+                               .earlier = t->earlier,
+                               .share = t->share};
 }
 
 /* ---- choosing ---- */

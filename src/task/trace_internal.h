@@ -28,6 +28,7 @@ typedef struct sl_trace {
   sl_run *run;                           /* NULL without an out folder */
   json_t *root;                          /* run.json */
   json_t *warnings, *analyses, *timings; /* borrowed from root */
+  sl_mask_block *share;                  /* masks of heads between processes, or NULL */
   double started_ms;
 } sl_trace;
 
@@ -41,8 +42,8 @@ bool sl_trace_progress(sl_trace *trace, const char *what, double done, double to
 sl_status sl_trace_check_cancel(const sl_trace *trace);
 
 /* The stages of a run without a folder and a report: *out holds what run.json and tensors.safetensors would (sl_run_json,
- * sl_run_tensors); sl_run_free. Nothing is kept of a run that fails or is cancelled. */
-sl_status sl_trace_collect(const sl_model *model, const sl_trace_request *request, sl_run **out);
+ * sl_run_tensors); sl_run_free. Nothing is kept of a run that fails or is cancelled. `share`: analysis.h, or NULL. */
+sl_status sl_trace_collect(const sl_model *model, const sl_trace_request *request, sl_mask_block *share, sl_run **out);
 
 /* trace_analyses.c: what an analysis works with; which analyses run and in what order, with run.json's options; running
  * them. */

@@ -83,7 +83,8 @@ static sl_status decode_greedy(applied *a) {
   if (status == SL_OK && a->n_answer > 0) status = sl_layout_append(&a->layout, t->model, ids, a->n_answer);
   if (status == SL_OK && a->n_answer > 0)
     status = sl_trunk_new(&a->own, t->session, sl_trunk_prefix(a->trunk), &a->layout, NULL);
-  a->cut = a->n_answer == t->max_token;
+  a->cut = a->n_answer == t->max_token ||
+           t->layout.n_prompt + a->n_answer == sl_model_get_shape(t->model)->max_position;
   free(ids);
   return status;
 }

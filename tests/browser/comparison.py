@@ -14,7 +14,10 @@ def check_comparison(check):
     if not stored:
         return
     n = run("sl.run.analyses.compare.runs.length")
-    check.that(run("document.querySelector('h1').textContent").startswith("%d runs" % n), "the headline counts the runs")
+    if run("Boolean(sl.run.study)"):
+        check.that("%d examples" % n in run("document.querySelector('#compare .lead').textContent"), "the lead counts the examples that are compared")
+    else:
+        check.that(run("document.querySelector('h1').textContent").startswith("%d runs" % n), "the headline counts the runs")
     check.that(not check.has("#picture"), "a comparison shows no picture of its own")
     check_matrix(check, n)
     check_pairs(check, n)

@@ -14,6 +14,8 @@ import sys
 
 import causal
 import comparison
+import evaluation
+import study
 import views
 from chrome import Chrome, ChromeError
 
@@ -301,7 +303,7 @@ def main():
             check.shot(name)
             check_silence(check, name)
         check.open()
-        for step in (check_structure, check_command, check_baselines, check_frame, check_cam, check_flow, *causal.CHECKS, *views.CHECKS, *comparison.CHECKS, check_keyboard, check_files, check_colours):
+        for step in (check_structure, check_command, check_baselines, check_frame, check_cam, check_flow, *causal.CHECKS, *views.CHECKS, *comparison.CHECKS, *study.CHECKS, *evaluation.CHECKS, check_keyboard, check_files, check_colours):
             step(check)
         check_silence(check, "after use")
         check_print(check)

@@ -1,5 +1,5 @@
-/* libFuzzer target: any bytes as rows of a data set, and any text as a prediction. Bad rows are told with their line,
- * lines are found in whatever is JSON, and every rule judges every prediction. */
+/* libFuzzer target: any bytes as rows of a data set, as a file of predictions, and as a prediction. Bad rows are told with
+ * their line, lines and elements are found in whatever is JSON, and every rule judges every prediction. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,6 +47,52 @@ static void find_lines(const char *text, size_t n) {
   json_decref(root);
 }
 
+static sl_status count(void *user, json_t *row, int line) {
+  (void)row;
+  require(line > 0);
+  ++*(int *)user;
+  return SL_OK;
+}
+
+/* Elements are found in whatever is JSON as jansson finds them, and never beyond the text in what is not. */
+static void read_array(const char *text, size_t n) {
+  json_t *root = NULL;
+  sl_rows rows = {0};
+  int n_row = 0, n_object = 0;
+  const sl_status status = sl_rows_parse_array(text, n, "fuzz", NULL, &rows, count, &n_row);
+  if (sl_json_parse(&root, text, n, "fuzz") == SL_OK && json_is_array(root)) {
+    for (size_t i = 0; i < json_array_size(root); i++) n_object += json_is_object(json_array_get(root, i));
+    require(status == SL_OK && n_row == n_object && (size_t)(n_row + rows.n_bad) == json_array_size(root));
+  }
+  sl_rows_dispose(&rows);
+  rows = (sl_rows){0};
+  (void)sl_rows_parse_array(text, n, "fuzz", "data", &rows, count, &n_row);
+  sl_rows_dispose(&rows);
+  json_decref(root);
+}
+
+/* The text as predictions for a few examples of every benchmark. */
+static void predict(const char *text, size_t n) {
+  for (int b = 0; sl_benchmarks[b]; b++) {
+    sl_examples examples = {.benchmark = sl_benchmarks[b], .ids = json_object()};
+    sl_rows rows = {0};
+    char **texts = NULL;
+    require(sl_examples_from(&examples, "fuzz") == SL_OK);
+    for (int i = 0; i < 3; i++) {
+      sl_example e = {.id = calloc(2, 1), .data = json_pack("{s:s}", "text", "Is it?")};
+      require(e.id != NULL && e.data != NULL);
+      e.id[0] = (char)('1' + i);
+      require(sl_examples_add(&examples, &e, i + 1) == SL_OK);
+    }
+    require(sl_examples_alias(&examples, 0, "a\nis it?") == SL_OK && sl_examples_alias(&examples, 1, "a\nis it?\n") == SL_OK);
+    if (sl_predictions_parse(&texts, &examples, text, n, "fuzz", &rows) == SL_OK)
+      for (int i = 0; i < 3; i++) free(texts[i]);
+    free(texts);
+    sl_rows_dispose(&rows);
+    sl_examples_dispose(&examples);
+  }
+}
+
 static void judge(const char *text) {
   for (int b = 0; sl_benchmarks[b]; b++) {
     for (int r = 0; sl_benchmarks[b]->rules[r]; r++) {
@@ -69,6 +115,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes) {
   if (n_bytes > 0) memcpy(text, bytes, n_bytes);
   read_rows(text, n_bytes);
   find_lines(text, n_bytes);
+  read_array(text, n_bytes);
+  predict(text, n_bytes);
   if (n_bytes < 4096 && sl_utf8_valid(text, strlen(text), NULL)) judge(text);
   free(text);
   return 0;

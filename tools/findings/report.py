@@ -18,7 +18,7 @@ import make_scenes
 import rundata
 import tokens_part
 from stats import Bootstrap
-from text import table
+from text import fill, table
 
 SECTIONS = {
     "single": heads_part.single_ablation, "where": heads_part.where, "attention": heads_part.attention_weight,
@@ -63,16 +63,6 @@ def overview(data, _figures):
             ["regression on held-out masks", f"Pearson {fit.text(3)}, R\u00b2 {r2.text(3)}"],
             ["what the picture adds to the answer's logit", boot.mean([heads_part.effect(s) for s in data.main]).text(1)]]
     return table(["", ""], rows)
-
-
-def fill(text, name, lines):
-    """The document with one block replaced."""
-    start, end = (f"<!-- findings:{name}:{word} -->" for word in ("start", "end"))
-    block = "\n".join([start, *lines, end])
-    new, count = re.subn(re.escape(start) + ".*?" + re.escape(end), lambda _: block, text, flags=re.S)
-    if count != 1:
-        raise SystemExit(f"findings.md: expected one block {start}, found {count}")
-    return new
 
 
 def title_of(text, name):

@@ -3,12 +3,14 @@ scripts.
 
     python3 metric.py SCRIPTS OUT          (OUT = tests/golden/metric)
 
-SCRIPTS is a folder with eval_pope.py, eval_science_qa.py and m4c_evaluator.py of haotian-liu/LLaVA (llava/eval at commit
-c121f04), eval_science_qa_5200b75.py (the first of them at commit 5200b75), chair.py of Maxlinn/CHAIR-metric-standalone
-(commit 640c507) and inflect.py of clips/pattern (pattern/text/en, commit d25511f). They are run, never copied. Needs nltk and tqdm.
-NLTK's sentence splitter runs without its model of English, which only tells abbreviations apart: none is a word of
-CHAIR's list."""
+SCRIPTS is a folder with eval_pope.py, eval_science_qa.py, eval_textvqa.py and m4c_evaluator.py of haotian-liu/LLaVA
+(llava/eval at commit c121f04), convert_sqa_to_llava_base_prompt.py (scripts of the same), eval_science_qa_5200b75.py (at
+commit 5200b75, of a contributor's branch), opera_pope_eval.py (pope_eval.py of shikiw/OPERA, commit 54485d3), chair.py of
+Maxlinn/CHAIR-metric-standalone (commit 640c507) and inflect.py of clips/pattern (pattern/text/en, commit d25511f). They are
+run, never copied. Needs nltk and tqdm. NLTK's sentence splitter runs without its model of English, which only tells
+abbreviations apart: none is a word of CHAIR's list."""
 
+import ast
 import json
 import random
 import re
@@ -260,6 +262,134 @@ def make_chair(scripts, out):
     return len(answers)
 
 
+# ---- more: one small file of cases by hand, {text: what the scripts make of it} ----
+
+MORE_POPE = """
+Not sure, yes|Not sure. Yes|yes, not|yes; no|no: yes|no - yes|no- yes|No way|It's a no|It's a no-go|It's a no go|Yes!|Yes! No.|Answer: no|
+Answer:no|A: No|<no>|**no**|**No** there is|no</s>|No\nYes|Yes\nNo|No \nYes|yes\n\nno|yes \nno|\tno|no\t|no\u2028|unknown|notable|noted|No one|
+Neither, no|neither|False|No..|..No|. No|No .|No , yes|N o|n't|isn't no|couldn't|can't. no|it is not.there|there is NO dog|NOT|Not.|not,|
+,|.|, .| . no|no.no|NO.no|5 no 3|No\u00a0dog|Yes, I can see no dog|I do not know|Yes, there are two dogs. Not one.|There aren't|There are none|wasn't.
+"""
+MORE_SCIENCE = """
+A|B |c|a|b.|A) west|(A) west|A)|[A]|A west|A,B|A and B|A or B|A.B|A. B. C|B. the answer is A.|A.  two blanks|A.\ttab|A.\nline|A\n|A\n\nBecause|\nA|
+Answer: A|Answer is A.|The answer is A|The answer is A.|The answer is A. |The answer is (A).|The answer is a.|The answer is: A.|The answer is A, not B.|
+The answer is AB.|The answer is A. The answer is A.|The answer is A. The answer is B.|The answer is C.\nThe answer is C.|the Answer is A.|
+THE ANSWER IS A.|The answer is  A.|The answer is A!|The answer is A?|The answer is E.|The answer is F.|E|F|E. x|F. x|D|D.|D. |Option A|option A.|
+The answer is \u00c4.|\u00c4|A\u00a0|\u2003A|A\u3002|The answer is A\u3002|The answer is A\n.|.A|-A|A-|**A**|A:|A;|It is A.|So A. Yes|I think The answer is B.
+"""
+MORE_TEXTVQA = """
+isnt|is nt|Isn't|ISNT|dont know|don t know|shouldnt've|shouldn'tve|y'all'd've|yall|oclock|5 oclock|5 o'clock|o' clock|a|an|the|A The An|the the|
+theory|another|none|None.|no ne|zero one two three|ten eleven|twentyone|One.|one's|ones|two's|3's|'s|s'|boss'|boss's|it's its|5.|5.5|5. 5|.5.|5.5.|
+a.b|a. b|a .b|a . b|...|1,5|1, 5|1 ,5|,|?|what?|wh?at|why ? not|co-op|co -op|co- op|co - op|-|--|a-b-c|x/y|x / y|x /y|"q"|" q "|(p)|( p )|[b]|{c}|
+=|+1|1+1|1 + 1|a\\b|a_b|a _b|<t>|@me|me@x.com|`x`|!|wow!|wow !|!wow|semi;colon|semi ;colon|colon:x|#1|# 1|$5|5%|5 %|&|r&b|~|^|*|a*b|\u00e9t\u00e9|\u00c9T\u00c9|
+\u00df|\ufb01|\u2019s|it\u2019s|\u201cq\u201d|5\u00bd|\u0663.|5.\u0663|\u00a0a\u00a0|a\u00a0b|a\tb|a\nb|\na|tab\t|\r|a\rb|let's|lets|letsgo|cant.|cant,|can't,t|the.|the-x|a-the|
+"""
+MORE_TEXTVQA_PROMPTS = [
+    "What is IT?\nReference OCR token: A, B\nAnswer the question using a single word or phrase.",
+    "Reference OCR token: A, B\nWhat is it?\nAnswer the question using a single word or phrase.",
+    "What is it?\nAnswer the question using a single word or phrase.",
+    "what is it? \nShort answer.",
+    "OCR tokens: A, B. Question: What IS it? Short answer:",
+    "OCR tokens: A Question: B. Question: really? Short answer:\nmore",
+    "What is the Reference OCR token: here?\nReference OCR token: X\nAnswer.",
+]
+MORE_CHAIR = """
+a toilet seat|toilet seats|the seat of a toilet|seats and a toilet|a toilet and a chair seat|hot dogs|a hot, dog|hot  dog|hot-dog|hotdogs|dog dog|a dog dog dog|
+two dogs, two dogs|cell-phone|cell phone phone|a wine-glass|wine glasses|a glass|glasses|teddy-bears|teddy bear bear|a motor-cycle|motor bikes and bikes|air plane plane|
+traffic lights|traffic light light|street signs|stop signs|a stop|baseball bats and gloves|baseball games|tennis rackets|tennis balls|a tennis court|sports balls|ball games|
+baby birds|baby animals|a baby, bird|baby baby|adult people|adult cows|an adult|passenger jets|passenger planes|passenger trains|a train passenger|home plates|dinner plate|
+train tracks|track train|bow ties|bows|tied|a tie dye|laptop computers|computers|computer monitors|a mouse pad|remote controls|tv remotes|tvs|t.v.|televisions|
+potted plants|plants|a plant pot|house-plants|couches|sofas|loveseats|stools|bar stools|benches|beds|bedding|desks|tables|table-top|dining tables|kitchen sinks|
+sinking|bookshelves|book's|books'|knives|knife|forks & spoons|cups; bowls|bottle-neck|bananas|apple pie|oranges|orange shirt|carrot cake|cup cakes|cupcakes|donut's|
+pizzas|sandwiches|subs|suburb|bus|buses|busses|school bus|trolleys|vans|cabs|taxis|trucks|pick-up|pickups|ships|boating|kites|kiting|skis|skiing|ski poles|skiers|
+snow boards|snowboarders|surf boards|surfboards|surfers|skate boards|skateboarders|frisbees|umbrellas|hand bags|handbags|purses|wallets|back packs|suit cases|suitcases|
+luggage|cats.|cats.dogs|cats. dogs|"cats"|cats'|cat's|the cats's|kittens|sheep|sheeps|goats|oxen|ox|calves|horses|ponies|zebras|giraffes|elephants|bears|pandas|
+women|woman's|mens|ladies|policemen|firemen|snowmen|humans|crowd|girls'|kids|children's|childs|babies|guys|persons|peoples|Person|CHEF|chefs|\u00e9lan dog|dog\u2019s|
+"""
+
+
+def cases(text):
+    return [t for t in text.strip().replace("\n", "").split("|")]
+
+
+def function_of(path, name):
+    """One function of a script whose imports are not wanted."""
+    tree = ast.parse(path.read_text())
+    found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name]
+    space = {}
+    exec(compile(ast.Module(found, []), str(path), "exec"), space)
+    return space[name]
+
+
+def more_pope(scripts):
+    import eval_pope
+    recorder = function_of(scripts / "opera_pope_eval.py", "recorder")
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as labels:
+        texts = [unescape(t) for t in cases(MORE_POPE)]
+        labels.write("".join(json.dumps({"label": ("yes", "no")[i % 2]}) + "\n" for i in range(len(texts))))
+        labels.flush()
+        answers = [{"text": t} for t in texts]
+        run_printing(lambda: eval_pope.eval_pope(answers, labels.name))
+    return [[t, a["text"], ("no", "yes")[o]] for t, a, o in zip(texts, answers, recorder(texts, []))]
+
+
+def unescape(text):
+    """\\n, \\t, \\\\ and \\uXXXX as in a string literal, all else as it is."""
+    return re.sub(r"\\\\(u[0-9a-f]{4}|.)", lambda m: {"n": "\n", "t": "\t", "r": "\r"}.get(m[1], m[1] if len(m[1]) == 1
+                  else chr(int(m[1][1:], 16))), text)
+
+
+def more_science(scripts):
+    texts = [unescape(t) for t in cases(MORE_SCIENCE)]
+    problems = {str(i): {"question": "?", "choices": list("wxyz"), "answer": 0, "hint": "", "image": "image.png"}
+                for i in range(len(texts))}
+    parsed = []
+    with tempfile.TemporaryDirectory() as work:
+        work = Path(work)
+        write(work / "problems.json", problems)
+        write(work / "pid_splits.json", {"test": list(problems)})
+        write_lines(work / "a.jsonl", [{"question_id": str(i), "prompt": "<image>", "text": t} for i, t in enumerate(texts)])
+        for script in ("eval_science_qa.py", "eval_science_qa_5200b75.py"):
+            subprocess.run([sys.executable, scripts / script, "--base-dir", work, "--result-file", work / "a.jsonl",
+                            "--output-file", work / "o.json", "--output-result", work / "r.json"], check=True, capture_output=True)
+            judged = json.loads((work / "o.json").read_text())
+            parsed.append({a["question_id"]: a["parsed_ans"] for side in judged.values() for a in side})
+    return [[t, *(p[str(i)] for p in parsed)] for i, t in enumerate(texts)]
+
+
+def more_science_prompts(scripts):
+    """Prompts of LLaVA's converter and of its model_vqa_science.py, for questions with blanks in odd places."""
+    build = __import__("convert_sqa_to_llava_base_prompt").build_prompt_chatbot
+    made = []
+    for question, hint, choices in (("Which?", "", ["a", "b"]), ("Which  one ?", " Look   here.\nThen there. ", ["a  b", " c", "d "]),
+                                    ("Which\nline?", "  ", ["x"]), ("", "Hint", ["a", "b", "c", "d", "e"]),
+                                    ("Wh\u00e9re?", "5 < 6\t", ["(A) odd", "B"])):
+        problem = {"question": question, "hint": hint, "caption": "", "choices": choices, "answer": 0, "lecture": "", "solution": ""}
+        asked, _ = build({"1": problem}, ["1"], "CQM-A", use_caption=False, is_test=False)["1"]
+        text = f"{asked}\n<image>".replace("<image>", "").strip()
+        made.append([question, hint, choices, text + "\nAnswer with the option's letter from the given choices directly."])
+    return made
+
+
+def make_more(scripts, out):
+    import m4c_evaluator
+    sys.modules["llava.eval.m4c_evaluator"] = m4c_evaluator
+    for name in ("llava", "llava.eval"):
+        sys.modules[name] = types.ModuleType(name)
+    from eval_textvqa import prompt_processor
+    process = m4c_evaluator.TextVQAAccuracyEvaluator().answer_processor
+    chair, _ = load_chair(scripts)
+    chair.CHAIR.get_annotations = lambda self: None
+    judge = chair.CHAIR("")
+    captions = [unescape(t) for t in cases(MORE_CHAIR)]
+    more = {"pope": more_pope(scripts), "scienceqa": more_science(scripts), "scienceqa_prompts": more_science_prompts(scripts),
+            "textvqa": [[t, process(t)] for t in map(unescape, cases(MORE_TEXTVQA))],
+            "textvqa_prompts": [[p, prompt_processor(p)] for p in MORE_TEXTVQA_PROMPTS],
+            "chair": [[c, judge.caption_to_words(c)[1]] for c in captions]}
+    write(out / "more.json", more)
+    return {name: len(rows) for name, rows in more.items()}
+
+
 SINGULARS = """
 s es ss news mothers-in-law men-of-war brothers-on quizzes matrices indices oxen oxens aliases octopi viri crises axes tests
 shoes toes heroes buses mice lice slice kisses boxes churches movies zombies series ladies queries wolves calves leaves scarves
@@ -271,7 +401,7 @@ opera genera axe cookies ties pies lies skies flies gallows corps species swiss 
 
 def main():
     scripts, out = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
-    for make in (make_pope, make_scienceqa, make_textvqa, make_chair):
+    for make in (make_pope, make_scienceqa, make_textvqa, make_chair, make_more):
         print(make.__name__, make(scripts, out), "predictions")
 
 

@@ -1,6 +1,6 @@
 """Writes the held-out evaluation set: PNG pictures and questions.jsonl.
 
-    python3 eval_set.py OUT [--grey] [--seed 20260]
+    python3 eval_set.py OUT [--grey] [--seed 20260] [--per-class 2] [--tasks leftright,main]
 
 Needs python3 with numpy and Pillow, and the Debian packages of the stamps and
 fonts. The scenes (places, backgrounds, small objects) come from a seed that
@@ -68,7 +68,11 @@ def main():
     parser.add_argument("--per-class", type=int, default=2, help="scenes per class and look")
     parser.add_argument("--per-word", type=int, default=2, help="scenes per written word")
     parser.add_argument("--per-held-out", type=int, default=3, help="scenes per held-out picture")
+    parser.add_argument("--tasks", default=",".join(questions.TASKS), help="the questions to keep, comma-separated")
     args = parser.parse_args()
+    kept = args.tasks.split(",")
+    if unknown := set(kept) - set(questions.TASKS):
+        parser.error(f"--tasks: there is no {', '.join(sorted(unknown))}; there are {', '.join(questions.TASKS)}")
     args.out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(args.seed)
     records = []
@@ -77,9 +81,11 @@ def main():
         size = SIZES[rng.integers(len(SIZES))]
         scene = scenes.compose(rng, word, main_picture, size)
         file = f"{number:04d}.png"
-        image = Image.new("RGB", size, GREY) if args.grey else scene.image
-        image.save(args.out / file)
-        for i, question in enumerate(ask(rng, scene, held_out)):
+        asked = [q for q in ask(rng, scene, held_out) if q.task in kept]
+        if asked:
+            image = Image.new("RGB", size, GREY) if args.grey else scene.image
+            image.save(args.out / file)
+        for i, question in enumerate(asked):
             records.append({
                 "id": f"{number:04d}-{i}", "image": file, "prompt": question.prompt,
                 "label": question.answer, "task": question.task,
@@ -88,7 +94,7 @@ def main():
     with open(args.out / "questions.jsonl", "w") as file:
         for record in records:
             print(json.dumps(record), file=file)
-    print(f"{len(scene_plan)} pictures, {len(records)} questions")
+    print(f"{len({r['image'] for r in records})} pictures, {len(records)} questions")
 
 
 if __name__ == "__main__":

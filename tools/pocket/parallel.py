@@ -1,17 +1,44 @@
-"""Several training processes that share their gradients (one for each CPU core)."""
+"""Several training processes on CPUs, one for each core, that share their gradients."""
 
 import os
+import tempfile
 
 import torch
 import torch.distributed as dist
+from torch import multiprocessing
 
 
-def start():
-    """Joins the group that torchrun made, if there is one; returns this process's rank."""
-    if "WORLD_SIZE" not in os.environ:
-        return 0
-    dist.init_process_group("gloo")
-    return dist.get_rank()
+def run(work, args, processes):
+    """Calls work(rank, args) in that many processes; they end when this one ends."""
+    if processes == 1:
+        work(0, args)
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    with tempfile.TemporaryDirectory() as folder:
+        multiprocessing.spawn(_join, (work, args, processes, f"file://{folder}/meet"), processes)
+
+
+def _join(rank, work, args, processes, meeting):
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
+    work(rank, args)
+    dist.destroy_process_group()
+
+
+def use(device):
+    """One thread for each process on a CPU: sums then have the same bits in every run."""
+    if device == "cpu":
+        torch.set_num_threads(1)
+
+
+def share(batch):
+    """How many of a step's pictures are this process's."""
+    if not dist.is_initialized():
+        return batch
+    processes = dist.get_world_size()
+    if batch % processes:
+        raise SystemExit(f"{batch} pictures a step cannot be shared by {processes} processes")
+    return batch // processes
 
 
 def average(parameters):

@@ -1,6 +1,7 @@
 """Scores answers on a folder written by eval_set.py. Needs nothing but Python."""
 
 import json
+import math
 import re
 from collections import defaultdict
 
@@ -34,23 +35,39 @@ def score(record, answer):
     return float(answer.strip().lower() == record["label"].lower())
 
 
+def interval(values, pictures):
+    """Wilson's 95 % interval of a mean of numbers from 0 to 1, with as many independent questions as the spread between
+    pictures says: those about one picture are not independent."""
+    mean = sum(values) / len(values)
+    by_picture = defaultdict(float)
+    for value, picture in zip(values, pictures):
+        by_picture[picture] += value - mean
+    variance = sum(d * d for d in by_picture.values()) / len(values) ** 2
+    n = mean * (1 - mean) / variance if variance > 0 else len(by_picture)
+    z = 1.96
+    middle, half = mean + z * z / (2 * n), z * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+
 def table(records, scores):
-    """Rows (name, score, count) for every task, with its forms and held-out pictures apart."""
+    """Rows (name, score, (low, high), count) for every task, with its forms and held-out pictures apart."""
     groups = defaultdict(list)
     for record, value in zip(records, scores):
+        case = value, record["image"]
         if record["held_out_picture"]:
-            groups[f"held-out pictures: {TASKS[record['task']]}"].append(value)
+            groups[f"held-out pictures: {TASKS[record['task']]}"].append(case)
             continue
-        groups[TASKS[record["task"]]].append(value)
+        groups[TASKS[record["task"]]].append(case)
         if record["task"] == "main":
-            groups[f"{TASKS['main']}, {record['look']}s"].append(value)
+            groups[f"{TASKS['main']}, {record['look']}s"].append(case)
         if record["task"] == "yesno":
-            groups[f"{TASKS['yesno']}, {record['label']}"].append(value)
-    return [(name, sum(v) / len(v), len(v)) for name, v in sorted(groups.items())]
+            groups[f"{TASKS['yesno']}, {record['label']}"].append(case)
+    return [(name, sum(v for v, _ in cases) / len(cases), interval(*zip(*cases)), len(cases))
+            for name, cases in sorted(groups.items())]
 
 
 def print_table(records, answers):
     """The table of the model card, on standard output."""
-    print("| task | score | questions |\n| --- | --- | --- |")
-    for name, value, count in table(records, list(map(score, records, answers))):
-        print(f"| {name} | {100 * value:.1f} % | {count} |")
+    print("| task | score | 95 % interval | questions |\n| --- | --- | --- | --- |")
+    for name, value, (low, high), count in table(records, list(map(score, records, answers))):
+        print(f"| {name} | {100 * value:.1f} % | {100 * low:.1f} to {100 * high:.1f} | {count} |")

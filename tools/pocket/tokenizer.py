@@ -85,7 +85,8 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer = build()
     check(tokenizer)
-    tokenizer.save(str(args.out / "tokenizer.json"))
+    tokenizer.save(str(args.out / "tokenizer.part"))
+    (args.out / "tokenizer.part").rename(args.out / "tokenizer.json")
     print(f"{tokenizer.get_vocab_size()} tokens")
 
 

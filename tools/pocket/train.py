@@ -2,17 +2,14 @@
 
     python3 train.py SCENES TOWER.pt TOKENIZER.json OUT.pt --steps 6000 --csv LOG.csv
 
-Only the answers' tokens count in the loss. Three aids keep it short: the projected
-patches learn to name what they show and on which side they are through the token
-embeddings, and the decoder first trains four of its layers alone (see
-model.PocketLlava). Run again with the same arguments to go on from the last
-checkpoint. On CPUs start one process for each core, `OMP_NUM_THREADS=1 torchrun
---nproc-per-node 2 train.py ...`: the processes share their gradients.
+Only the answers' tokens count in the loss. Three aids keep it short: the tower
+goes on labelling its patches, the projected patches learn to name what they show
+and on which side they are through the token embeddings, and the decoder first
+trains four of its layers alone (see model.PocketLlava). Run again with the same
+arguments to go on from the last checkpoint.
 """
 
-import argparse
 import os
-import time
 
 import numpy as np
 import torch
@@ -28,9 +25,11 @@ import shards
 import sprites
 from model import PocketLlava, normalise
 from optimiser import Optimiser
+from progress import Clock, Log, save
 from turns import Packer
 
-PAUSE = 10  # seconds; a longer step was interrupted and counts as this much
+COLUMNS = ("layers", "loss", "patch_loss", *questions.TASKS)
+
 
 class PatchNames:
     """What a projected patch should say through the token embeddings.
@@ -66,41 +65,14 @@ class PatchNames:
 
 
 def turn_accuracy(logits, batch):
-    """Per task, the share of turns whose answer tokens are all the most likely ones."""
+    """Per task, how many turns have all their answer tokens as the most likely ones, of how many."""
     wrong = (logits.argmax(-1) != batch.targets).long()
     failed = torch.zeros(int(batch.turns.max()) + 1, dtype=torch.long, device=wrong.device)
     failed.index_add_(0, batch.turns, wrong)
     task = torch.zeros_like(failed).index_copy_(0, batch.turns, batch.tasks)
     right = (failed == 0).float()
-    return [(right[task == t].sum().item(), int((task == t).sum()))
-            for t in range(len(questions.TASKS))]
-
-
-class Log:
-    """Sums of losses and of right turns, written to the CSV every `every` steps."""
-
-    def __init__(self, path, every=50):
-        self.path, self.every = path, every
-        self.clear()
-        if not os.path.exists(path):
-            self._row("step", "seconds", "layers", "loss", "patch_loss", *questions.TASKS)
-
-    def clear(self):
-        self.tally, self.losses, self.counted = np.zeros((len(questions.TASKS), 2)), np.zeros(2), 0
-
-    def _row(self, *values):
-        with open(self.path, "a") as file:
-            print(*values, sep=",", file=file)
-
-    def add(self, step, spent, layers, losses, right):
-        self.tally += right
-        self.losses += losses
-        self.counted += 1
-        if step % self.every == 0:
-            rates = [f"{good / max(n, 1):.3f}" for good, n in self.tally]
-            self._row(step, round(spent), layers, *(f"{s:.4f}" for s in self.losses / self.counted),
-                      *rates)
-            self.clear()
+    return ([right[task == t].sum().item() for t in range(len(questions.TASKS))],
+            [int((task == t).sum()) for t in range(len(questions.TASKS))])
 
 
 class Trainer:
@@ -141,58 +113,45 @@ class Trainer:
         loss = (losses * batch.weights).sum() / batch.weights.sum()
         return loss, patch_loss, turn_accuracy(logits, batch)
 
-    def save(self, path):
-        torch.save({"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
-                    "spent": self.spent, "step": self.step}, f"{path}.part")
-        os.replace(f"{path}.part", path)
+    def save(self, path, spent):
+        save(path, {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),
+                    "spent": spent, "step": self.step})
 
 
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("scenes")
-    parser.add_argument("tower")
-    parser.add_argument("tokenizer")
-    parser.add_argument("out")
-    parser.add_argument("--csv", default="train.csv")
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--grow-at", type=float, default=0.15, help="progress at which all layers train")
-    parser.add_argument("--batch", type=int, default=8, help="pictures per process")
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return parser.parse_args()
+def work(rank, args):
+    parallel.use(args.device)
+    torch.manual_seed(args.seed)
+    trainer = Trainer(args)
+    source = shards.Source(args.scenes, args.seed, rank, parallel.share(args.batch))
+    log = Log(args.csv, COLUMNS, args.every, trainer.step) if rank == 0 else None
+    clock = Clock(trainer.spent, args.save_s)
+    while trainer.step < args.steps:
+        grown = trainer.step / args.steps >= args.grow_at
+        layers = tuple(range(trainer.model.shape.layers)) if grown else PocketLlava.FIRST_LAYERS
+        images, labels, facts = source.batch(trainer.step)
+        rng = np.random.default_rng([args.seed, rank, trainer.step])
+        asked = [questions.turns(rng, scene) for scene in facts]
+        loss, patch_loss, (right, of) = trainer.losses(images, labels, asked, layers)
+        (loss + patch_loss).backward()
+        parallel.average(trainer.optimiser.parameters)
+        trainer.step += 1
+        trainer.optimiser.step(trainer.step / args.steps)
+        if rank:
+            continue
+        clock.tick()
+        wrote = log.add(trainer.step, clock.spent, [len(layers), loss.item(), patch_loss.item(), *right],
+                        [1, 1, 1, *of])
+        if trainer.step == args.steps or (wrote and clock.is_due()):
+            trainer.save(args.out, clock.spent)
 
 
 def main():
-    args = arguments()
-    rank = parallel.start()
-    torch.manual_seed(args.seed)
-    trainer = Trainer(args)
-    rng = np.random.default_rng([args.seed, trainer.step, rank])
-    source = shards.batches(args.scenes, rng, args.batch)
-    log = Log(args.csv) if rank == 0 else None
-    saved = time.time()
-    while trainer.step < args.steps:
-        started = time.time()
-        progress = trainer.step / args.steps
-        grown = progress >= args.grow_at
-        layers = tuple(range(trainer.model.shape.layers)) if grown else PocketLlava.FIRST_LAYERS
-        images, labels, facts = next(source)
-        asked = [questions.turns(rng, scene) for scene in facts]
-        loss, patch_loss, right = trainer.losses(images, labels, asked, layers)
-        (loss + patch_loss).backward()
-        parallel.average(trainer.optimiser.parameters)
-        trainer.optimiser.step((trainer.step + 1) / args.steps)
-        trainer.step += 1
-        trainer.spent += min(time.time() - started, PAUSE)
-        if rank:
-            continue
-        log.add(trainer.step, trainer.spent, len(layers), (loss.item(), patch_loss.item()), right)
-        if time.time() - saved > 120:
-            trainer.save(args.out)
-            saved = time.time()
-    if rank == 0:
-        trainer.save(args.out)
+    parser = pretrain.stage_options(__doc__.splitlines()[0], 6000, 16, 1e-3)
+    for name in ("scenes", "tower", "tokenizer", "out"):
+        parser.add_argument(name)
+    parser.add_argument("--grow-at", type=float, default=0.15, help="share of the steps after which all layers train")
+    args = parser.parse_args()
+    parallel.run(work, args, args.processes)
 
 
 if __name__ == "__main__":

@@ -330,6 +330,10 @@ def run_case(model, processor, family, name, picture, question, whole, arrays):
             **(extra if whole else {})}
 
 
+def read_sizes(text):
+    return [tuple(int(side) for side in size.split("x", 1)) for size in text.split(",")]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", help="model folder")
@@ -337,15 +341,16 @@ def main():
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--small", action="store_true", help="small pictures, for tiny models and small files")
+    parser.add_argument("--sizes", type=read_sizes, metavar="WxH,...", help="other pictures, one case for each: 640x480,7x300")
     args = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     model, processor = open_model(args.model, args.dtype, args.device), open_processor(args.model)
     family, arrays, cases = model.config.model_type, {}, []
-    sizes = [(48, 36), (30, 50)] if args.small else [(500, 375), (300, 450)]
-    for i, (size, question) in enumerate(zip(sizes, QUESTIONS)):
+    sizes = args.sizes or ([(48, 36), (30, 50)] if args.small else [(500, 375), (300, 450)])
+    for i, size in enumerate(sizes):
         print(f"picture {i + 1} of {len(sizes)} ...", flush=True)
-        arrays[f"c{i}/picture"] = draw(*size, i)
-        cases.append(run_case(model, processor, family, f"c{i}", arrays[f"c{i}/picture"], question, i == 0, arrays))
+        arrays[f"c{i}/picture"] = draw(*size, i % 2)
+        cases.append(run_case(model, processor, family, f"c{i}", arrays[f"c{i}/picture"], QUESTIONS[i % 2], i == 0, arrays))
     facts = {"format": "sightline-reference", "version": 1, "transformers": transformers.__version__, "torch": torch.__version__,
              "dtype": args.dtype, "attention": "eager", "family": family, "model": os.path.basename(os.path.abspath(args.model)),
              "image_processor": type(processor.image_processor).__name__, "fingerprint": fingerprint(args.model), "cases": cases}

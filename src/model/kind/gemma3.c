@@ -28,9 +28,10 @@ static const sl_config_field fields[] = {
     SL_REAL("rope_parameters.full_attention.rope_theta", text.rope_theta, NAN),
     SL_REAL("rope_local_base_freq", text.local_theta, 1e4),
     SL_REAL("rope_parameters.sliding_attention.rope_theta", text.local_theta, NAN),
-    SL_STRING("rope_scaling.rope_type", text.rope_type, "default"),
+    SL_STRING("rope_scaling.type", text.rope_type, "default"),
+    SL_STRING("rope_scaling.rope_type", text.rope_type, NULL),
     SL_STRING("rope_parameters.full_attention.rope_type", text.rope_type, NULL),
-    SL_REAL("rope_scaling.factor", text.rope_factor, 1),
+    SL_REAL("rope_scaling.factor", text.rope_factor, 0),
     SL_REAL("rope_parameters.full_attention.factor", text.rope_factor, NAN),
 };
 
@@ -72,8 +73,8 @@ static sl_status read_layer_types(sl_config *c, const json_t *types, const char 
               name, il);
     if (is_global && c->text.global_every == 0) c->text.global_every = il + 1;
     if (c->text.global_every > 0 && is_global != ((il + 1) % c->text.global_every == 0))
-      SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: text_config.layer_types[%d] is \"%s\"; sightline has every %d-th layer "
-              "\"full_attention\"", name, il, type, c->text.global_every);
+      SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: text_config.layer_types[%d] is \"%s\"; sightline has \"full_attention\" at regular "
+              "intervals, here of %d", name, il, type, c->text.global_every);
   }
   if (c->text.global_every == 0) c->text.global_every = c->text.n_layer + 1;
   return SL_OK;
@@ -92,14 +93,14 @@ static sl_status settle(sl_config *c, const json_t *section, const char *name) {
     if (value && !json_is_null(value) && !json_is_false(value))
       SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: text_config.%s is set; sightline's Gemma 3 is without", name, switches[i]);
   }
+  const json_t *local = json_object_get(json_object_get(section, "rope_parameters"), "sliding_attention");
+  const char *local_type = json_string_value(json_object_get(local, "rope_type"));
+  if (local_type && strcmp(local_type, "default") != 0)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: text_config.rope_parameters.sliding_attention.rope_type is \"%s\"; sightline has "
+            "\"default\" there", name, local_type);
   SL_TRY(read_layer_types(c, json_object_get(section, "layer_types"), name));
-  SL_TRY(check_positive(c->text.rope_factor, "rope_scaling.factor", name));
   SL_TRY(check_positive(c->text.local_theta, "rope_local_base_freq", name));
   SL_TRY(check_positive(c->text.query_scalar, "query_pre_attn_scalar", name));
-  if (strcmp(c->text.rope_type, "linear") == 0)
-    c->text.rope_type = "default"; /* but for the factor */
-  else
-    c->text.rope_factor = 0;
   c->text.scales_embeddings = c->text.offset_norms = c->text.qk_norm = c->text.sandwich = true;
   return SL_OK;
 }

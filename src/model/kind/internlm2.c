@@ -18,6 +18,7 @@ static const sl_config_field fields[] = {
     SL_REAL("rms_norm_eps", text.eps, 1e-6),
     SL_REAL("rope_theta", text.rope_theta, 1e4),
     SL_STRING("rope_scaling.type", text.rope_type, "default"),
+    SL_REAL("rope_scaling.factor", text.rope_factor, 0),
     SL_BOOL("bias", text.attention_bias, 1),
 };
 

@@ -8,13 +8,20 @@
 #define LAYER "layers.{i}."
 #define COUNT(table) (sizeof(table) / sizeof *(table))
 
+/* The numbers of a rope type, in the spelling of transformers 4 and of 5. */
+#define ROPE_SCALES(at, value) \
+  SL_REAL(at "factor", text.rope_factor, value), SL_REAL(at "low_freq_factor", text.rope_low, value), \
+  SL_REAL(at "high_freq_factor", text.rope_high, value), \
+  SL_INT(at "original_max_position_embeddings", text.rope_original, value, 1, 16777216)
+
 /* Rows whose defaults the kinds agree in. */
 #define COMMON_FIELDS \
   SL_INT("num_attention_heads", text.n_head, 32, 1, 1024), SL_INT("num_key_value_heads", text.n_head_kv, NAN, 1, 1024), \
   SL_INT("head_dim", text.d_head, 0, 1, 4096), SL_STRING("hidden_act", text.act, "silu"), \
   SL_REAL("rms_norm_eps", text.eps, 1e-6), SL_REAL("rope_theta", text.rope_theta, 1e4), \
   SL_REAL("rope_parameters.rope_theta", text.rope_theta, NAN), SL_STRING("rope_scaling.type", text.rope_type, "default"), \
-  SL_STRING("rope_scaling.rope_type", text.rope_type, NULL), SL_STRING("rope_parameters.rope_type", text.rope_type, NULL)
+  SL_STRING("rope_scaling.rope_type", text.rope_type, NULL), SL_STRING("rope_parameters.rope_type", text.rope_type, NULL), \
+  ROPE_SCALES("rope_scaling.", 0), ROPE_SCALES("rope_parameters.", NAN)
 
 static const sl_config_field llama_fields[] = {
     SL_INT("vocab_size", text.n_vocab, 32000, 1, 4194304),

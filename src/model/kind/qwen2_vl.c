@@ -2,7 +2,7 @@
  * transformers' names. The towers take pictures of any size, turn queries and keys by a patch's row and column, and have no
  * class token; 2.5 has RMS norms, a gated MLP, and windows of attention in most layers. Four patches become one token. The
  * merger's norm, over single patches, is the tower's last. Defaults are those of Qwen2VLVisionConfig and
- * Qwen2_5_VLVisionConfig; the norms' eps and the rotary base are the code's. */
+ * Qwen2_5_VLVisionConfig; the norms' eps is the code's. */
 #include <math.h>
 
 #include "model/family.h"
@@ -14,7 +14,8 @@
 #define COMMON_FIELDS \
   SL_INT("depth", vision.n_layer, 32, 1, 1024), SL_INT("num_heads", vision.n_head, 16, 1, 1024), \
   SL_SIDE("patch_size", vision.patch_px, 14, 1, 1024), SL_INT("temporal_patch_size", vision.n_frame, 2, 1, 16), \
-  SL_INT("spatial_merge_size", projector.merge, 2, 1, 16)
+  SL_INT("spatial_merge_size", projector.merge, 2, 1, 16), \
+  SL_REAL("rope_parameters.rope_theta", vision.rope_theta, 1e4)
 
 static const sl_config_field fields[] = {
     COMMON_FIELDS,
@@ -72,7 +73,9 @@ static const sl_weight_row merger_weights[] = {
 
 static sl_status settle_any(sl_config *c, const char *name) {
   c->vision.eps = 1e-6;
-  c->vision.rope_theta = 1e4;
+  if (!(c->vision.rope_theta > 0) || !isfinite(c->vision.rope_theta))
+    SL_FAIL(SL_ERROR_FORMAT, "%s: vision_config.rope_parameters.rope_theta is %g; expected a number > 0", name,
+            c->vision.rope_theta);
   c->vision.any_size = true;
   c->vision.image_px = ESTIMATE_CELLS * c->projector.merge * c->vision.patch_px;
   if (c->vision.d_model % (4 * c->vision.n_head) != 0)

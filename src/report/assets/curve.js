@@ -71,7 +71,16 @@ sl.curve = (() => {
     else if (style.shape) attributes(chart.append("circle"), {cx: x, cy: y, r: size, style: look});
   }
 
-  // series: {name, values [n], style}; options: x [n], axis (label), height, domain, ticks, format, label, root (square-root axis),
+  // An interval round a curve: a band of the curve's colour.
+  function drawBand(chart, one, xs, x, y) {
+    if (!one.low) return;
+    const area = d3.area().defined(i => sl.isNumber(one.low[i]) && sl.isNumber(one.high[i])).x(i => x(xs[i])).y0(i => y(one.low[i]))
+      .y1(i => y(one.high[i]));
+    attributes(chart.append("path"), {class: "band", d: area(d3.range(xs.length)) || "",
+      style: `fill:var(${one.style.colour});fill-opacity:0.16;stroke:none`});
+  }
+
+  // series: {name, values [n], style, low and high [n] of intervals, if any}; options: x [n], axis (label), height, domain, ticks, format, label, root (square-root axis),
   // levels [{value, label}] dotted lines, marks [{x, label}], unit or name (x) for the tooltip's first line.
   function curves(element, series, options) {
     const xs = options.x, most = xs[xs.length - 1], format = options.format || sl.number;
@@ -101,6 +110,7 @@ sl.curve = (() => {
       }
       const drawn = series.map(one => ({name: one.name, style: one.style,
         points: Array.from(one.values, (value, i) => [x(xs[i]), y(value)]).filter((point, i) => sl.isNumber(one.values[i]))}));
+      for (const one of series) drawBand(chart, one, xs, x, y);
       for (const one of [...drawn].reverse()) { // the first on top
         attributes(chart.append("path"), {d: d3.line()(one.points) || "",
           style: `fill:none;stroke:var(${one.style.colour});stroke-width:${one.style.width};stroke-dasharray:${one.style.dash || "none"}`});
@@ -116,7 +126,8 @@ sl.curve = (() => {
           const at = x.invert(d3.mouse(chart.node())[0]), i = d3.scan(Array.from(xs, value => Math.abs(value - at)));
           attributes(guide, {x1: x(xs[i]), x2: x(xs[i]), visibility: "visible"});
           sl.tip.at(d3.event, [options.name ? options.name(xs[i]) : `${xs[i]} ${options.unit}`,
-            ...series.map(one => `${one.name}: ${format(one.values[i])}`)]);
+            ...series.map(one => `${one.name}: ${format(one.values[i])}${one.low && sl.isNumber(one.low[i])
+              ? ` (${format(one.low[i])} to ${format(one.high[i])})` : ""}`)]);
         })
         .on("mouseleave", () => { guide.attr("visibility", "hidden"); sl.tip.hide(); });
     });

@@ -30,7 +30,9 @@
     main.append(section); // before building: figures measure their width
     if (sl.views.get(name)(section) === false) section.remove();
     else if (title) contents.append(el("a", {href: "#" + name}, {tokens: "Tokens", flow: "Attention", cam: "CAM", converge: "Convergence", cliff: "Cliff", knockout: "Knockout",
-      lens: "Lens", heads: "Heads", token_scores: "Token scores", compare: "Comparison", run: "Run"}[name] || title));
+      lens: "Lens", heads: "Heads", token_scores: "Token scores", compare: "Comparison", run: "Run", accuracy: "Accuracy", curves: "Layers", cliffs: "Cliff", mean_heads: "Heads",
+      failures: "Failures", made: "Study", eval_numbers: "Numbers",
+      eval_curve: "Cliff", eval_answers: "Answers", eval_failures: "Failures", eval_made: "Evaluation"}[name] || title));
   }
   document.getElementById("footer").append(el("p", {}, `Made by sightline ${data.run.sightline ?? ""}. One file, no network: it can be sent and kept as it is. Figures drawn with D3.`));
   document.documentElement.dataset.ready = "true";

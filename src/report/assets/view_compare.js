@@ -11,12 +11,14 @@ sl.view("compare", section => {
   if (kinds.length === 0 || n < 2 || kinds[0].values.shape[0] !== n) return false;
   const order = stored ? Array.from(stored.values) : d3.range(n), view = {kind: kinds[0]}, classOf = i => ofClass ? ofClass.values[i] : -1;
   const label = i => `${String(runs[i].dir).replace(/\/+$/, "").split("/").pop()}${runs[i].class ? `, ${runs[i].class}` : ""}${runs[i].appearance ? `, ${runs[i].appearance}` : ""}`;
+  const noun = sl.run.study ? "example" : "run", many = noun + "s"; // a study's page compares a sample of its examples
   const like = (i, j) => view.kind.values.at(i, j), redraw = [];
   // Colours begin at the least likeness there is, rounded down to tenths: from -1 on, all but unlike runs would be of one colour.
   const least = () => Math.max(view.kind.low, Math.min(0.9, Math.floor(d3.min(view.kind.values.values.filter(isNumber)) * 10) / 10));
 
   section.append(el("p", {class: "lead"},
-    `Head scores of ${n} runs, compared pair by pair: do pictures of one kind reach the answer through the same heads?`),
+    `Head scores of ${n} ${many}${said.of > n ? `, a sample of ${said.of},` : ","} compared pair by pair: do pictures of one kind reach the `
+      + "answer through the same heads?"),
     el("div", {class: "controls"}, sl.radios("Likeness", "likeness", kinds.map((one, k) => ({value: k, label: one.title})), 0,
       k => { view.kind = kinds[k]; redraw.forEach(draw => draw()); })));
   const grid = el("div", {class: "grid two"});
@@ -29,11 +31,11 @@ sl.view("compare", section => {
 
   function addMatrix() {
     const side = 640, canvas = el("canvas", {width: side, height: side, role: "img", id: "likeness-canvas"});
-    const figure = sl.figure(grid, {name: "compare_matrix", title: "How alike are two runs?", canvas: () => canvas,
-      read: "Rows and columns are the runs, class by class, alike runs side by side; white lines part the classes. Yellow is alike; the "
-        + "scale begins at the least value there is. Point at a cell for its two runs.",
-      not: "Noise in the scores lowers every value: the ceiling in the next figure is what two fits of one and the same run reach.",
-      table: () => ({head: ["run", "most like", view.kind.title], rows: order.map(i => {
+    const figure = sl.figure(grid, {name: "compare_matrix", title: `How alike are two ${many}?`, canvas: () => canvas,
+      read: `Rows and columns are the ${many}, class by class, alike ones side by side; white lines part the classes. Yellow is alike; the `
+        + `scale begins at the least value there is. Point at a cell for its two ${many}.`,
+      not: "Noise in the scores lowers every value" + (sl.run.study ? "." : ": the ceiling in the next figure is what two fits of one and the same run reach."),
+      table: () => ({head: [noun, "most like", view.kind.title], rows: order.map(i => {
         const best = d3.range(n).filter(j => j !== i).reduce((a, b) => like(i, b) > like(i, a) ? b : a);
         return [label(i), label(best), fixed(like(i, best), 3)];
       })})});
@@ -55,7 +57,7 @@ sl.view("compare", section => {
         context.fillRect(0, r * cell - 1, side, 2);
       });
       low.textContent = fixed(floor, 1);
-      canvas.setAttribute("aria-label", `Likeness of ${n} runs by ${view.kind.title}`);
+      canvas.setAttribute("aria-label", `Likeness of ${n} ${many} by ${view.kind.title}`);
     };
     canvas.addEventListener("mousemove", event => {
       const box = canvas.getBoundingClientRect(), at = (x, size) => order[Math.min(n - 1, Math.max(0, Math.floor(x / size * n)))];
@@ -71,10 +73,10 @@ sl.view("compare", section => {
   // Distributions of pairs of one class and of two, as shares of the pairs, with the ceiling.
   function addPairs() {
     const figure = sl.figure(grid, {name: "compare_pairs", title: "Pairs of one class and of two",
-      read: "How the likeness of pairs spreads. The dashed line is the ceiling: what runs would reach that used exactly the same heads, "
-        + "given the noise of their scores.",
-      not: "Pairs share runs, so they are not independent; the tests below take that into account.",
-        table: () => ({head: ["pairs", "mean", "number"],
+      read: "How the likeness of pairs spreads." + (sl.run.study ? "" : " The dashed line is the ceiling: what runs would reach that used exactly the same heads, "
+        + "given the noise of their scores."),
+      not: `Pairs share ${many}, so they are not independent; the tests below take that into account.`,
+      table: () => ({head: ["pairs", "mean", "number"],
         rows: series().map(one => [one.name, fixed(d3.mean(one.pairs), 3), one.pairs.length])})});
     const holder = el("div", {}), key = el("div", {});
     figure.body.append(holder, key);
@@ -110,8 +112,8 @@ sl.view("compare", section => {
         "Inside a class, pairs of one appearance are not clearly more alike"],
       semantics: ["What is shown matters more than how it is shown", "What is shown does not clearly matter more than how it is shown"]};
     const figure = sl.figure(section, {name: "compare_tests", title: "Is it more than chance?", wide: true, canvas: () => null,
-      read: "Each line: the difference of two means with its 95 % interval (bootstrap over runs), and p, the share of random relabellings "
-        + "of the runs that give as large a difference.",
+      read: `Each line: the difference of two means with its 95 % interval (bootstrap over ${many}), and p, the share of random relabellings `
+        + `of the ${many} that give as large a difference.`,
       not: "A small p says that there is a difference, not that it is large: compare it with the distance to the ceiling. A large p is "
         + "not proof of no difference.",
       table: () => ({head: ["question", "difference", "low", "high", "p", "effect"], rows: rows().map(([, name, t]) => [name,
@@ -141,7 +143,7 @@ sl.view("compare", section => {
           el("b", {}, `${number(t.value)}${isNumber(t.p) ? `, p ${t.p < 0.001 ? "< 0.001" : "= " + number(t.p, 2)}` : ""}`));
       }));
       if (list.length === 0) body.append(el("li", {},
-        "The labels leave nothing to compare: it takes two classes, with more than one run in one of them."));
+        `The labels leave nothing to compare: it takes two classes, with more than one ${noun} in one of them.`));
     };
     draw();
     redraw.push(draw);
@@ -158,7 +160,7 @@ sl.view("compare", section => {
         i => score.at(i, l, h));
       if (members.length === 0) return;
       const figure = sl.figure(several, {name: `compare_class_${c}`,
-        title: `${name}, ${members.length} ${members.length === 1 ? "run" : "runs"}`});
+        title: `${name}, ${members.length} ${members.length === 1 ? noun : many}`});
       const holder = el("div", {});
       figure.body.append(holder);
       const map = sl.squares.map(holder, {columns: nLayer, rows: nHead, value, rowName: "head", label: `Mean head scores of ${name}.`,

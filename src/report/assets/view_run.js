@@ -39,9 +39,9 @@ sl.view("run", section => {
 
   const bytes = value => sl.isNumber(value) ? `${sl.number(value / 1048576)} MiB` : null;
   const time = ms => !sl.isNumber(ms) ? sl.dash : ms < 1000 ? `${Math.round(ms)} ms` : ms < 120000 ? `${sl.number(ms / 1000)} s` : `${sl.number(ms / 60000)} min`;
-  const list = (title, entries) => {
+  const list = (title, entries, wide) => {
     const shown = entries.filter(([, value]) => value !== null && value !== undefined && value !== "");
-    return shown.length === 0 ? null : el("div", {class: "facts"}, el("h3", {}, title), el("dl", {}, shown.map(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])));
+    return shown.length === 0 ? null : el("div", {class: wide ? "facts wide" : "facts"}, el("h3", {}, title), el("dl", {}, shown.map(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])));
   };
   const vision = model.vision || {}, options = run.options || {};
   section.append(el("div", {class: "grid three"},
@@ -54,7 +54,7 @@ sl.view("run", section => {
     // The analyses' own options are objects inside: "cam" {"site": ..} becomes "cam site".
     list("Options", Object.entries(options).flatMap(([name, value]) => value !== null && typeof value === "object" && !Array.isArray(value)
       ? Object.entries(value).map(([inner, own]) => [`${name} ${inner}`, own]) : [[name, value]])
-      .map(([name, value]) => [name, value !== null && typeof value === "object" ? JSON.stringify(value) : value]))));
+      .map(([name, value]) => [name, value !== null && typeof value === "object" ? JSON.stringify(value) : value]), true)));
   section.append(el("details", {class: "numbers"}, el("summary", {}, "The whole run.json"), el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "run.json"}, el("pre", {id: "run-json"}))),
     el("p", {}, el("button", {type: "button", onclick: () => sl.save(new Blob([JSON.stringify(run, null, 1)], {type: "application/json"}), "run.json")}, "Download run.json")));
   section.querySelector("details").addEventListener("toggle", event => { if (event.target.open) section.querySelector("#run-json").textContent = JSON.stringify(run, null, 1); });
