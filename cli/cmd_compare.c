@@ -70,7 +70,8 @@ static int make_request(const cli_args *args, sl_compare_request *r, part *parts
   int64_t seed = 0, n_top = 0;
   const int n = args->n_rest;
   if (n < 2) {
-    cli_error("`compare` needs two run directories or more; see `sightline compare --help`");
+    cli_error("`compare` needs two run directories or more; see `sightline compare --help` (`sightline study report` compares the "
+              "examples of a study)");
     return EXIT_USAGE;
   }
   if (!cli_number(args, OPT_SEED, &seed) || !cli_number(args, OPT_TOP, &n_top)) return EXIT_USAGE;

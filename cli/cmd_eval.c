@@ -81,7 +81,7 @@ static int run(const cli_args *args) {
     return EXIT_INTERRUPTED;
   }
   if (status == SL_OK && request.out_dir && !args->value[OPT_QUIET] && !args->value[OPT_JSON])
-    fprintf(stderr, "sightline: results in %s\n", request.out_dir);
+    fprintf(stderr, "sightline: results in %s; %s/report.html shows them\n", request.out_dir, request.out_dir);
   return cli_fail(status);
 }
 

@@ -53,8 +53,8 @@ static void print_model(const json_t *root) {
   print_part("vision", vision);
   const bool any_size = json_is_true(json_object_get(vision, "any_size"));
   printf("%-12s %s%lld x %lld px, patches of %lld px, %lld x %lld grid, %lld image tokens\n", "picture",
-         any_size ? "of any size; for example " : "", whole(vision, "image_px"), whole(vision, "image_px"), whole(vision, "patch_px"), whole(grid, "height"),
-         whole(grid, "width"), whole(root, "n_image_token"));
+         any_size ? "of any size; for example " : "", whole(vision, "image_px"), whole(vision, "image_px"),
+         whole(vision, "patch_px"), whole(grid, "height"), whole(grid, "width"), whole(root, "n_image_token"));
   const json_t *projector = json_object_get(root, "projector");
   if (whole(projector, "n_layer") > 0) print_part("projector", projector);
   printf("%-12s %s, from %lld patches to %lld image tokens\n", whole(projector, "n_layer") > 0 ? "" : "projector",
@@ -126,8 +126,9 @@ static void print_prompt(const json_t *root) {
   print_estimate(estimate);
   const json_t *largest = json_object_get(estimate, "largest");
   if (!largest) return;
-  printf("\n%-12s for one of %lld x %lld px, %lld image tokens: larger ones are made smaller (the image processor's limit)\n",
-         "memory", whole(largest, "image_px"), whole(largest, "image_px"), whole(largest, "image_tokens"));
+  printf("\n%-12s for a picture with the most tokens, %lld in %lld view%s (%lld x %lld px, for example)\n", "memory",
+         whole(largest, "image_tokens"), whole(largest, "views"), whole(largest, "views") == 1 ? "" : "s",
+         whole(largest, "width_px"), whole(largest, "height_px"));
   print_estimate(largest);
 }
 
@@ -147,12 +148,11 @@ static int run(const cli_args *args) {
     puts(json);
   } else {
     json_t *root = json_loads(json, JSON_ALLOW_NUL, NULL);
-    if (args->value[OPT_SITES]) {
+    if (args->value[OPT_SITES])
       print_sites(root);
-    } else {
+    else
       print_model(root);
-      if (args->value[OPT_PROMPT]) print_prompt(root);
-    }
+    if (args->value[OPT_PROMPT]) print_prompt(root);
     json_decref(root);
   }
   free(json);

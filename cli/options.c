@@ -26,7 +26,8 @@ const cli_option cli_options[OPT_COUNT] = {
          "The question; it is put into the model's own template (`sightline info --prompt` shows the tokens)."},
     [OPT_RAW_PROMPT] =
         {"raw-prompt", NULL, WHAT,
-         "Take --prompt as the whole prompt, template and all; it must hold the image placeholder once."},
+         "Take --prompt as the whole prompt, template and all; it must hold the image placeholder once. The token that "
+         "the tokenizer puts first (BOS) is added where it does not stand there."},
     [OPT_TEMPLATE] = {"template", "TEXT", WHAT,
                       "Put --prompt into this template instead of the model's own: TEXT holds {question} and <image> "
                       "once each, and \\n for line ends."},
@@ -115,7 +116,7 @@ const cli_option cli_options[OPT_COUNT] = {
                           "Folder of the pictures. Default: that of the data, or its folder \"images\"."},
     [OPT_SPLIT] = {"split", "NAME", WHAT,
                    "Split of the data: random, popular or adversarial (pope; default all), test, val or train (scienceqa; "
-                   "default test), val, train or all (chair; default val), val or train (COCO's main objects; default val)."},
+                   "default test), val, train or all (chair; default val), val or train (textvqa, COCO's main objects; default val)."},
     [OPT_PREDICTIONS] = {"predictions", "FILE", WHAT,
                          "Score these predictions instead of asking a model: JSON lines or a JSON array of \"question_id\", "
                          "\"id\" or \"image_id\", and \"text\", \"answer\" or \"caption\", as the benchmarks' own scripts take "

@@ -1,4 +1,5 @@
-# sl_room(name USES room... LIBS lib...): the sources in src/<name>/ (recursively) as one object library.
+# sl_room(name USES room... LIBS lib...): the sources in src/<name>/ (recursively) as one object library. Their include
+# path is a folder of links to the room itself and the rooms it uses: what lies above is not found.
 function(sl_room name)
   cmake_parse_arguments(ROOM "" "" "USES;LIBS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.c)
@@ -8,8 +9,17 @@ function(sl_room name)
   if(NOT sources)
     return()
   endif()
+  set(view ${PROJECT_BINARY_DIR}/rooms/${name})
+  file(GLOB links ${view}/*)
+  foreach(link ${links}) # those of an earlier configuration; REMOVE takes a link, not what it leads to
+    file(REMOVE ${link})
+  endforeach()
+  file(MAKE_DIRECTORY ${view})
+  foreach(room ${name} ${ROOM_USES})
+    file(CREATE_LINK ${PROJECT_SOURCE_DIR}/src/${room} ${view}/${room} SYMBOLIC)
+  endforeach()
   add_library(sl_${name} OBJECT ${sources})
-  target_include_directories(sl_${name} PUBLIC ${PROJECT_SOURCE_DIR}/include PRIVATE ${PROJECT_SOURCE_DIR}/src)
+  target_include_directories(sl_${name} PUBLIC ${PROJECT_SOURCE_DIR}/include PRIVATE ${view})
   target_compile_definitions(sl_${name} PRIVATE SL_BUILD_SHARED=1)
   target_link_libraries(sl_${name} PUBLIC m)
   foreach(lib ${ROOM_LIBS})

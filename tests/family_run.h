@@ -14,13 +14,25 @@ typedef struct family {
 
 /* Folders that tools/golden makes, with transformers' numbers. */
 static const family families[] = {
-    {"llava-gqa", 4, 0}, {"llava-mha", 4, 0}, {"llava-orig-pad", 4, 0}, {"llava-next-vicuna", 8, 0},
-    {"llava-next-mistral", 4, 0}, {"llava-next-mistral-window", 2, 0}, {"internvl-native", 4, 0}, {"internvl-remote", 4, 0}, {"internvl-6b", 4, 0},
-    {"shikra", 6, 0}, {"llava-original", 4, 0}, {"qwen-vl", 4, 0},
-    {"qwen2-vl", 6, 0}, {"qwen2.5-vl", 6, 0},
+    {"llava-gqa", 4, 0},
+    {"llava-mha", 4, 0},
+    {"llava-orig-pad", 4, 0},
+    {"llava-next-vicuna", 8, 0},
+    {"llava-next-mistral", 4, 0},
+    {"llava-next-mistral-window", 2, 0},
+    {"internvl-native", 4, 0},
+    {"internvl-remote", 4, 0},
+    {"internvl-6b", 4, 0},
+    {"shikra", 6, 0},
+    {"llava-original", 4, 0},
+    {"qwen-vl", 4, 0},
+    {"qwen2-vl", 6, 0},
+    {"qwen2.5-vl", 6, 0},
     /* Four post-norm layers more than the others: f32 is off by 6e-6, 16 bits of the activations by 1.6e-4. */
     {"instructblip", 7, 3e-4},
-    {"smolvlm", 4, 0}, {"idefics3", 4, 0}, {"gemma3", 4, 0},
+    {"smolvlm", 4, 0},
+    {"idefics3", 4, 0},
+    {"gemma3", 4, 0},
 };
 #define N_FAMILY (int)(sizeof families / sizeof *families)
 
@@ -104,7 +116,8 @@ static inline void family_check(const family_run *r, const char *name, const flo
                                 double tolerance) {
   const double distance = golden_distance(got, want);
   if (!(distance <= tolerance))
-    fail_msg("%s %s: first diverging site %s: off by %.3g of its largest value", r->where, r->test_case, name, distance);
+    fail_msg("%s %s: first diverging site %s: off by %.3g of its largest value", r->where, r->test_case, name,
+             distance);
 }
 
 #endif

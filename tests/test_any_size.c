@@ -1,5 +1,5 @@
-/* Models whose views are as large as their pictures (Qwen2-VL, Qwen2.5-VL), beside what test_families and test_boxes hold
- * against transformers: rotary positions, the order of patches, windows at any size, baselines that are turned to
+/* Models whose views are as large as their pictures (Qwen2-VL, Qwen2.5-VL), beside what test_families and test_boxes
+ * hold against transformers: rotary positions, the order of patches, windows at any size, baselines that are turned to
  * positions, prefixes of pictures of other shape, the largest picture, and configs that contradict themselves. */
 #include "family_run.h"
 #include "folder.h"
@@ -110,6 +110,8 @@ static void largest_picture(void **state) {
   make_pack(&r, 3584, 3584);
   assert_int_equal(r.pack.n, 448 * 448);
   assert_int_equal(r.pack.n_view_row, 4 * 448 * 448);
+  assert_int_equal(sl_image_encode(&r.image, r.session, NULL, &r.pack, NULL, false), SL_ERROR_ARGUMENT);
+  assert_non_null(strstr(sl_error_message(), "200704 image tokens; the model was made for 512"));
   float(*box)[4] = malloc((size_t)r.pack.n * sizeof *box);
   int32_t *view = malloc((size_t)r.pack.n * sizeof *view);
   sl_pack_boxes(&r.pack, box, view);
@@ -143,7 +145,8 @@ static void packs_are_copied_whole(void **state) {
 /* ---- baselines ---- */
 
 /* Keys [n, Hkv d] turned by the positions of the golden, forward or back. */
-static void turn(const family_run *r, int model, const sl_tensor *rope, float *keys, int n, int n_head, int d, int sign) {
+static void turn(const family_run *r, int model, const sl_tensor *rope, float *keys, int n, int n_head, int d,
+                 int sign) {
   const int n_prompt = (int)rope->shape[1];
   for (int i = 0; i < n; i++)
     for (int h = 0; h < n_head; h++)
@@ -275,7 +278,8 @@ static void contradictions_are_refused(void **state) {
     sl_model *model = NULL;
     folder_set_json(&f, bad[i].file, bad[i].path, bad[i].value);
     assert_int_not_equal(sl_model_open(&model, f.dir, NULL), SL_OK);
-    if (!strstr(sl_error_message(), bad[i].says)) fail_msg("row %zu: \"%s\" lacks \"%s\"", i, sl_error_message(), bad[i].says);
+    if (!strstr(sl_error_message(), bad[i].says))
+      fail_msg("row %zu: \"%s\" lacks \"%s\"", i, sl_error_message(), bad[i].says);
     folder_remove(&f);
   }
 }
@@ -287,11 +291,13 @@ static void defaults_hold(void **state) {
   sl_model *model = NULL;
   folder_set_json(&f, "config.json", "vision_config.fullatt_block_indexes", NULL);
   ASSERT_OK(sl_model_open(&model, f.dir, NULL));
-  assert_int_equal(model->config.vision.sees_all[0], UINT64_C(1) << 7 | UINT64_C(1) << 15 | UINT64_C(1) << 23 | UINT64_C(1) << 31);
+  assert_int_equal(model->config.vision.sees_all[0],
+                   UINT64_C(1) << 7 | UINT64_C(1) << 15 | UINT64_C(1) << 23 | UINT64_C(1) << 31);
   assert_false(model->tower.sees_all[1]);
   assert_float_equal(model->config.vision.rope_theta, 1e4, 0);
   sl_model_close(model);
-  folder_set_json(&f, "config.json", "vision_config.rope_parameters", "{\"rope_type\": \"axial\", \"rope_theta\": 50.0}");
+  folder_set_json(&f, "config.json", "vision_config.rope_parameters",
+                  "{\"rope_type\": \"axial\", \"rope_theta\": 50.0}");
   ASSERT_OK(sl_model_open(&model, f.dir, NULL));
   assert_float_equal(model->config.vision.rope_theta, 50, 0);
   sl_model_close(model);

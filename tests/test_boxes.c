@@ -1,8 +1,8 @@
-/* What place of the picture does an image token show? For every family whose tokens have places, every view (base, tiles,
- * thumbnail) and its tokens: a square in the middle of the token's box is changed in the source picture, the picture goes
- * through preprocessing, tower, projector and splice, and among the tokens of that view the one whose decoder row changes
- * most must be that token (boxes of one view do not overlap). In the other views the token that changes most must touch
- * the square.
+/* What place of the picture does an image token show? For every family whose tokens have places, every view (base,
+ * tiles, thumbnail) and its tokens: a square in the middle of the token's box is changed in the source picture, the
+ * picture goes through preprocessing, tower, projector and splice, and among the tokens of that view the one whose
+ * decoder row changes most must be that token (boxes of one view do not overlap). In the other views the token that
+ * changes most must touch the square.
  *
  * Towers mix patches by attention, and with the random weights of these checkpoints far patches change as much as the
  * own one: so the tower runs without its blocks, and a feature is its patch's embedding (after the norm where there is
@@ -54,7 +54,8 @@ static float *image_rows(world *w, const sl_rgb *picture) {
   const size_t n = (size_t)r->pack.n * (size_t)width;
   float *rows = malloc(n * sizeof *rows);
   assert_non_null(rows);
-  memcpy(rows, (const float *)sl_record_at(record, 0)->data + (size_t)r->layout.first_image * (size_t)width, n * sizeof *rows);
+  memcpy(rows, (const float *)sl_record_at(record, 0)->data + (size_t)r->layout.first_image * (size_t)width,
+         n * sizeof *rows);
   sl_record_free(record);
   sl_image_free(image);
   sl_views_dispose(&views);
@@ -98,7 +99,8 @@ static sl_rgb change(const sl_rgb *picture, const float box[4]) {
   memcpy(p.data, picture->data, n);
   for (int y = 0; y < p.height_px; y++)
     for (int x = 0; x < p.width_px; x++) {
-      if (fabs(x + 0.5 - middle(box, 0)) > half_side(box, 0) || fabs(y + 0.5 - middle(box, 1)) > half_side(box, 1)) continue;
+      if (fabs(x + 0.5 - middle(box, 0)) > half_side(box, 0) || fabs(y + 0.5 - middle(box, 1)) > half_side(box, 1))
+        continue;
       uint8_t *to = p.data + (y * p.width_px + x) * 3;
       to[0] = 255;
       to[1] = 0;
@@ -128,7 +130,8 @@ static int most_changed(const world *w, const float *rows, int view) {
 }
 
 static bool holds(const float box[4], double x, double y, double margin_x, double margin_y) {
-  return x >= (double)box[0] - margin_x && x <= (double)box[2] + margin_x && y >= (double)box[1] - margin_y && y <= (double)box[3] + margin_y;
+  return x >= (double)box[0] - margin_x && x <= (double)box[2] + margin_x && y >= (double)box[1] - margin_y &&
+         y <= (double)box[3] + margin_y;
 }
 
 /* Tokens at the view's edges, and every third of the others. */
@@ -153,9 +156,12 @@ static void check_token(world *w, int position) {
     for (int i = 0; i < w->r.pack.n; i++) somewhere = somewhere || (w->view[i] == view && holds(w->box[i], x, y, 0, 0));
     const bool other = own && best != position; /* boxes of one view do not overlap */
     if (other || (somewhere && !holds(w->box[best], x, y, own ? 0 : half_side(box, 0), own ? 0 : half_side(box, 1))))
-      fail_msg("%s, %d x %d px: a square at (%.1f, %.1f), the box of token %d, changes token %d of view %d most, whose box is %.1f-%.1f x "
-               "%.1f-%.1f", w->r.where, w->picture.width_px, w->picture.height_px, x, y, position, best, view,
-               (double)w->box[best][0], (double)w->box[best][2], (double)w->box[best][1], (double)w->box[best][3]);
+      fail_msg(
+          "%s, %d x %d px: a square at (%.1f, %.1f), the box of token %d, changes token %d of view %d most, whose box "
+          "is %.1f-%.1f x "
+          "%.1f-%.1f",
+          w->r.where, w->picture.width_px, w->picture.height_px, x, y, position, best, view, (double)w->box[best][0],
+          (double)w->box[best][2], (double)w->box[best][1], (double)w->box[best][3]);
   }
   free(rows);
   sl_rgb_dispose(&changed);
@@ -170,7 +176,8 @@ static int check_family(const char *folder, int width_px, int height_px, int *n_
   bool *tried = calloc((size_t)w.r.pack.n_view, sizeof *tried);
   for (int i = 0; i < w.r.pack.n; i++) {
     const double x = middle(w.box[i], 0), y = middle(w.box[i], 1);
-    if (w.view[i] < 0 || !sampled(&w.r.pack, i) || x < 0 || y < 0 || x > width_px || y > height_px) continue; /* padding */
+    if (w.view[i] < 0 || !sampled(&w.r.pack, i) || x < 0 || y < 0 || x > width_px || y > height_px)
+      continue; /* padding */
     check_token(&w, i);
     tried[w.view[i]] = true;
     n++;

@@ -65,6 +65,12 @@ class Eval(unittest.TestCase):
         rows = read_lines(self.path("pope", "predictions.jsonl"))
         self.assertEqual([r["question_id"] for r in rows], [f"random/{i}" for i in range(1, 9)])
         self.assertTrue(all(len(r["layers"]) == 12 for r in rows))
+        for k in (0, 2):  # a point of the curve is what these answers get as somebody's predictions
+            with open(self.path("said.jsonl"), "w", encoding="utf-8") as f:
+                f.writelines(json.dumps({"question_id": r["question_id"], "text": r["layers"][k]}) + "\n" for r in rows)
+            scored = self.eval("pope", os.path.join(POCKET, "pope"), "--predictions", self.path("said.jsonl"), "--limit", "8")
+            for key in ("accuracy", "precision", "recall", "f1", "yes_ratio"):
+                self.assertEqual(scored["metrics"][key], curve[k][key])
         self.assertEqual(read(self.path("pope", "metrics.json")), said)
         self.assertEqual(sorted(os.listdir(self.path("pope"))), ["metrics.json", "predictions.jsonl", "report.html"])
 
@@ -110,7 +116,7 @@ class Eval(unittest.TestCase):
         self.assertEqual({row["model"] for row in said["paper"]["rows"] if row["same_family"]}, {"LLaVA-1.5"})
 
     def test_pocket_scienceqa(self):
-        said = self.pocket("scienceqa", "--limit", "6", "--max-tokens", "4", "--cliff")
+        said = self.pocket("scienceqa", "--limit", "4", "--max-tokens", "2", "--cliff")
         self.check_curve(said, "accuracy")
         self.assertGreaterEqual(said["metrics"]["accuracy"], 0.6)
         self.assertEqual(list(said["metrics"]["groups"]), ["image"])
@@ -122,25 +128,25 @@ class Eval(unittest.TestCase):
         pictures = os.path.join(POCKET, "scienceqa", "images", "test")
         shutil.copytree(os.path.join(pictures, "5"), os.path.join(folder, "images", "test", "5"))
         problems = read(os.path.join(POCKET, "scienceqa", "problems.json"))
-        text = [k for k, v in problems.items() if v["image"]][1:7]
+        text = [k for k, v in problems.items() if v["image"]][1:5]
         with open(os.path.join(folder, "problems.json"), "w", encoding="utf-8") as f:
             json.dump({"5": problems["5"], **{k: {**problems[k], "image": None} for k in text}}, f)
         with open(os.path.join(folder, "pid_splits.json"), "w", encoding="utf-8") as f:
             json.dump({"test": ["5", *text]}, f)
         answers = []
-        for picture in ("5", *text[:3]):
+        for picture in ("5", *text[:2]):
             shutil.copy(os.path.join(pictures, picture, "image.jpg"), os.path.join(folder, "images", "test", "5"))
-            said = self.eval("scienceqa", folder, "--model", MODEL, "--prompt-style", "lines", "--cliff", "--max-tokens", "4",
+            said = self.eval("scienceqa", folder, "--model", MODEL, "--prompt-style", "lines", "--cliff", "--max-tokens", "2",
                              "--out", self.path("out"), "--force")
             rows = read_lines(self.path("out", "predictions.jsonl"))[1:]
             for row in rows:
                 self.assertEqual(row["layers"], [row["text"]] * 12)
             answers.append([row["text"] for row in rows])
-            self.assertEqual(said["counts"]["without_picture"], 6)
-        self.assertEqual(answers, [answers[0]] * 4)
+            self.assertEqual(said["counts"]["without_picture"], 4)
+        self.assertEqual(answers, [answers[0]] * 3)
 
     def test_pocket_textvqa(self):
-        said = self.pocket("textvqa", "--limit", "6", "--max-tokens", "6", "--cliff")
+        said = self.pocket("textvqa", "--limit", "4", "--max-tokens", "6", "--cliff")
         self.check_curve(said, "accuracy")
         self.assertGreaterEqual(said["metrics"]["accuracy"], 0.6)
 
@@ -165,7 +171,7 @@ class Eval(unittest.TestCase):
 
     def test_resume(self):
         """Interrupted, then killed, then resumed: the files of an uninterrupted run."""
-        args = ("--limit", "14", "--cliff", "--max-tokens", "3")
+        args = ("--limit", "12", "--cliff", "--max-tokens", "2")
         whole = self.pocket("main-object", *args)
         shutil.move(self.path("main-object"), self.path("whole"))
         command = [PROGRAM, "eval", "main-object", "--data", os.path.join(POCKET, "main_object"), "--images",
@@ -183,7 +189,7 @@ class Eval(unittest.TestCase):
             self.assertFalse(os.path.exists(self.path("main-object", "metrics.json")))
         with open(partial, "ab") as f:
             f.write(b'{"question_id": "14", "te')  # a torn line
-        self.assertIn("made with another", self.pocket("main-object", "--limit", "14", "--resume", code=1))
+        self.assertIn("made with another", self.pocket("main-object", "--limit", "12", "--resume", code=1))
         self.assertIn("holds results already", self.pocket("main-object", *args, code=1))
         again = self.pocket("main-object", *args, "--resume")
         for said in (whole, again):
@@ -258,14 +264,19 @@ class Eval(unittest.TestCase):
             error = self.eval("pope", data, "--images", self.path("pictures"), *args, "--strict", "--force", code=1)
             self.assertIn(f"pope.json: line {line}: ", error)
             self.assertIn(name, error)
+        with open(data, "w", encoding="utf-8") as f:
+            f.write(json.dumps({"question_id": 1, "image": "torn.jpg", "text": "?", "label": "no"}) + "\n")
+        error = self.eval("pope", data, "--images", self.path("pictures"), *args, "--force", code=1)
+        self.assertIn("no question could be answered; the first: ", error)
+        self.assertEqual(read(self.path("out", "metrics.json"))["counts"]["failed"], 1)
         os.mkdir(self.path("empty"))
         error = self.eval("pope", data, "--images", self.path("empty"), *args, "--force", code=1)
-        self.assertIn("none of the 5 pictures is there", error)
+        self.assertIn("of 1 pictures none is there", error)
         self.assertIn("--images", error)
 
     def test_full_disk(self):
         """The journal does not fit: one sentence; with room again --resume ends as if nothing had been."""
-        args = ("--limit", "6", "--cliff", "--max-tokens", "3")
+        args = ("--limit", "3", "--cliff", "--max-tokens", "2")
         whole = self.pocket("main-object", *args)
         shutil.move(self.path("main-object"), self.path("whole"))
         command = [PROGRAM, "eval", "main-object", "--data", os.path.join(POCKET, "main_object"), "--images",

@@ -1,6 +1,7 @@
-/* Every family against transformers (or the official code it names in golden.json): token ids, pixels of all views, which
- * row stands where, every site of tower, projector and decoder in the order in which the model computes them, logits,
- * greedy answers, gradients, CAM maps, attention shares (interventions: test_family_plans.c). Tolerance: 1e-4 of a site's largest value. */
+/* Every family against transformers (or the official code it names in golden.json): token ids, pixels of all views,
+ * which row stands where, every site of tower, projector and decoder in the order in which the model computes them,
+ * logits, greedy answers, gradients, CAM maps, attention shares (interventions: test_family_plans.c). Tolerance: 1e-4
+ * of a site's largest value. */
 #include "family_run.h"
 
 #include "analysis/cam_map.h"
@@ -17,7 +18,8 @@ static void check_pack(const family_run *r) {
   const int32_t *source = want->data;
   for (int i = 0; i < r->pack.n; i++)
     if (source[i] != r->pack.source[i])
-      fail_msg("%s %s: image position %d shows row %d, expected %d", r->where, r->test_case, i, r->pack.source[i], source[i]);
+      fail_msg("%s %s: image position %d shows row %d, expected %d", r->where, r->test_case, i, r->pack.source[i],
+               source[i]);
 }
 
 static void check_inputs(const family_run *r) {
@@ -27,7 +29,8 @@ static void check_inputs(const family_run *r) {
   /* Qwen-VL writes the picture's path into the slots; the picture's rows replace them. */
   const bool slots = json_object_get(r->g.facts, "slots") != NULL;
   for (int t = 0; t < r->layout.n_prompt; t++)
-    if (want[t] != r->layout.ids[t] && !(slots && t >= r->layout.first_image && t < r->layout.first_image + r->layout.n_image))
+    if (want[t] != r->layout.ids[t] &&
+        !(slots && t >= r->layout.first_image && t < r->layout.first_image + r->layout.n_image))
       fail_msg("%s %s: token %d is %d, expected %d", r->where, r->test_case, t, r->layout.ids[t], want[t]);
   assert_int_equal(sl_tensor_count(pixels), (int64_t)3 * r->views.n_view * r->views.height_px * r->views.width_px);
   double most = 0;
@@ -82,8 +85,8 @@ static float *slice_rows(const sl_tensor *got, const sl_tensor *want, int first,
   return rows;
 }
 
-/* Every recorded site that the golden has, in the order computed. Patterns of the tower are stored for its first view; of
- * the scores only three rows, which test_golden compares. */
+/* Every recorded site that the golden has, in the order computed. Patterns of the tower are stored for its first view;
+ * of the scores only three rows, which test_golden compares. */
 static int check_record(const family_run *r, const sl_record *record, double tolerance) {
   int n_checked = 0;
   for (int i = 0; i < sl_record_count(record); i++) {
@@ -137,7 +140,8 @@ static void sites_match(void **state) {
       family_encode(&r, &vision, false);
       ASSERT_OK(sl_session_forward(r.session, &r.layout, r.image, NULL, 0, NULL, &decoder, false));
       const int n = check_record(&r, record, family_tolerance(f, m));
-      if (n != golden_sites(&r)) fail_msg("%s: %d of the golden's %d sites were compared", r.where, n, golden_sites(&r));
+      if (n != golden_sites(&r))
+        fail_msg("%s: %d of the golden's %d sites were compared", r.where, n, golden_sites(&r));
       sl_record_free(record);
       family_close(&r);
     }
@@ -156,7 +160,8 @@ static void greedy_matches(void **state) {
         const int32_t *want = golden_find(&r.g, r.test_case, "greedy")->data, *got = r.layout.ids + r.layout.n_prompt;
         assert_int_equal(r.layout.n_token - r.layout.n_prompt, 8);
         for (int k = 0; k < 8; k++)
-          if (want[k] != got[k]) fail_msg("%s %s: answer token %d is %d, expected %d", r.where, r.test_case, k, got[k], want[k]);
+          if (want[k] != got[k])
+            fail_msg("%s %s: answer token %d is %d, expected %d", r.where, r.test_case, k, got[k], want[k]);
       }
       family_close(&r);
     }
@@ -232,7 +237,8 @@ static void check_flow(family_run *r) {
     const double want = (double)((const float *)share->data)[l * 3 * SL_CLASS_COUNT + SL_CLASS_IMAGE];
     const double got = json_number_value(json_array_get(told, (size_t)l));
     if (!(fabs(got - want) <= 1e-5))
-      fail_msg("%s %s: layer %d gives the image %.6f of its attention, expected %.6f", r->where, r->test_case, l, got, want);
+      fail_msg("%s %s: layer %d gives the image %.6f of its attention, expected %.6f", r->where, r->test_case, l, got,
+               want);
   }
   sl_shared_dispose(&shared);
   json_decref(context.said);
@@ -265,7 +271,8 @@ typedef struct gradient_sink {
 
 static bool wants_ln2(void *user, sl_part part, sl_site site, int layer, bool backward) {
   const gradient_sink *sink = user;
-  return backward && site == SL_SITE_LN2 && (part == SL_PART_DECODER || (part == SL_PART_VISION && layer == sink->last_layer));
+  return backward && site == SL_SITE_LN2 &&
+         (part == SL_PART_DECODER || (part == SL_PART_VISION && layer == sink->last_layer));
 }
 
 /* Rows `at` .. of the gradient that belong to the golden's; rows before the first reachable one are zero. */

@@ -35,7 +35,8 @@ static int run_plans(family_run *r, double tolerance) {
   snprintf(path, sizeof path, "cases.%s.plan_rows", r->test_case);
   const json_t *list = sl_json_at(r->g.facts, path);
   if (!list) return 0;
-  for (; n_row < (int)json_array_size(list); n_row++) rows[n_row] = (int)json_integer_value(json_array_get(list, (size_t)n_row));
+  for (; n_row < (int)json_array_size(list); n_row++)
+    rows[n_row] = (int)json_integer_value(json_array_get(list, (size_t)n_row));
   snprintf(path, sizeof path, "cases.%s.plans", r->test_case);
   const char *name;
   json_t *value;
@@ -108,8 +109,9 @@ static sl_status take_own(void *user, int plan, const float *logits) {
   }
   const int kind = plan % N_OWN_KIND;
   if (kind == PUT && !(most <= 1e-4 * largest))
-    fail_msg("%s: layer %d, %s at %s: putting a run's own values changes its logits by %.3g of the largest", c->run->where,
-             plan / N_OWN, plan / N_OWN_KIND / N_OWN_PLACE % N_OWN_SITE == RESID_POST ? "resid_post" : "attn_out",
+    fail_msg("%s: layer %d, %s at %s: putting a run's own values changes its logits by %.3g of the largest",
+             c->run->where, plan / N_OWN,
+             plan / N_OWN_KIND / N_OWN_PLACE % N_OWN_SITE == RESID_POST ? "resid_post" : "attn_out",
              plan / N_OWN_KIND % N_OWN_PLACE == AT_IMAGE ? "the image" : "the text", most / largest);
   if (kind == MOVED) c->n_changed += most > 1e-3 * largest;
   return SL_OK;
@@ -128,8 +130,15 @@ static void check_own_values(family_run *r) {
   for (int i = 0; i < n_plan; i++) add_own(&plans[i], &r->layout, i);
   own_check check = {r, want, shape->n_vocab, 0};
   const sl_trunk *runs[] = {trunk};
-  const sl_branch_request request = {.trunk = trunk, .plans = plans, .n_plan = n_plan, .runs = runs, .n_run = 1, .rows = &last,
-                                     .n_row = 1, .take = take_own, .user = &check};
+  const sl_branch_request request = {.trunk = trunk,
+                                     .plans = plans,
+                                     .n_plan = n_plan,
+                                     .runs = runs,
+                                     .n_run = 1,
+                                     .rows = &last,
+                                     .n_row = 1,
+                                     .take = take_own,
+                                     .user = &check};
   ASSERT_OK(sl_branches_run(r->session, &request));
   /* In other positions the same values do something: at the text in every layer, at the image in all but the last. */
   if (check.n_changed < N_OWN_SITE * (2 * n_layer - 1))
@@ -173,9 +182,18 @@ static void pictures_that_cannot_stand_in(void **state) {
   const char *const specs[] = {own, other};
   for (int i = 0; i < 2; i++) {
     const sl_option_value option = {"baseline", specs[i]};
-    sl_analysis_context context = {.model = r.model, .session = r.session, .pixels = r.views.pixels, .pack = &r.pack,
-                                   .image = r.image, .layout = &r.layout, .answer = answer, .n_answer = 1,
-                                   .info = &sl_heads_analysis.info, .options = &option, .n_option = 1, .shared = &shared};
+    sl_analysis_context context = {.model = r.model,
+                                   .session = r.session,
+                                   .pixels = r.views.pixels,
+                                   .pack = &r.pack,
+                                   .image = r.image,
+                                   .layout = &r.layout,
+                                   .answer = answer,
+                                   .n_answer = 1,
+                                   .info = &sl_heads_analysis.info,
+                                   .options = &option,
+                                   .n_option = 1,
+                                   .shared = &shared};
     sl_standin standin = {0};
     const sl_status status = sl_standin_make(&standin, &context);
     if (i == 0) ASSERT_OK(status);
@@ -251,7 +269,8 @@ static void frames_are_hidden_with_the_picture(void **state) {
     const sl_branch_request request = {.trunk = trunk, .plans = plans, .n_plan = 2, .rows = &row, .n_row = 1,
                                        .take = keep_logits, .user = out};
     ASSERT_OK(sl_branches_run(r.session, &request));
-    if (memcmp(with, without, sizeof with) == 0) fail_msg("%s: the token behind the picture makes no difference", r.where);
+    if (memcmp(with, without, sizeof with) == 0)
+      fail_msg("%s: the token behind the picture makes no difference", r.where);
     for (int i = 0; i < 2; i++) sl_plan_dispose(&plans[i]);
     sl_trunk_free(trunk);
     sl_prefix_free(prefix);

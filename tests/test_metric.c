@@ -14,6 +14,7 @@
 
 #include "base/text.h"
 #include "metric/chair.h"
+#include "metric/letters.h"
 #include "metric/metric.h"
 
 #define GOLDEN SL_SOURCE_DIR "/tests/golden/metric/"
@@ -218,7 +219,8 @@ static void test_main_object(void **state) {
     const char *text;
     int word, contains;
   } cases[] = {{"cat", 1, 1},         {"A cat.", 1, 1},   {"The Cats!", 1, 1}, {"It is a cat.", 0, 1}, {"category", 0, 0},
-               {"kitten", 1, 1},      {"a black cat", 0, 1}, {"", 0, 0},       {"dog", 0, 0},          {"ca t", 0, 0}};
+               {"kitten", 1, 1},      {"a black cat", 0, 1}, {"", 0, 0},       {"dog", 0, 0},          {"ca t", 0, 0},
+               {"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\u65e5\u672c cat", 0, 1}};
   sl_example e = {.data = json_pack("{s:s, s:[s]}", "label", "cat", "also", "kitten")};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     for (int rule = 0; rule < 2; rule++) {
@@ -299,6 +301,22 @@ static void test_more(void **state) {
     }
   }
   json_decref(e.data);
+  json_decref(more);
+}
+
+/* Lower case as Python has it, which the scripts are written in. */
+static void test_lower(void **state) {
+  (void)state;
+  json_t *more = NULL, *row;
+  size_t i;
+  ok(sl_json_load(&more, GOLDEN "more.json", 1 << 24));
+  json_array_foreach(json_object_get(more, "lower"), i, row) {
+    char *lower = NULL;
+    ok(sl_lower(&lower, json_string_value(json_array_get(row, 0))));
+    assert_string_equal(lower, json_string_value(json_array_get(row, 1)));
+    free(lower);
+  }
+  assert_true(i > 30);
   json_decref(more);
 }
 
@@ -412,6 +430,7 @@ int main(void) {
       cmocka_unit_test(test_textvqa),     cmocka_unit_test(test_chair),      cmocka_unit_test(test_singular),
       cmocka_unit_test(test_main_object), cmocka_unit_test(test_prompts),    cmocka_unit_test(test_bad_rows),
       cmocka_unit_test(test_more),        cmocka_unit_test(test_scienceqa_prompts),
+      cmocka_unit_test(test_lower),
       cmocka_unit_test(test_bad_predictions)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -110,7 +110,7 @@ static void test_pope_numbering(void **state) {
   set s;
   for (int with_split = 0; with_split < 2; with_split++) {
     set_begin(&s);
-    put(&s, files[0], Q("1", "dog", "yes") "{broken\n" Q("3", "cow", "no"));
+    put(&s, files[0], "\xef\xbb\xbf" Q("1", "dog", "yes") "{broken\n" Q("3", "cow", "no"));
     put(&s, files[1], Q("1", "pig", "yes") Q("2", "hen", "no"));
     put(&s, files[2],
         "{\"question_id\": 10, \"category\": \"popular\", \"image\": \"1.jpg\"}\n{\"question_id\": 11, \"category\": \"random\"}\n"
@@ -145,7 +145,7 @@ static void test_textvqa_by_prompt(void **state) {
   static const char *const files[] = {"TextVQA_0.5.1_val.json", "llava_textvqa_val_v051_ocr.jsonl", NULL};
   set s;
   set_begin(&s);
-  put(&s, files[0], "{\"data\": [" T("1", "a", "What Is it?") ",\n" T("2", "a", "which year?") ",\n" T("3", "b", "what is it?") ",\n"
+  put(&s, files[0], "\xef\xbb\xbf{\"data\": [" T("1", "a", "What Is it?") ",\n" T("2", "a", "which year?") ",\n" T("3", "b", "what is it?") ",\n"
                         T("4", "b", "What is it?") "]}");
   put(&s, files[1], "{\"question_id\": \"a\", \"image\": \"sub/a.jpg\", \"text\": \"what is it?\\nReference OCR token: X\\nAnswer.\"}\n"
                     "{\"question_id\": \"b\", \"text\": \"what is it?\\nfirst\"}\n{\"question_id\": \"b\", \"text\": \"what is it?\\nsecond\"}\n"
@@ -170,9 +170,27 @@ static void test_textvqa_by_prompt(void **state) {
          (const char *[]){"1", "2", "3", "4"},
          (const char *[]){"line 5: a second prediction for the id \"4\"",
                           "line 6: no example has the picture b and the question \"why?\"", "line 7: no example has the id \"b\"", NULL});
+  expect(&s, "\xef\xbb\xbf[{\"question_id\": 2, \"answer\": \"x\"}]", (const char *[]){"", "x", "", ""}, none);
+  expect(&s, "\xef\xbb\xbf{\"question_id\": 2, \"answer\": \"x\"}\r\n\r\n", (const char *[]){"", "x", "", ""}, none);
   expect(&s, "[{\"question_id\": 3, \"answer\": \"x\"},\n {\"question_id\": \"1\", \"answer\": \"y\"}]", (const char *[]){"y", "", "x", ""},
          none); /* EvalAI's form */
   set_end(&s, files);
+}
+
+/* A folder of all splits: the validation set is read, the training set on request, the test set has no answers. */
+static void test_textvqa_splits(void **state) {
+  (void)state;
+  static const char *const files[] = {"TextVQA_0.5.1_test.json", "TextVQA_0.5.1_train.json", "TextVQA_0.5.1_val.json", NULL};
+  set s;
+  for (int with_split = 0; with_split < 2; with_split++) {
+    set_begin(&s);
+    put(&s, files[0], "{\"data\": [{\"question_id\": 9, \"image_id\": \"a\", \"question\": \"q\"}]}");
+    put(&s, files[1], "{\"data\": [" T("5", "t", "q") "]}");
+    put(&s, files[2], "{\"data\": [" T("1", "a", "q") "]}");
+    set_read(&s, "textvqa", NULL, with_split ? "train" : NULL);
+    assert_string_equal(s.examples.items[0].id, with_split ? "5" : "1");
+    set_end(&s, files);
+  }
 }
 
 /* The questions inside prompts are those of LLaVA's eval_textvqa.py. */
@@ -284,6 +302,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_pope_by_order),      cmocka_unit_test(test_pope_numbering),
       cmocka_unit_test(test_textvqa_by_prompt),  cmocka_unit_test(test_textvqa_prompts),
+      cmocka_unit_test(test_textvqa_splits),
       cmocka_unit_test(test_objects_and_arrays), cmocka_unit_test(test_main_objects_of_coco)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

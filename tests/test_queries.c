@@ -305,9 +305,14 @@ static void baselines_read_the_question(void **state) {
   ASSERT_OK(sl_plan_parse(&empty, "{}", 2));
   two_logits logits = {.n = info.n_vocab};
   for (int i = 0; i < 2; i++) logits.of[i] = calloc((size_t)info.n_vocab, sizeof(float));
-  const sl_branches branches = {.size = sizeof branches, .question = question, .plans = (const sl_plan *[]){plan, empty},
-                                .n_plan = 2, .baselines = (const sl_scene_baseline *[]){baseline}, .n_baseline = 1,
-                                .take = take_logits, .user = &logits};
+  const sl_branches branches = {.size = sizeof branches,
+                                .question = question,
+                                .plans = (const sl_plan *[]){plan, empty},
+                                .n_plan = 2,
+                                .baselines = (const sl_scene_baseline *[]){baseline},
+                                .n_baseline = 1,
+                                .take = take_logits,
+                                .user = &logits};
   ASSERT_OK(sl_branches_logits(&branches));
   for (int v = 0; v < info.n_vocab; v++) assert_float_equal(logits.of[0][v], logits.of[1][v], 1e-4);
   for (int i = 0; i < 2; i++) free(logits.of[i]);

@@ -130,13 +130,15 @@ static void refused_settings(void **state) {
     const char *part;
   } cases[] = {
       {"gemma3", "text_config.final_logit_softcapping", "30.0", SL_ERROR_UNSUPPORTED, "final_logit_softcapping"},
-      {"gemma3", "text_config.use_bidirectional_attention", "true", SL_ERROR_UNSUPPORTED, "use_bidirectional_attention"},
+      {"gemma3", "text_config.use_bidirectional_attention", "true", SL_ERROR_UNSUPPORTED,
+       "use_bidirectional_attention"},
       {"gemma3", "text_config.layer_types", "[\"full_attention\"]", SL_ERROR_FORMAT, "1 entries"},
       {"gemma3", "text_config.layer_types", "[\"full_attention\", \"sliding_attention\", \"full_attention\"]",
        SL_ERROR_UNSUPPORTED, "layer_types[1]"},
       {"gemma3", "text_config.layer_types", "[\"sliding_attention\", \"chunked_attention\", \"full_attention\"]",
        SL_ERROR_FORMAT, "layer_types[1]"},
-      {"gemma3", "text_config.rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 2.0}", SL_ERROR_UNSUPPORTED, "yarn"},
+      {"gemma3", "text_config.rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 2.0}", SL_ERROR_UNSUPPORTED,
+       "yarn"},
       {"gemma3", "text_config.rope_scaling", "{\"rope_type\": \"linear\", \"factor\": 0}", SL_ERROR_FORMAT, "factor"},
       {"gemma3", "text_config.rope_parameters", "{\"sliding_attention\": {\"rope_type\": \"linear\", \"factor\": 2.0}}",
        SL_ERROR_UNSUPPORTED, "sliding_attention.rope_type is \"linear\""},
@@ -152,6 +154,30 @@ static void refused_settings(void **state) {
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
     expect_failure(cases[i].golden_name, cases[i].path, cases[i].value, cases[i].status, cases[i].part);
+}
+
+/* What a chat template writes begins with "<bos>", which the tokenizer adds as well: it stands there once. */
+static void beginning_is_written_once(void **state) {
+  (void)state;
+  static const char *const bodies[] = {"<start_of_turn>user\n<image>What?<end_of_turn>\n", "What?<image>\n"};
+  folder f = folder_copy("gemma3");
+  sl_model *model = NULL;
+  ASSERT_OK(open_at(&model, f.dir));
+  for (int i = 0; i < 2; i++) {
+    char with[200];
+    sl_layout plain = {0}, begun = {0};
+    snprintf(with, sizeof with, "<bos>%s", bodies[i]);
+    ASSERT_OK(sl_layout_build(&plain, model, NULL, bodies[i], true));
+    ASSERT_OK(sl_layout_build(&begun, model, NULL, with, true));
+    assert_int_equal(begun.n_prompt, plain.n_prompt);
+    assert_memory_equal(begun.ids, plain.ids, (size_t)plain.n_prompt * sizeof *plain.ids);
+    assert_memory_equal(begun.classes, plain.classes, (size_t)plain.n_prompt);
+    assert_int_not_equal(plain.ids[0], plain.ids[1]);
+    sl_layout_dispose(&plain);
+    sl_layout_dispose(&begun);
+  }
+  sl_model_close(model);
+  folder_remove(&f);
 }
 
 /* Sides on which torch's arange and bucketize, in 32 bits, give every patch its own position, those of the released
@@ -194,7 +220,8 @@ static void nothing_to_say(void **state) {
 
 /* ---- branches ---- */
 
-/* A branch without rules goes on as the model does: windows and the image's own sight hold in prefix, trunk and steps. */
+/* A branch without rules goes on as the model does: windows and the image's own sight hold in prefix, trunk and steps.
+ */
 static void branches_decode(void **state) {
   (void)state;
   static const char *const names[] = {"gemma3", "smolvlm"};
@@ -225,6 +252,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(boxes),
       cmocka_unit_test(newer_spelling),
+      cmocka_unit_test(beginning_is_written_once),
       cmocka_unit_test(refused_settings),
       cmocka_unit_test(positions_by_fraction),
       cmocka_unit_test(nothing_to_say),

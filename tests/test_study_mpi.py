@@ -68,6 +68,15 @@ class Mpi(test_study.Study):
     def pid_of(self, p, rank):
         return next(pid for pid in children(p.pid) if rank_of(pid) == rank)
 
+    def end(self, p):
+        """Waits for a job that lost a rank. Now and then mpirun itself hangs when it ends such a job (a deadlock in PMIx_server_finalize): what must be gone is its ranks."""
+        try:
+            return p.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.assertEqual([pid for pid in children(p.pid) if rank_of(pid) is not None], [])
+            p.kill()
+            return p.communicate()
+
     def plan(self, n, **more):
         rows = self.rows(n)
         rows[3]["image"] = "none.png"
@@ -121,14 +130,14 @@ class Ranks(Mpi):
 class Lost(Mpi):
     def test_a_killed_rank_costs_no_result(self):
         """Open MPI ends the job then; the study goes on, on as many ranks as one likes."""
-        self.plan(120)
+        self.plan(300)
         p = self.start(4, "cut")
         self.wait_for(5, "cut")
         os.kill(self.pid_of(p, 2), signal.SIGKILL)
-        p.communicate(timeout=100)
+        self.end(p)
         self.assertNotEqual(p.returncode, 0)
         n = self.ask("SELECT count(*) FROM example", folder="cut")[0][0]
-        self.assertTrue(5 <= n < 120, n)
+        self.assertTrue(5 <= n < 300, n)
         code, _, err = self.mpirun(2, "cut", "--resume")
         self.assertEqual(code, 0, err)
         self.same("cut", "whole")
@@ -140,7 +149,7 @@ class Lost(Mpi):
         hung = self.pid_of(p, 1)
         os.kill(hung, signal.SIGSTOP)
         self.wait_for(120, "hung")
-        p.communicate(timeout=100)
+        self.end(p)
         self.assertEqual(children(p.pid), [])
         self.same("hung", "whole")
 

@@ -89,6 +89,22 @@ class Verify(unittest.TestCase):
         s = self.summary(1, "--tolerance", "1e-12")
         self.assertEqual(s["first"]["name"], "vision.blocks.0.hook_resid_post")
 
+    def test_rounded_references(self):
+        """A reference in 16 bits is compared loosely, and a difference from it is said to prove little."""
+        file = File(REFERENCE)
+        self.assertEqual(file.data.count(b'"dtype": "float32"'), 1)
+        file.data = bytearray(bytes(file.data).replace(b'"dtype": "float32"', b'"dtype": "float16"'))
+        file.write(self.damaged)
+        self.assertEqual(self.summary(0, reference=self.damaged)["tolerance"], 5e-2)
+        array = file.names("c0/site/blocks.1.hook_resid_post@")[0]
+        index, largest = file.largest(array)
+        file.change(array, index, lambda v: v + 0.1 * largest)
+        file.write(self.damaged)
+        told = self.run_it(reference=self.damaged).stdout.decode().splitlines()
+        self.assertRegex(told[-2], "^note: in float16 the reference is off by its own rounding")
+        self.assertRegex(told[-1], r"^different from transformers 5\.\S+ \(float16\): first at blocks.1.hook_resid_post of case c0$")
+        self.assertNotIn("rounding", self.run_it("--tolerance", "1e-12").stdout.decode())
+
     def test_damage_is_found_where_it_is(self):
         """One number moved by 0.1 % of its row's largest: the first difference is there, and nowhere else is one."""
         file = File(REFERENCE)

@@ -1,70 +1,18 @@
 /* Views of a picture against transformers' image processors (tests/golden/tiles): small tiles number by number, real
  * sizes by the checksum of each view's grey levels, counts over hundreds of picture sizes; where each view lies;
- * settings that make no sense; every allocation failing once. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include "base/text.h"
-#include "input/views.h"
-#include "tensor/safetensors.h"
+ * every allocation failing once. Settings are in test_processors.c. */
+#include "processor_folder.h"
 
 #define GOLDEN SL_SOURCE_DIR "/tests/golden/tiles/"
 
-static char folder[] = "/tmp/sightline-test-views-XXXXXX";
 static json_t *golden;
 static sl_safetensors *arrays;
-
-static const char *in_folder(const char *name) {
-  static char path[512];
-  snprintf(path, sizeof path, "%s/%s", folder, name);
-  return path;
-}
-
-static void assert_message(const char *part) {
-  if (!strstr(sl_error_message(), part)) fail_msg("expected \"%s\" in \"%s\"", part, sl_error_message());
-}
-
-static void assert_ok(sl_status status) {
-  if (status != SL_OK) fail_msg("%s", sl_error_message());
-}
-
-static void write_file(const char *name, const char *text) {
-  assert_ok(sl_file_write(in_folder(name), text, strlen(text)));
-}
-
-static void clear_folder(void) {
-  static const char *const names[] = {"config.json", "preprocessor_config.json", "processor_config.json"};
-  for (size_t i = 0; i < sizeof names / sizeof *names; i++) unlink(in_folder(names[i]));
-}
-
-static void read_text(sl_preprocess *out, const char *text) {
-  clear_folder();
-  write_file("preprocessor_config.json", text);
-  assert_ok(sl_preprocess_read(out, folder));
-  clear_folder();
-}
 
 static void read_settings(sl_preprocess *out, const json_t *settings) {
   char *text;
   assert_ok(sl_json_print(settings, 0, &text));
   read_text(out, text);
   free(text);
-}
-
-static sl_rgb blank(int width_px, int height_px) {
-  sl_rgb image = {width_px, height_px, calloc((size_t)width_px * (size_t)height_px, 3)};
-  assert_non_null(image.data);
-  return image;
 }
 
 /* `scene` of tools/golden/tiles.py. */
@@ -219,12 +167,6 @@ static void each_count(const char *table, int n_col, void (*check)(const int *, 
   }
 }
 
-static void plan(sl_views *views, const sl_preprocess *preprocess, int width_px, int height_px) {
-  assert_ok(sl_views_plan(views, preprocess, width_px, height_px));
-  assert_null(views->pixels);
-  assert_non_null(views->maps);
-}
-
 static void expect_equal(const char *what, const int *row, int expected, int found) {
   if (expected != found) fail_msg("%d x %d px: %s: expected %d, found %d", row[0], row[1], what, expected, found);
 }
@@ -289,15 +231,6 @@ static void check_intern(const int *row, const void *user) {
   sl_views_dispose(&views);
 }
 
-static sl_preprocess read_dynamic(const char *text) {
-  json_t *config;
-  sl_preprocess out;
-  assert_ok(sl_json_parse(&config, text, strlen(text), "config.json"));
-  assert_ok(sl_preprocess_dynamic(&out, config, "config.json"));
-  json_decref(config);
-  return out;
-}
-
 static void test_intern_counts(void **state) {
   (void)state;
   static const char *const tables[] = {"1-12", "1-6", "3-9", "1-40"};
@@ -354,6 +287,9 @@ static void test_qwen_counts(void **state) {
             "{\"image_processor_type\": \"Qwen2VLImageProcessorFast\", \"size\": "
             "{\"shortest_edge\": 3136, \"longest_edge\": 12845056}}");
   each_count("qwen-hub", 4, check_qwen, &preprocess);
+  /* More than a picture can have is no limit. */
+  read_text(&preprocess, "{\"image_processor_type\": \"Qwen2VLImageProcessor\", \"max_pixels\": 100352000}");
+  assert_int_equal(preprocess.max_px, 100000000);
   sl_views views;
   assert_int_equal(sl_views_plan(&views, &preprocess, 2010, 10), SL_ERROR_ARGUMENT);
   assert_message("2010 x 10");
@@ -533,141 +469,7 @@ static void test_maps_cover(void **state) {
   sl_views_dispose(&views);
 }
 
-/* ---- settings ---- */
-
-static void test_class_defaults(void **state) {
-  (void)state;
-  sl_preprocess p;
-  read_text(&p, "{\"image_processor_type\": \"BlipImageProcessor\", \"size\": 30}"); /* here a number is a square */
-  assert_true(p.tiling == SL_TILING_NONE && p.shortest_edge_px == 0 && p.resize_width_px == 30 && !p.do_center_crop);
-  assert_true(p.filter == SL_FILTER_BICUBIC && p.mean[0] == 0.48145466);
-  read_text(&p, "{\"image_processor_type\": \"BlipImageProcessor\"}");
-  assert_true(p.resize_width_px == 384 && p.resize_height_px == 384);
-  read_text(&p, "{\"image_processor_type\": \"Gemma3ImageProcessor\", \"do_pan_and_scan\": null}");
-  assert_true(p.filter == SL_FILTER_BILINEAR && p.resize_width_px == 224 && p.mean[1] == 0.5 && p.std[1] == 0.5);
-  read_text(&p, "{\"image_processor_type\": \"GotOcr2ImageProcessor\", \"max_patches\": 1}");
-  assert_true(p.tiling == SL_TILING_NONE && p.resize_width_px == 384);
-  read_text(&p, "{\"image_processor_type\": \"GotOcr2ImageProcessorPil\"}");
-  assert_true(p.tiling == SL_TILING_INTERN && p.tile_px == 384 && p.min_tiles == 1 && p.max_tiles == 12 && p.thumbnail);
-  read_text(&p, "{\"image_processor_type\": \"Idefics3ImageProcessor\"}");
-  assert_true(p.filter == SL_FILTER_LANCZOS && p.longest_edge_px == 1456 && p.tile_px == 364 && p.split);
-  /* Nested in processor_config.json, as transformers 5 writes it. */
-  write_file("processor_config.json",
-             "{\"image_processor\": {\"image_processor_type\": \"LlavaNextImageProcessor\", \"size\": "
-             "{\"shortest_edge\": 28}, \"crop_size\": {\"height\": 28, \"width\": 28}, "
-             "\"image_grid_pinpoints\": [[28, 56], [56, 28]]}}");
-  assert_ok(sl_preprocess_read(&p, folder));
-  assert_true(p.tiling == SL_TILING_ANYRES && p.tile_px == 28 && p.n_pinpoint == 2 && p.pinpoints[0][1] == 56);
-  /* The model's own list must be the processor's. */
-  write_file("config.json", "{\"image_grid_pinpoints\": [[28, 56], [56, 28]]}");
-  assert_ok(sl_preprocess_read(&p, folder));
-  write_file("config.json", "{\"image_grid_pinpoints\": [[56, 28], [28, 56]]}");
-  assert_int_equal(sl_preprocess_read(&p, folder), SL_ERROR_FORMAT);
-  assert_message("config.json: image_grid_pinpoints");
-  clear_folder();
-}
-
-/* The layout of the original LLaVA code: sizes are [width, height] in config.json, the processor is the tower's. */
-static void test_original_layout(void **state) {
-  (void)state;
-  sl_preprocess p;
-  sl_views views;
-  write_file("preprocessor_config.json",
-             "{\"image_processor_type\": \"CLIPImageProcessor\", \"size\": 28, \"crop_size\": 28}");
-  write_file("config.json", "{\"image_aspect_ratio\": \"anyres\", \"image_grid_pinpoints\": [[28, 56], [84, 28]]}");
-  assert_ok(sl_preprocess_read(&p, folder));
-  assert_true(p.tiling == SL_TILING_ANYRES && p.tile_px == 28 && p.n_pinpoint == 2);
-  assert_true(p.pinpoints[0][0] == 56 && p.pinpoints[0][1] == 28 && p.pinpoints[1][0] == 28 && p.pinpoints[1][1] == 84);
-  plan(&views, &p, 300, 100);
-  assert_true(views.tile_rows == 1 && views.tile_cols == 3 && views.n_view == 4);
-  sl_views_dispose(&views);
-  write_file("config.json", "{\"image_aspect_ratio\": \"anyres\"}");
-  assert_int_equal(sl_preprocess_read(&p, folder), SL_ERROR_FORMAT);
-  assert_message("config.json: image_grid_pinpoints: expected 1 to 64 sizes, found 0");
-  clear_folder();
-}
-
-static void test_builtin(void **state) {
-  (void)state;
-  sl_preprocess p = sl_preprocess_squash(448, SL_NORM_CLIP), folder_p;
-  read_text(&folder_p, "{\"image_processor_type\": \"BlipImageProcessor\", \"size\": 448}");
-  assert_memory_equal(&p, &folder_p, sizeof p);
-  p = sl_preprocess_crop(224, SL_NORM_CLIP);
-  read_text(&folder_p, "{\"image_processor_type\": \"CLIPImageProcessor\"}");
-  assert_memory_equal(&p, &folder_p, sizeof p);
-  p = sl_preprocess_squash(224, SL_NORM_IMAGENET);
-  assert_true(p.mean[0] == 0.485 && p.mean[2] == 0.406 && p.std[0] == 0.229 && p.std[2] == 0.225);
-  /* InternVL's remote code. Class defaults: nothing dynamic, 6 tiles at most. */
-  p = read_dynamic("{\"vision_config\": {\"image_size\": 336}}");
-  assert_true(p.tiling == SL_TILING_NONE && p.resize_width_px == 336 && p.resize_height_px == 336 && !p.pad_to_square);
-  p = read_dynamic(
-      "{\"vision_config\": {\"image_size\": 336}, \"force_image_size\": 448, "
-      "\"pad2square\": true}");
-  assert_true(p.resize_width_px == 448 && p.pad_to_square && p.pad_rgb[0] == 123 && p.pad_rgb[2] == 103);
-  p = read_dynamic("{\"vision_config\": {}, \"dynamic_image_size\": true, \"pad2square\": true}");
-  assert_true(p.tiling == SL_TILING_INTERN && p.tile_px == 224 && p.max_tiles == 6 && !p.thumbnail);
-  assert_false(p.pad_to_square);
-  json_t *config =
-      json_pack("{s:b, s:i, s:i}", "dynamic_image_size", 1, "min_dynamic_patch", 5, "max_dynamic_patch", 4);
-  sl_preprocess before = p;
-  assert_int_equal(sl_preprocess_dynamic(&p, config, "some/config.json"), SL_ERROR_FORMAT);
-  assert_message("some/config.json");
-  assert_memory_equal(&p, &before, sizeof p);
-  json_decref(config);
-}
-
-static void test_settings_errors(void **state) {
-  (void)state;
-#define NEXT "{\"image_processor_type\": \"LlavaNextImageProcessor\", \"size\": 28, \"crop_size\": 28, "
-#define GOT "{\"image_processor_type\": \"GotOcr2ImageProcessor\", "
-#define QWEN "{\"image_processor_type\": \"Qwen2VLImageProcessor\", "
-#define IDEFICS "{\"image_processor_type\": \"Idefics3ImageProcessor\", "
-  static const struct {
-    const char *text, *part;
-    sl_status status;
-  } table[] = {
-      {NEXT "\"image_grid_pinpoints\": []}", "image_grid_pinpoints: expected 1 to 64 sizes, found 0", SL_ERROR_FORMAT},
-      {NEXT "\"image_grid_pinpoints\": \"(1x1),...,(6x6)\"}", "found a string", SL_ERROR_FORMAT},
-      {NEXT "\"image_grid_pinpoints\": [28, 56]}", "pinpoints[0]: expected [height, width]", SL_ERROR_FORMAT},
-      {NEXT "\"image_grid_pinpoints\": [[28, 56], [28]]}", "image_grid_pinpoints[1]", SL_ERROR_FORMAT},
-      {NEXT "\"image_grid_pinpoints\": [[28, 0]]}", "image_grid_pinpoints[0][1]", SL_ERROR_FORMAT},
-      {NEXT "\"image_grid_pinpoints\": [[28, 20000]]}", "found 20000", SL_ERROR_FORMAT},
-      {NEXT "\"image_grid_pinpoints\": [[28, 57]]}", "28 x 28 px, found height 28, width 57", SL_ERROR_FORMAT},
-      {NEXT "\"image_grid_pinpoints\": [[14, 56]]}", "found height 14", SL_ERROR_FORMAT},
-      {NEXT "\"image_grid_pinpoints\": [[2800, 2800]]}", "at most 1024 tiles", SL_ERROR_FORMAT},
-      {"{\"image_processor_type\": \"LlavaNextImageProcessor\"}", "image_grid_pinpoints[0]", SL_ERROR_FORMAT},
-      {"{\"image_grid_pinpoints\": [[28, 56]], \"size\": 28, \"crop_size\": 27}", "crop_size: expected size's 28 px",
-       SL_ERROR_UNSUPPORTED},
-      {"{\"image_grid_pinpoints\": [[28, 56]], \"size\": [28, 27], \"crop_size\": 28}", "size: expected a square",
-       SL_ERROR_UNSUPPORTED},
-      {GOT "\"size\": [448, 224]}", "size: expected a square", SL_ERROR_UNSUPPORTED},
-      {GOT "\"max_patches\": 0}", "max_patches", SL_ERROR_FORMAT},
-      {GOT "\"max_patches\": 5000}", "max_patches", SL_ERROR_FORMAT},
-      {GOT "\"min_patches\": 7, \"max_patches\": 6}", "found 7 and 6", SL_ERROR_FORMAT},
-      {QWEN "\"patch_size\": 0}", "patch_size", SL_ERROR_FORMAT},
-      {QWEN "\"merge_size\": 16384}", "merge_size", SL_ERROR_FORMAT},
-      {QWEN "\"min_pixels\": 4000000}", "found 4000000 and 1003520", SL_ERROR_FORMAT},
-      {QWEN "\"max_pixels\": 900000000}", "max_pixels", SL_ERROR_FORMAT},
-      {QWEN "\"do_resize\": false}", "do_resize", SL_ERROR_UNSUPPORTED},
-      {IDEFICS "\"max_image_size\": {\"longest_edge\": 0}}", "max_image_size.longest_edge", SL_ERROR_FORMAT},
-      {IDEFICS "\"size\": {\"longest_edge\": -5}}", "size.longest_edge", SL_ERROR_FORMAT},
-      {IDEFICS "\"size\": {\"shortest_edge\": 5}}", "size", SL_ERROR_FORMAT},
-      {"{\"image_processor_type\": \"Gemma3ImageProcessor\", \"do_pan_and_scan\": true}", "do_pan_and_scan",
-       SL_ERROR_UNSUPPORTED},
-      {"{\"image_processor_type\": \"ViTImageProcessor\"}", "LlavaNextImageProcessor, CLIP", SL_ERROR_UNSUPPORTED},
-  };
-  for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
-    sl_preprocess out, untouched;
-    memset(&out, 7, sizeof out);
-    memset(&untouched, 7, sizeof untouched);
-    write_file("preprocessor_config.json", table[i].text);
-    if (sl_preprocess_read(&out, folder) != table[i].status) fail_msg("%s: %s", table[i].text, sl_error_message());
-    assert_message(folder);
-    assert_message(table[i].part);
-    assert_memory_equal(&out, &untouched, sizeof out);
-  }
-  clear_folder();
-}
+/* ---- arguments, memory ---- */
 
 static void expect_views_error(const sl_preprocess *preprocess, sl_rgb image, sl_status expected, const char *part) {
   sl_views views;
@@ -742,17 +544,16 @@ static void test_memory(void **state) {
 
 static int set_up(void **state) {
   (void)state;
-  if (!mkdtemp(folder)) return -1;
+  if (processor_folder_make() != 0) return -1;
   if (sl_json_load(&golden, GOLDEN "tiles.json", (size_t)1 << 22) != SL_OK) return -1;
   return sl_safetensors_open(&arrays, GOLDEN "tiles.safetensors") == SL_OK ? 0 : -1;
 }
 
 static int tear_down(void **state) {
   (void)state;
-  clear_folder();
   json_decref(golden);
   sl_safetensors_close(arrays);
-  return rmdir(folder); /* fails when anything was left behind */
+  return processor_folder_remove();
 }
 
 int main(void) {
@@ -761,8 +562,6 @@ int main(void) {
       cmocka_unit_test(test_next_counts),    cmocka_unit_test(test_intern_counts),
       cmocka_unit_test(test_qwen_counts),    cmocka_unit_test(test_idefics_counts),
       cmocka_unit_test(test_maps),           cmocka_unit_test(test_maps_cover),
-      cmocka_unit_test(test_class_defaults), cmocka_unit_test(test_original_layout),
-      cmocka_unit_test(test_builtin),        cmocka_unit_test(test_settings_errors),
       cmocka_unit_test(test_arguments),      cmocka_unit_test(test_memory),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -49,14 +49,16 @@ SL_API const char *sl_eval_help(int i);
  * truncations run as one batch), scores, sums up. `model` is NULL exactly when there are predictions.
  *
  * *summary is JSON text (free()), the content of metrics.json: "settings", "metrics" (over all, and "groups"),
- * "interval" of the main number (bootstrap over examples), "cliff", "counts", "bad_rows", "errors".
+ * "interval" of the main number (bootstrap over pictures), "cliff" (the curve, the cliff layer, its estimate), "paper" (the
+ * published table, and own numbers beside it), "counts", "bad_rows", "errors".
  *
  * With an out folder every answer is written to predictions.partial.jsonl as soon as it is there; predictions.jsonl,
  * metrics.json and report.html appear when all is done. Cancelled or killed, the same request with `resume` asks what is left;
  * settings, data and model must be the same.
  *
  * Errors: SL_ERROR_ARGUMENT (unknown benchmark, style, rule), SL_ERROR_FILE, SL_ERROR_FORMAT (bad data; with `strict` the
- * first bad row, by line), SL_ERROR_CANCELLED. Bad rows and failing examples are otherwise recorded and left out. */
+ * first bad row, by line), SL_ERROR_CANCELLED. Bad rows and failing examples are otherwise recorded and left out; that
+ * no question at all could be answered is SL_ERROR_ARGUMENT, with the results written. */
 SL_API sl_status sl_eval(const sl_model *model, const sl_eval_request *request, char **summary);
 
 #ifdef __cplusplus

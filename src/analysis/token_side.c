@@ -51,7 +51,8 @@ static void group_by_kind(sl_side *s) {
 sl_status sl_side_text(sl_side *s, const sl_analysis_context *c, sl_text_component component, int n_band, int last) {
   *s = side_start(c);
   s->first = s->first_query;
-  while (s->first < last && c->layout->classes[s->first] == SL_CLASS_STRUCTURE) s->first++; /* "</img>" is the picture's */
+  while (s->first < last && c->layout->classes[s->first] == SL_CLASS_STRUCTURE)
+    s->first++; /* "</img>" is the picture's */
   s->n_position = last + 1 - s->first;
   if (n_band > s->n_layer) n_band = s->n_layer;
   SL_TRY(side_alloc(s, component == SL_TEXT_BAND ? n_band : 1));
@@ -157,7 +158,8 @@ static sl_status add_image_rules(const sl_side *s, const uint8_t *mask, int sour
   const bool whole = !memchr(mask, 1, (size_t)sl_side_count(s));
   sl_set keys = {0};
   sl_status status = ablated_positions(&keys, s, mask, 0);
-  if (status == SL_OK && sl_set_any(&keys, s->first + s->n_position)) status = add_key_rules(s, &keys, whole, source, plan);
+  if (status == SL_OK && sl_set_any(&keys, s->first + s->n_position))
+    status = add_key_rules(s, &keys, whole, source, plan);
   sl_set_dispose(&keys);
   return status;
 }

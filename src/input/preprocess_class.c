@@ -1,6 +1,7 @@
 /* The image processor classes of transformers that are understood: their defaults, which are part of the file format,
  * and the keys that only one of them has (models/<name>/image_processing_pil_<name>.py). Also the settings of models
  * whose own code reads no such file. */
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -72,8 +73,9 @@ static sl_status read_qwen(sl_preprocess *out, const sl_settings *from) {
   const char *const most[] = {"size.max_pixels", "size.longest_edge", "max_pixels"};
   for (size_t i = 0; i < sizeof least / sizeof *least; i++) {
     SL_TRY(sl_settings_count(from, least[i], SL_IMAGE_MAX_PX, &out->min_px));
-    SL_TRY(sl_settings_count(from, most[i], SL_IMAGE_MAX_PX, &out->max_px));
+    SL_TRY(sl_settings_count(from, most[i], INT32_MAX, &out->max_px));
   }
+  if (out->max_px > SL_IMAGE_MAX_PX) out->max_px = SL_IMAGE_MAX_PX; /* no picture has more */
   if (!out->do_resize)
     SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: do_resize: expected true, as sides must be multiples of patches, found false",
             from->name);
@@ -85,7 +87,8 @@ static sl_status read_gemma(sl_preprocess *out, const sl_settings *from) {
   bool scans = false;
   SL_TRY(sl_json_get_bool(from->root, "do_pan_and_scan", &scans, from->name));
   if (scans)
-    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: do_pan_and_scan: expected false, as a picture has one view here, found true", from->name);
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: do_pan_and_scan: expected false, as a picture has one view here, found true",
+            from->name);
   return SL_OK;
 }
 

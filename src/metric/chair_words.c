@@ -2,7 +2,7 @@
  * decide whether a word of letters stands alone. What only moves cuts inside words that are no object ("gonna", "'tis",
  * abbreviations with their periods) is left out: no word of CHAIR's list is among them.
  *
- * Source: what nltk.word_tokenize (NLTK 3.9 and 3.10) does to a text: sentences by Kiss and Strunk, Unsupervised
+ * Source: what nltk.word_tokenize (NLTK 3.10) does to a text: sentences by Kiss and Strunk, Unsupervised
  * Multilingual Sentence Boundary Detection, 2006 (every word that ends in a period ends one, but for abbreviations),
  * words by R. MacIntyre's tokenizer. */
 #include <stdlib.h>
@@ -92,10 +92,14 @@ static sl_status open_quotes(pass *p) {
   while (next(p)) {
     const char *behind = p->in + p->at + p->length;
     const size_t n_behind = p->n - p->at - p->length;
-    const bool double_after_blank =
-        p->c == '"' && (p->before == 0 || (p->before < 0x80 && strchr(" ([{<", (int)p->before)));
-    if (is_opening(p->c) || double_after_blank) {
-      SL_TRY(sl_text_append(&p->out, p->c == '"' ? " `` " : " ` ", p->c == '"' ? 4 : 3));
+    /* A double quote behind a blank or a bracket opens; so do two apostrophes, but not at the beginning. */
+    const bool apart = (p->before != 0 && p->before < 0x80 && strchr(" ([{<", (int)p->before)) || is_opening(p->before);
+    const bool two = p->c == '\'' && peek(p) == '\'' && apart;
+    if (is_opening(p->c)) {
+      SL_TRY(sl_text_append(&p->out, " ` ", 3));
+    } else if (two || (p->c == '"' && (p->before == 0 || apart))) {
+      SL_TRY(sl_text_append(&p->out, " `` ", 4));
+      if (two) (void)next(p);
     } else if (p->c == '\'' && !sl_is_word(p->before) && sl_is_word(peek(p)) && !is_clitic(behind, n_behind)) {
       SL_TRY(keep(p));
       SL_TRY(sl_text_append(&p->out, " ", 1));
@@ -106,16 +110,20 @@ static sl_status open_quotes(pass *p) {
   return SL_OK;
 }
 
-/* Offset of the sentence's last period when nothing but closing marks and blanks follows it; n when there is none. */
+/* Offset of the sentence's last period when nothing but closing marks and blanks follows it; n when there is none. Blanks
+ * of other kinds may stand at the very end alone. */
 static size_t final_period(const char *text, size_t n) {
   size_t found = n;
+  bool tail = false; /* such a blank was there */
   uint32_t c;
   for (size_t i = 0; i < n;) {
     const size_t at = i;
     i += sl_utf8_decode(text + i, n - i, &c);
     if (c == '.')
-      found = at;
-    else if (!sl_is_blank(c) && !is_closing(c) && !(c < 0x80 && strchr("])}>\"'", (int)c)))
+      found = at, tail = false;
+    else if (sl_is_blank(c))
+      tail = tail || c != ' ';
+    else if (tail || (!is_closing(c) && !(c < 0x80 && strchr("])}>\"'", (int)c))))
       found = n;
   }
   return found < n && found > 0 && text[found - 1] != '.' ? found : n;
@@ -186,30 +194,64 @@ static sl_status cut_sentence(sl_words *words, const char *text, size_t n) {
 
 /* ---- sentences ---- */
 
-/* Where the sentence that ends with the mark at text[at] ends: behind closing marks that blanks or the end follow. 0
- * when it does not end there. */
+static bool is_quote(uint32_t c) {
+  return c == 0x2018 || c == 0x2019 || c == 0x201C || c == 0x201D || c == 0xAB || c == 0xBB;
+}
+
+/* Marks that a sentence may end before without a blank between, and those that belong to the sentence before them. */
+static bool ends_before(uint32_t c) {
+  return (c < 0x80 && c != 0 && strchr(")\";}]*:@'({[!?", (int)c)) || is_quote(c);
+}
+static bool belongs_before(uint32_t c) { return (c < 0x80 && c != 0 && strchr("\"')]}", (int)c)) || is_quote(c); }
+
+static size_t skip(const char *text, size_t at, size_t n, bool (*holds)(uint32_t)) {
+  uint32_t c;
+  while (at < n) {
+    const size_t length = sl_utf8_decode(text + at, n - at, &c);
+    if (!holds(c)) break;
+    at += length;
+  }
+  return at;
+}
+
+/* Where the sentence that ends with the mark at text[at] ends: behind it, or behind closing marks that follow it, with
+ * blanks between or not, and that blanks, "--" or the end follow. 0 when it does not end there, or when the text does. */
 static size_t sentence_end(const char *text, size_t at, size_t n) {
   const size_t behind = at + 1;
   uint32_t c = 0;
-  if (behind == n) return n;
+  if (behind == n) return 0;
   (void)sl_utf8_decode(text + behind, n - behind, &c);
-  if (!sl_is_blank(c) && !(c < 0x80 && strchr(")\";}]*:@'({[!?", (int)c))) return 0;
-  size_t end = behind;
-  while (end < n && strchr("\"')]}", text[end])) end++;
+  if (!sl_is_blank(c) && !ends_before(c)) return 0;
+  const size_t begin = skip(text, behind, n, sl_is_blank), end = skip(text, begin, n, belongs_before);
+  if (begin == n) return 0;
+  if (end == begin) return behind;
   if (end < n) (void)sl_utf8_decode(text + end, n - end, &c);
-  return end == n || sl_is_blank(c) ? end : behind;
+  const bool apart = end == n || sl_is_blank(c) || (n - end >= 2 && memcmp(text + end, "--", 2) == 0);
+  return apart ? end : behind;
+}
+
+/* Of two marks without a blank between only the second ends a sentence: "dog.)cat. cow" has two. */
+static bool are_apart(const char *text, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (strchr(" \t\n\r\v\f", text[i])) return true;
+  return false;
 }
 
 sl_status sl_words_cut(sl_words *words, const char *text) {
-  size_t n = strlen(text), begin = 0;
+  size_t n = strlen(text), begin = 0, end = 0, mark = 0; /* end: of the sentence that `mark` may end; 0 = none */
   while (n > 0 && strchr(" \t\r\n", text[n - 1])) n--;
   for (size_t at = 0; at < n; at++) {
     if (text[at] != '.' && text[at] != '?' && text[at] != '!') continue;
-    const size_t end = sentence_end(text, at, n);
-    if (end == 0) continue;
-    SL_TRY(cut_sentence(words, text + begin, end - begin));
-    begin = end;
-    at = end - 1;
+    const size_t next = sentence_end(text, at, n);
+    if (next == 0) continue;
+    if (end > 0 && are_apart(text + mark, at - mark)) {
+      SL_TRY(cut_sentence(words, text + begin, end - begin));
+      begin = end;
+    }
+    end = next;
+    mark = at;
   }
+  if (end > 0) SL_TRY(cut_sentence(words, text + begin, end - begin));
+  begin = end > 0 ? end : begin;
   return begin < n ? cut_sentence(words, text + begin, n - begin) : SL_OK;
 }

@@ -10,7 +10,7 @@ bool sl_is_blank(uint32_t code_point);
 bool sl_is_word(uint32_t code_point);
 bool sl_is_digit(uint32_t code_point);
 
-/* str.lower(), but for the final sigma and capital I with a dot; new text. */
+/* str.lower(); new text. */
 sl_status sl_lower(char **out, const char *text);
 /* str.strip() in place: the first byte kept; the end is cut. */
 char *sl_strip(char *text);

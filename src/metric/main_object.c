@@ -95,11 +95,12 @@ static sl_status normalise(sl_text *out, const char *text) {
   const char *at = lower;
   for (size_t n; status == SL_OK && (n = sl_next_word(&at)) > 0; at += n) {
     const bool article = (n == 1 && *at == 'a') || (n == 2 && !memcmp(at, "an", 2)) || (n == 3 && !memcmp(at, "the", 3));
-    char word[64], *single = NULL;
+    char *word = NULL, *single = NULL;
     if (article && out->length == 1) continue;
-    snprintf(word, sizeof word, "%.*s", (int)(n < sizeof word ? n : sizeof word - 1), at);
-    status = sl_singular(&single, word);
+    status = SL_ALLOC(word, n + 1, "word");
+    if (status == SL_OK) status = sl_singular(&single, memcpy(word, at, n));
     if (status == SL_OK) status = sl_text_format(out, "%s ", single);
+    free(word);
     free(single);
   }
   free(lower);

@@ -142,7 +142,11 @@ static sl_status read_folder(sl_examples *out, const sl_read_options *o, sl_rows
 }
 
 static sl_status read_pope(sl_examples *out, const sl_read_options *o, sl_rows *rows) {
-  return sl_metric_is_folder(o->path) ? read_folder(out, o, rows) : read_split(out, o->path, split_of(o->path), rows);
+  if (sl_metric_is_folder(o->path)) return read_folder(out, o, rows);
+  const char *split = split_of(o->path);
+  if (o->split && strcmp(o->split, split) != 0)
+    SL_FAIL(SL_ERROR_ARGUMENT, "%s is of split \"%s\", not \"%s\"", o->path, split, o->split);
+  return read_split(out, o->path, split, rows);
 }
 
 /* POPE's own answers have no ids, {"question", "answer"}: the n-th line answers the n-th line of its split. That it is

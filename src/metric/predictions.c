@@ -125,6 +125,7 @@ static char first_mark(const char *bytes, size_t n_bytes) {
 static sl_status parse(matching *m, const char *bytes, size_t n_bytes, const char *name, sl_rows *rows) {
   static const char *const keys[] = {"imgToEval", "outputs"}; /* of chair.py's files, of LLaVA's result for ScienceQA */
   json_t *root = NULL;
+  if (n_bytes >= 3 && memcmp(bytes, "\xef\xbb\xbf", 3) == 0) bytes += 3, n_bytes -= 3; /* a byte order mark */
   if (first_mark(bytes, n_bytes) == '[') return sl_rows_parse_array(bytes, n_bytes, name, NULL, rows, take, m);
   /* One object with all of them; JSON lines are no JSON text, but for a single one. */
   if (sl_json_parse(&root, bytes, n_bytes, name) == SL_OK) {

@@ -47,10 +47,15 @@ static sl_status take_line(sl_rows *rows, const char *name, int line, const char
   return status;
 }
 
+/* Some editors put a byte order mark in front of UTF-8. */
+static size_t mark_length(const char *bytes, size_t n_bytes) {
+  return n_bytes >= 3 && memcmp(bytes, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+}
+
 sl_status sl_rows_parse_lines(const char *bytes, size_t n_bytes, const char *name, sl_rows *rows, sl_row_fn take,
                               void *user) {
   int line = 0;
-  for (size_t at = 0; at < n_bytes;) {
+  for (size_t at = mark_length(bytes, n_bytes); at < n_bytes;) {
     const char *end = memchr(bytes + at, '\n', n_bytes - at);
     const size_t length = end ? (size_t)(end - bytes) - at : n_bytes - at;
     line++;
@@ -166,7 +171,7 @@ static sl_status take_element(sl_rows *rows, const char *name, int line, const c
 
 sl_status sl_rows_parse_array(const char *bytes, size_t n_bytes, const char *name, const char *key, sl_rows *rows,
                               sl_row_fn take, void *user) {
-  scanner s = {bytes, bytes + n_bytes, 1};
+  scanner s = {bytes + mark_length(bytes, n_bytes), bytes + n_bytes, 1};
   if ((key && !find_member(&s, key)) || !skip_mark(&s, '['))
     SL_FAIL(SL_ERROR_FORMAT, "%s: expected an array%s%s", name, key ? " at key " : "", key ? key : "");
   if (skip_mark(&s, ']')) return SL_OK;

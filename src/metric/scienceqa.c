@@ -113,9 +113,10 @@ static sl_status read_parts(sl_examples *out, const sl_read_options *o, const ch
   return status;
 }
 
-/* Where the pictures are: DIR/images/SPLIT, else DIR/SPLIT. */
+/* Where the pictures are: DIR/images/SPLIT, else DIR/SPLIT. Those of minitest and minival are among test's and val's. */
 static sl_status find_images(sl_examples *out, const sl_read_options *o) {
   const char *split = o->split ? o->split : "test";
+  if (strncmp(split, "mini", 4) == 0) split += 4;
   sl_text text = {0};
   SL_TRY(sl_text_format(&text, "%s/images/%s", o->path, split));
   if (!sl_metric_is_folder(text.data)) {

@@ -283,11 +283,20 @@ static sl_status take_prompt(void *user, json_t *row, int line) {
   return sl_metric_set(examples->items[index].data, "asked", json_string(text));
 }
 
+/* The annotations of a split in a folder of all of them: TextVQA_0.5.1_val.json, and not the test's, which has no answers. */
+static sl_status find_annotations(char **path, const sl_read_options *o) {
+  char end[64];
+  snprintf(end, sizeof end, "_%.40s.json", o->split ? o->split : "val");
+  SL_TRY(sl_metric_find_file(path, o->path, "TextVQA_", end));
+  if (!*path && !o->split) SL_TRY(sl_metric_find_file(path, o->path, "TextVQA_", ".json"));
+  if (*path) return SL_OK;
+  SL_FAIL(SL_ERROR_FILE, "%s: no file TextVQA_*%s", o->path, o->split ? end : ".json");
+}
+
 static sl_status read_textvqa(sl_examples *out, const sl_read_options *o, sl_rows *rows) {
   char *path = NULL, *asked = NULL;
   const bool folder = sl_metric_is_folder(o->path);
-  sl_status status = folder ? sl_metric_find_file(&path, o->path, "TextVQA_", ".json") : sl_strdup(&path, o->path);
-  if (status == SL_OK && !path) status = sl_fail(SL_ERROR_FILE, "%s: no file TextVQA_*.json", o->path);
+  sl_status status = folder ? find_annotations(&path, o) : sl_strdup(&path, o->path);
   if (status == SL_OK) status = sl_examples_from(out, path);
   if (status == SL_OK) status = sl_rows_read_array(path, "data", rows, take, out);
   if (status == SL_OK && folder) status = sl_metric_find_file(&asked, o->path, "llava_textvqa", ".jsonl");

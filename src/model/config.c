@@ -50,6 +50,27 @@ static sl_status fill_side(void *slot, json_t *json, const char *path, const sl_
   return SL_OK;
 }
 
+static sl_status fill_layers(void *slot, json_t *json, const char *path, const sl_config_field *f, const char *name) {
+  struct sl_feature_layers *layers = slot;
+  const json_t *value = sl_json_at(json, path);
+  if (!json_is_array(value)) {
+    layers->n = 1;
+    return fill_int(layers->at, json, path, f, name);
+  }
+  const size_t n = json_array_size(value);
+  if (n < 1 || n > SL_MAX_FEATURE_LAYER)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: %s: expected an integer or a list of 1 to %d, found %zu", name, path,
+            SL_MAX_FEATURE_LAYER, n);
+  for (layers->n = 0; layers->n < (int)n; layers->n++) {
+    const json_t *layer = json_array_get(value, (size_t)layers->n);
+    if (!json_is_integer(layer) || json_integer_value(layer) < f->min || json_integer_value(layer) > f->max)
+      SL_FAIL(SL_ERROR_FORMAT, "%s: %s: expected integers in [%lld, %lld], found another at place %d", name, path,
+              (long long)f->min, (long long)f->max, layers->n);
+    layers->at[layers->n] = (int)json_integer_value(layer);
+  }
+  return SL_OK;
+}
+
 static sl_status fill_real(void *slot, json_t *json, const char *path, const sl_config_field *f, const char *name) {
   if (!isnan(f->number)) *(double *)slot = f->number;
   return sl_json_get_real(json, path, slot, name);
@@ -69,6 +90,7 @@ static void set_fixed(void *slot, const sl_config_field *f) {
   switch (f->kind) {
     case SL_FIELD_INT:
     case SL_FIELD_SIDE: *(int *)slot = (int)f->number; break;
+    case SL_FIELD_LAYERS: *(struct sl_feature_layers *)slot = (struct sl_feature_layers){1, {(int)f->number}}; break;
     case SL_FIELD_REAL: *(double *)slot = f->number; break;
     case SL_FIELD_BOOL: *(bool *)slot = f->number != 0; break;
     case SL_FIELD_STRING: *(const char **)slot = f->text; break;
@@ -92,6 +114,7 @@ sl_status sl_config_fill(sl_config *config, json_t *json, const char *section, c
                          int n_field, const char *name) {
   static fill_fn *const fill[] = {[SL_FIELD_INT] = fill_int,
                                   [SL_FIELD_SIDE] = fill_side,
+                                  [SL_FIELD_LAYERS] = fill_layers,
                                   [SL_FIELD_REAL] = fill_real,
                                   [SL_FIELD_BOOL] = fill_bool,
                                   [SL_FIELD_STRING] = fill_string};

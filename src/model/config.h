@@ -6,6 +6,8 @@
 #include "base/json.h"
 #include "backend/backend.h"
 
+#define SL_MAX_FEATURE_LAYER 8
+
 typedef struct sl_config {
   struct {
     int n_layer, n_head, d_model, d_mlp, image_px, patch_px;
@@ -16,7 +18,7 @@ typedef struct sl_config {
     int position_grid;         /* side of the stored grid of positions; 0: the picture's own */
     /* Qwen2-VL: views as large as the picture, rotary embedding by row and column of a patch. */
     bool any_size;             /* image_px is then only what estimates are made for */
-    int n_frame;               /* equal frames that the patch kernel takes of a still picture; 0: one, without such an axis */
+    int n_frame;               /* equal frames that the patch kernel takes of a still picture; 0: it has no such axis */
     double rope_theta;         /* 0: no rotary embedding */
     bool gated;                /* the MLP */
     int window_px;             /* side of the windows that patches attend within; 0: none */
@@ -61,6 +63,9 @@ typedef struct sl_config {
   } projector;
   int image_token_id;           /* -1: the tokenizer's id of the family's image token */
   int feature_layer;            /* as in the file: negative counts from the end, 0 is the tower's input */
+  struct sl_feature_layers {
+    int n, at[SL_MAX_FEATURE_LAYER];
+  } feature_layers;             /* several of them, side by side in a row of the projector; n = 0: the one above */
   const char *feature_strategy; /* "default" drops the class token, "full" keeps it */
   int layer_period;             /* 0, or: decoder layer i uses the tensors of layer i modulo this (bench/) */
   json_t *json;                 /* owns the strings above */
@@ -69,6 +74,7 @@ typedef struct sl_config {
 typedef enum sl_field_kind {
   SL_FIELD_INT,
   SL_FIELD_SIDE, /* an integer, or a list of two equal ones: [height, width] */
+  SL_FIELD_LAYERS, /* an integer, or a list of them: sl_feature_layers */
   SL_FIELD_REAL,
   SL_FIELD_BOOL,
   SL_FIELD_STRING
@@ -90,6 +96,8 @@ typedef struct sl_config_field {
   {path, SL_FIELD_INT, offsetof(sl_config, member), value, NULL, low, high}
 #define SL_SIDE(path, member, value, low, high) \
   {path, SL_FIELD_SIDE, offsetof(sl_config, member), value, NULL, low, high}
+#define SL_LAYERS(path, member, value, low, high) \
+  {path, SL_FIELD_LAYERS, offsetof(sl_config, member), value, NULL, low, high}
 #define SL_REAL(path, member, value) {path, SL_FIELD_REAL, offsetof(sl_config, member), value, NULL, 0, 0}
 #define SL_BOOL(path, member, value) {path, SL_FIELD_BOOL, offsetof(sl_config, member), value, NULL, 0, 0}
 #define SL_STRING(path, member, value) {path, SL_FIELD_STRING, offsetof(sl_config, member), NAN, value, 0, 0}
@@ -99,11 +107,17 @@ typedef struct sl_config_field {
 #define SL_FIXED_REAL(member, value) SL_REAL(NULL, member, value)
 #define SL_FIXED_STRING(member, value) SL_STRING(NULL, member, value)
 
+/* How many of the tower's layers a projector's row holds, and the i-th as the file has it. */
+static inline int sl_feature_count(const sl_config *c) { return c->feature_layers.n > 0 ? c->feature_layers.n : 1; }
+static inline int sl_feature_layer(const sl_config *c, int i) {
+  return c->feature_layers.n > 0 ? c->feature_layers.at[i] : c->feature_layer;
+}
+
 /* Loads DIR/config.json (at most 4 MiB). */
 sl_status sl_config_load(json_t **out, const char *dir, char **path);
 
-/* Fills `config` from the table, whose paths stand in `section` ("text_config"; "" is the top); `name` (the file's path)
- * appears in messages. */
+/* Fills `config` from the table, whose paths stand in `section` ("text_config"; "" is the top); `name` (the file's
+ * path) appears in messages. */
 sl_status sl_config_fill(sl_config *config, json_t *json, const char *section, const sl_config_field *fields,
                          int n_field, const char *name);
 

@@ -1,5 +1,4 @@
 /* What a model is, as JSON: for `info` and for run.json. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,10 +84,10 @@ static json_t *sites_json(const sl_model *m) {
       const int layers[] = {m->shape.vision.n_layer, m->shape.projector.n_layer, m->shape.decoder.n_layer};
       const int n_layer = layers[part];
       if (row->per_layer && n_layer == 0) continue;
-      json_array_append_new(list, json_pack("{s:s, s:s, s:s?, s:i, s:b, s:b}", "name", name, "shape", shapes[row->shape],
-                                            "module", has_module ? module : NULL, "layers",
-                                            row->per_layer ? n_layer : 0, "gradient", (int)row->differentiable, "writable",
-                                            (int)(part == SL_PART_DECODER && row->writable)));
+      json_array_append_new(
+          list, json_pack("{s:s, s:s, s:s?, s:i, s:b, s:b}", "name", name, "shape", shapes[row->shape], "module",
+                          has_module ? module : NULL, "layers", row->per_layer ? n_layer : 0, "gradient",
+                          (int)row->differentiable, "writable", (int)(part == SL_PART_DECODER && row->writable)));
     }
   }
   return list;
@@ -116,18 +115,20 @@ static double stack_flop(const sl_block_shape *s, int n_layer, int n_row) {
   return 2 * n_layer * n_row * (products + attention);
 }
 
-/* Rows that a pass works on, and what one block needs beside them: of the tower's views one after another, or of the decoder,
- * there and back. */
+/* Rows that a pass works on, and what one block needs beside them: of the tower's views one after another, or of the
+ * decoder, there and back. */
 static double working_bytes(const sl_model *m, int n_token, int n_view, int n_view_row) {
   const sl_block_shape *t = &m->tower.shape, *d = &m->decoder.shape;
-  const int64_t tower = sl_scratch_need(n_view * n_view_row, t->d_model) + sl_block_forward_scratch(t, n_view_row, n_view_row, 0);
-  const int64_t forward = sl_block_forward_scratch(d, n_token, n_token, 0), back = sl_block_backward_scratch(d, n_token, true);
+  const int64_t tower =
+      sl_scratch_need(n_view * n_view_row, t->d_model) + sl_block_forward_scratch(t, n_view_row, n_view_row, 0);
+  const int64_t forward = sl_block_forward_scratch(d, n_token, n_token, 0);
+  const int64_t back = sl_block_backward_scratch(d, n_token, true);
   const int64_t decoder = sl_scratch_need(n_token, d->d_model) + (back > forward ? back : forward);
   return (double)(tower > decoder ? tower : decoder) * sizeof(float);
 }
 
-/* Bytes and operations of work on a prompt of n_token rows and n_view views. A pass is tower, decoder and the last row's
- * logits; CAM is a pass and the gradients of the decoder's activations. */
+/* Bytes and operations of work on a prompt of n_token rows and n_view views. A pass is tower, decoder and the last
+ * row's logits; CAM is a pass and the gradients of the decoder's activations. */
 static json_t *estimate_json(const sl_model *m, int n_token, int n_view, int n_view_row) {
   const sl_decoder *d = &m->decoder;
   const double kv = 2.0 * d->n_layer * n_token * d->shape.n_head_kv * d->shape.d_head * sizeof(float);
@@ -144,13 +145,34 @@ static json_t *estimate_json(const sl_model *m, int n_token, int n_view, int n_v
                    working_bytes(m, n_token, n_view, n_view_row));
 }
 
-/* The same where a view is as large as its picture, for the largest square that the image processor leaves as it is. */
-static json_t *largest_json(const sl_model *m, int n_text) {
-  const int merge = m->config.projector.merge, cell_px = m->shape.patch_px * merge;
-  const int side = (int)(sqrt((double)m->preprocess.max_px) / cell_px), n_image = side * side;
-  json_t *json = estimate_json(m, n_text + n_image, 1, n_image * merge * merge);
-  if (json) json_object_set_new(json, "image_px", json_integer((json_int_t)side * cell_px));
+/* Pictures as large as they may be, from square to four times as long as wide: among them is one with the most tokens
+ * that a model's tiles, or the limits of its image processor, let it have. */
+static const int large_px[][2] = {{10000, 10000}, {10000, 7500}, {7500, 10000}, {10000, 5000},
+                                  {5000, 10000},  {10000, 2500}, {2500, 10000}};
+
+/* The estimate for the one of them with the most image tokens; NULL where none has more than n_least. */
+static json_t *largest_json(const sl_model *m, const char *question, int n_text, int n_least) {
+  int n_image = n_least, n_view = 0, n_view_row = 0;
+  const int *px = NULL;
+  for (size_t i = 0; i < sizeof large_px / sizeof *large_px; i++) {
+    sl_views views = {0};
+    sl_pack pack = {0};
+    sl_status status = sl_views_plan(&views, &m->preprocess, large_px[i][0], large_px[i][1]);
+    if (status == SL_OK) status = sl_pack_make(&pack, m, &views, question);
+    if (status == SL_OK && pack.n > n_image) { /* one that the model refuses is not its largest */
+      px = large_px[i];
+      n_image = pack.n;
+      n_view = pack.n_view;
+      n_view_row = pack.n_view_row;
+    }
+    sl_pack_dispose(&pack);
+    sl_views_dispose(&views);
+  }
+  if (!px) return NULL;
+  json_t *json = estimate_json(m, n_text + n_image, n_view, n_view_row);
   if (json) json_object_set_new(json, "image_tokens", json_integer(n_image));
+  if (json) json_object_set_new(json, "width_px", json_integer(px[0]));
+  if (json) json_object_set_new(json, "height_px", json_integer(px[1]));
   return json;
 }
 
@@ -165,8 +187,8 @@ static sl_status add_layout(const sl_model *m, const char *question, json_t *roo
   json_object_set_new(root, "prompt", json_pack("{s:s, s:s, s:o}", "question", question, "text", layout.text, "tokens",
                                                 tokens_json(m, &layout)));
   json_t *estimate = estimate_json(m, layout.n_token, n_view, n_view_row);
-  if (estimate && m->shape.any_size)
-    json_object_set_new(estimate, "largest", largest_json(m, layout.n_token - layout.n_image));
+  json_t *largest = largest_json(m, question, layout.n_token - layout.n_image, layout.n_image);
+  if (estimate && largest) json_object_set_new(estimate, "largest", largest);
   json_object_set_new(root, "estimate", estimate);
   sl_layout_dispose(&layout);
   return SL_OK;

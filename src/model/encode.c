@@ -35,7 +35,7 @@ static int64_t lay_out(sl_image *image, const sl_model *m, const sl_pack *pack, 
   const int n_row = pack->n_view * pack->n_view_row, n = pack->n_view * pack->n_view_token;
   const int width = m->decoder.shape.d_model, d_vision = m->tower.shape.d_model;
   int64_t at = 0;
-  image->features = sl_carve(buffer, &at, n_row, d_vision);
+  image->features = sl_carve(buffer, &at, n_row * (1 + m->tower.n_level), d_vision);
   if (keep && m->tower.post_w.buffer) image->last = sl_carve(buffer, &at, n_row, d_vision);
   sl_connect_of(m)->lay_out(image, m, buffer, &at, keep);
   image->rows = sl_carve(buffer, &at, pack->n, width);
@@ -49,8 +49,11 @@ static void list_selected(int32_t *out, const sl_model *m, const sl_pack *pack) 
   const int per = pack->n_view_token, n = pack->n_view * per, n_list = m->select.n_list;
   const int merge = m->config.projector.merge;
   if (!pack->patch) {
-    for (int b = 0; b < n_list; b++)
-      for (int i = 0; i < n; i++) out[b * n + i] = i / per * pack->n_view_row + m->select.rows[b * per + i % per];
+    for (int b = 0; b < n_list; b++) {
+      const int first = m->tower.n_level ? m->select.block[b] * pack->n_view * pack->n_view_row : 0;
+      for (int i = 0; i < n; i++)
+        out[b * n + i] = first + i / per * pack->n_view_row + m->select.rows[b * per + i % per];
+    }
     return;
   }
   for (int first = 0; first < pack->n_view_row; first += n_list) {
@@ -125,8 +128,9 @@ static sl_status allocate_image(sl_image *image, sl_session *s, const sl_pack *p
   lay_out(image, m, pack, image->buffer, keep);
   SL_TRY(upload_lists(image, s, pack));
   if (!keep) return SL_OK;
-  return sl_keep_reserve(&image->keep, m->backend, &m->tower.shape, m->tower.n_layer, image->features.rows,
-                         sl_keep_choose(&m->tower.shape, m->tower.n_layer, image->features.rows, s->keep_limit_bytes));
+  const int n_row = image->n_view * image->n_view_row;
+  return sl_keep_reserve(&image->keep, m->backend, &m->tower.shape, m->tower.n_layer, n_row,
+                         sl_keep_choose(&m->tower.shape, m->tower.n_layer, n_row, s->keep_limit_bytes));
 }
 
 static sl_status reserve(sl_session *s, const sl_probe *probe, const sl_image *image) {
@@ -139,7 +143,7 @@ static sl_status reserve(sl_session *s, const sl_probe *probe, const sl_image *i
   const int64_t patches = sl_scratch_need(image->n_patch, patch_width(m)) +
                           sl_scratch_need(n_row, m->tower.shape.d_model);
   /* The way back: gradients of features and projected rows. */
-  const int64_t back = sl_scratch_need(image->n_view * n_row, m->tower.shape.d_model) +
+  const int64_t back = sl_scratch_need(image->features.rows, m->tower.shape.d_model) +
                        2 * sl_scratch_need(n + 1, m->decoder.shape.d_model);
   const int64_t connector = connect->scratch(m, image, probe);
   SL_TRY(sl_session_reserve_scratch(s, patches + back + max_of(tower, connector)));
@@ -149,10 +153,14 @@ static sl_status reserve(sl_session *s, const sl_probe *probe, const sl_image *i
 
 /* ---- forward ---- */
 
-/* Row numbers of a view among those of all. */
-static sl_tower_view view_of(const sl_image *image, int view) {
-  return (sl_tower_view){.first_row = view * image->n_view_row, .positions = image->places,
-                         .first_key = image->first_key, .last_key = image->last_key};
+/* Row numbers of a view among those of all; `features`: those of the image, or their gradients. */
+static sl_tower_view view_of(const sl_image *image, const sl_model *m, sl_mat features, int view) {
+  const int n_row = image->n_view_row, first = view * n_row;
+  sl_tower_view place = {.first_row = first, .positions = image->places, .first_key = image->first_key,
+                         .last_key = image->last_key};
+  for (int i = 0; i < m->tower.n_level; i++)
+    place.levels[i] = sl_mat_rows(features, (i + 1) * image->n_view * n_row + first, n_row);
+  return place;
 }
 
 static sl_tower_acts acts_of(const sl_image *image) { return (sl_tower_acts){image->keep.acts, image->last}; }
@@ -170,7 +178,7 @@ static sl_status encode_view(sl_image *image, sl_session *s, const sl_context *c
     sl_buffer_write(s->queue, patches.buffer, (size_t)(patches.offset + i * patches.stride) * sizeof(float),
                     host + (size_t)i * (size_t)width, (size_t)width * sizeof(float));
   free(host);
-  const sl_tower_view place = view_of(image, view);
+  const sl_tower_view place = view_of(image, m, image->features, view);
   const sl_tower_acts acts = acts_of(image);
   const sl_status status = sl_tower_forward(c, &m->tower, sl_mat_rows(image->features, view * n_row, n_row), patches,
                                             &place, image->kept ? &acts : NULL, s->cancel);
@@ -217,6 +225,9 @@ sl_status sl_image_encode(sl_image **out, sl_session *session, const float *pixe
   sl_pack square = {0};
   if (!pack && sl_model_reads_question(session->model))
     SL_FAIL(SL_ERROR_ARGUMENT, "this model's image tokens depend on the question: encoding needs the pack made for it");
+  if (pack && pack->n >= session->model->shape.max_position) /* before the tower works for nothing */
+    SL_FAIL(SL_ERROR_ARGUMENT, "the picture has %d image tokens; the model was made for %d positions with its text "
+            "(max_position_embeddings)", pack->n, session->model->shape.max_position);
   if (!pack) SL_TRY(sl_pack_square(&square, session->model, NULL));
   if (square.n_view > 1) {
     sl_pack_dispose(&square);
@@ -274,7 +285,7 @@ sl_status sl_image_backward(sl_session *s, const sl_image *image, sl_mat d_rows,
   sl_status status = sl_connect_of(m)->backward(s, &c, image, d, d_projected);
   const sl_tower_acts acts = acts_of(image);
   for (int view = 0; view < image->n_view && status == SL_OK; view++) {
-    const sl_tower_view place = view_of(image, view);
+    const sl_tower_view place = view_of(image, m, d, view);
     status = sl_tower_backward(&c, &m->tower, sl_mat_rows(d, view * n_row, n_row), &place, &acts, s->cancel);
   }
   s->scratch.used = mark;

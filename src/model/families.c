@@ -32,8 +32,9 @@ static bool claims_before(size_t i, const char *model_type) {
 
 /* Known by its model_type, but by nothing else: a decoder alone, say. */
 static sl_status unknown_layout(const sl_family *family, const char *model_type, const char *name) {
-  SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: model_type is \"%s\", but nothing else is as in the %s that sightline opens under it",
-          name, model_type, family->title);
+  SL_FAIL(SL_ERROR_UNSUPPORTED,
+          "%s: model_type is \"%s\", but nothing else is as in the %s that sightline opens under it", name, model_type,
+          family->title);
 }
 
 static sl_status unknown_family(const char *model_type, const char *name) {
@@ -136,7 +137,7 @@ int sl_dim_size(const sl_config *c, sl_dim dim) {
       [SL_DIM_PATCH] = c->vision.patch_px,
       [SL_DIM_RGB] = 3,
       [SL_DIM_FRAME] = c->vision.n_frame,
-      [SL_DIM_MERGED] = c->vision.d_model * c->projector.merge * c->projector.merge,
+      [SL_DIM_MERGED] = c->vision.d_model * c->projector.merge * c->projector.merge * sl_feature_count(c),
       [SL_DIM_QUERY] = c->projector.n_query,
       [SL_DIM_PD] = c->projector.d_model,
       [SL_DIM_P3D] = 3 * c->projector.d_model,

@@ -15,10 +15,14 @@
 typedef enum sl_dim {
   SL_DIM_NONE, /* no further axis */
   SL_DIM_ONE,
-  SL_DIM_D, SL_DIM_VOCAB, SL_DIM_Q, SL_DIM_KV, SL_DIM_QKV, SL_DIM_HEAD, SL_DIM_MLP, /* decoder: width, ids, H d, .., d */
-  SL_DIM_VD, SL_DIM_V3D, SL_DIM_VMLP, SL_DIM_VROWS, SL_DIM_PATCH, SL_DIM_RGB, SL_DIM_FRAME, /* tower: width, 3 widths, MLP, rows, p, 3 */
-  SL_DIM_MERGED,                                                            /* projector: width x patches a token */
-  SL_DIM_QUERY, SL_DIM_PD, SL_DIM_P3D, SL_DIM_PMLP, SL_DIM_PVOCAB, SL_DIM_PROWS, /* Q-Former, resampler: queries, width... */
+  /* decoder: width, ids, H d, Hkv d, .., d */
+  SL_DIM_D, SL_DIM_VOCAB, SL_DIM_Q, SL_DIM_KV, SL_DIM_QKV, SL_DIM_HEAD, SL_DIM_MLP,
+  /* tower: width, 3 widths, MLP, rows, p, 3, frames */
+  SL_DIM_VD, SL_DIM_V3D, SL_DIM_VMLP, SL_DIM_VROWS, SL_DIM_PATCH, SL_DIM_RGB, SL_DIM_FRAME,
+  /* projector: width x patches a token x layers that are read */
+  SL_DIM_MERGED,
+  /* Q-Former, resampler: queries, width, 3 widths, MLP, words, positions */
+  SL_DIM_QUERY, SL_DIM_PD, SL_DIM_P3D, SL_DIM_PMLP, SL_DIM_PVOCAB, SL_DIM_PROWS,
   SL_DIM_COUNT
 } sl_dim;
 
@@ -30,7 +34,8 @@ typedef enum sl_role {
   SL_W_LN2, SL_W_GATE, SL_W_GATE_B, SL_W_UP, SL_W_UP_B, SL_W_DOWN, SL_W_DOWN_B,
   SL_W_PROJECTOR_NORM, SL_W_PROJECTOR_NORM_B,
   SL_W_PROJECTOR_1, SL_W_PROJECTOR_1_B, SL_W_PROJECTOR_2, SL_W_PROJECTOR_2_B, SL_W_NEWLINE,
-  SL_W_CLASS, SL_W_PATCH, SL_W_PATCH_B, SL_W_POSITION, SL_W_PRE_NORM, SL_W_PRE_NORM_B, SL_W_POST_NORM, SL_W_POST_NORM_B,
+  SL_W_CLASS, SL_W_PATCH, SL_W_PATCH_B, SL_W_POSITION,
+  SL_W_PRE_NORM, SL_W_PRE_NORM_B, SL_W_POST_NORM, SL_W_POST_NORM_B,
   SL_W_VLN1, SL_W_VLN1_B, SL_W_VQKV, SL_W_VQKV_B, SL_W_VQ, SL_W_VQ_B, SL_W_VK, SL_W_VK_B, SL_W_VV, SL_W_VV_B,
   SL_W_VQ_NORM, SL_W_VK_NORM, SL_W_VO, SL_W_VO_B, SL_W_VSCALE1,
   SL_W_VLN2, SL_W_VLN2_B, SL_W_VGATE, SL_W_VGATE_B, SL_W_FC1, SL_W_FC1_B, SL_W_FC2, SL_W_FC2_B, SL_W_VSCALE2,
@@ -39,8 +44,10 @@ typedef enum sl_role {
   SL_W_R_IN_B, SL_W_R_OUT, SL_W_R_OUT_B, SL_W_R_LN_POST, SL_W_R_LN_POST_B, SL_W_R_PROJ,
   /* Q-Former */
   SL_W_QF_QUERY, SL_W_QF_WORD, SL_W_QF_POSITION, SL_W_QF_LN, SL_W_QF_LN_B,
-  SL_W_QF_Q, SL_W_QF_Q_B, SL_W_QF_K, SL_W_QF_K_B, SL_W_QF_V, SL_W_QF_V_B, SL_W_QF_O, SL_W_QF_O_B, SL_W_QF_O_LN, SL_W_QF_O_LN_B,
-  SL_W_QX_Q, SL_W_QX_Q_B, SL_W_QX_K, SL_W_QX_K_B, SL_W_QX_V, SL_W_QX_V_B, SL_W_QX_O, SL_W_QX_O_B, SL_W_QX_O_LN, SL_W_QX_O_LN_B,
+  SL_W_QF_Q, SL_W_QF_Q_B, SL_W_QF_K, SL_W_QF_K_B, SL_W_QF_V, SL_W_QF_V_B,
+  SL_W_QF_O, SL_W_QF_O_B, SL_W_QF_O_LN, SL_W_QF_O_LN_B,
+  SL_W_QX_Q, SL_W_QX_Q_B, SL_W_QX_K, SL_W_QX_K_B, SL_W_QX_V, SL_W_QX_V_B,
+  SL_W_QX_O, SL_W_QX_O_B, SL_W_QX_O_LN, SL_W_QX_O_LN_B,
   SL_W_QF_FC1, SL_W_QF_FC1_B, SL_W_QF_FC2, SL_W_QF_FC2_B, SL_W_QF_FC_LN, SL_W_QF_FC_LN_B,
   SL_W_QT_FC1, SL_W_QT_FC1_B, SL_W_QT_FC2, SL_W_QT_FC2_B, SL_W_QT_FC_LN, SL_W_QT_FC_LN_B,
   SL_W_COUNT
@@ -96,11 +103,15 @@ typedef struct sl_part_row {
   const sl_kind *const *kinds;
 } sl_part_row;
 
-extern const sl_kind sl_kind_clip, sl_kind_intern, sl_kind_intern_remote, sl_kind_qwen_vit, sl_kind_eva, sl_kind_idefics_vit, sl_kind_siglip;
-extern const sl_kind sl_kind_qwen2_vl_vit, sl_kind_qwen2_5_vl_vit, sl_kind_merger, sl_kind_qwen2_vl;
-extern const sl_kind sl_kind_mlp, sl_kind_mlp2x, sl_kind_shuffle, sl_kind_shuffle_remote, sl_kind_linear, sl_kind_resampler,
-    sl_kind_qformer, sl_kind_shuffle_linear, sl_kind_pool;
-extern const sl_kind sl_kind_llama, sl_kind_mistral, sl_kind_qwen2, sl_kind_internlm2, sl_kind_qwen, sl_kind_gemma3;
+/* Towers, */
+extern const sl_kind sl_kind_clip, sl_kind_intern, sl_kind_intern_remote, sl_kind_qwen_vit, sl_kind_eva, sl_kind_siglip,
+    sl_kind_idefics_vit, sl_kind_qwen2_vl_vit, sl_kind_qwen2_5_vl_vit;
+/* projectors, */
+extern const sl_kind sl_kind_mlp, sl_kind_mlp2x, sl_kind_linear, sl_kind_shuffle, sl_kind_shuffle_remote,
+    sl_kind_shuffle_linear, sl_kind_pool, sl_kind_merger, sl_kind_resampler, sl_kind_qformer;
+/* and decoders. */
+extern const sl_kind sl_kind_llama, sl_kind_mistral, sl_kind_qwen2, sl_kind_internlm2, sl_kind_qwen, sl_kind_gemma3,
+    sl_kind_qwen2_vl;
 
 /* A rewriting of tensor names to the canonical ones: `from` at the start of a name becomes `to`; rules are tried in
  * order, and a rule that fired is followed by the rest. */

@@ -15,6 +15,7 @@
 typedef struct sl_select {
   int n_list, n_row;
   int32_t *rows; /* [n_list, n_row] */
+  int block[SL_MAX_LEVEL]; /* of the features, which list b reads where several layers are read: see sl_tower */
   bool suffix;   /* one list, the view's last n_row rows in order: nothing needs to be gathered for a single view */
 } sl_select;
 

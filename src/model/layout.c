@@ -29,10 +29,11 @@ static sl_status check_question(const sl_model *m, const char *question, bool ra
   const char *first = strstr(question, SL_PLACEHOLDER);
   if (raw) {
     if (m->family->image_before_bos && first && first != question)
-      SL_FAIL(SL_ERROR_ARGUMENT,
-              "the raw prompt holds the placeholder %s at byte %zu; this model's picture stands before everything else, "
-              "where the placeholder may be left out",
-              SL_PLACEHOLDER, (size_t)(first - question));
+      SL_FAIL(
+          SL_ERROR_ARGUMENT,
+          "the raw prompt holds the placeholder %s at byte %zu; this model's picture stands before everything else, "
+          "where the placeholder may be left out",
+          SL_PLACEHOLDER, (size_t)(first - question));
     if (!first && !m->family->image_before_bos)
       SL_FAIL(SL_ERROR_ARGUMENT, "the raw prompt lacks the placeholder %s", SL_PLACEHOLDER);
     if (!first) return SL_OK;
@@ -87,12 +88,25 @@ static sl_status written(const sl_model *m, const char *prompt, char **out) {
   return status;
 }
 
+/* Ids of a text with the tokens that the tokenizer puts around one. A text that begins with the first of these itself
+ * gets no second, as transformers does with what a chat template wrote ("<bos>"). */
+static sl_status encode_whole(const sl_model *m, const char *text, size_t n, int32_t **ids, int *n_id) {
+  int32_t *around = NULL;
+  int n_around = 0;
+  size_t length = 0;
+  SL_TRY(sl_tokenizer_encode(m->tokenizer, "", 0, true, &around, &n_around));
+  const char *first = n_around > 0 ? sl_tokenizer_piece(m->tokenizer, around[0], &length) : NULL;
+  const bool begins = first && length > 0 && length <= n && memcmp(text, first, length) == 0;
+  free(around);
+  return sl_tokenizer_encode(m->tokenizer, text, n, !begins, ids, n_id);
+}
+
 /* Text on both sides of the picture by itself, as the original LLaVA's tokenizer_image_token. */
 static sl_status encode_cut(const sl_model *m, const char *text, int32_t **ids, int *n_id) {
   const char *picture = strstr(text, m->family->image_token), *rest = picture + strlen(m->family->image_token);
   int32_t *first = NULL, *second = NULL;
   int n_first = 0, n_second = 0;
-  SL_TRY(sl_tokenizer_encode(m->tokenizer, text, (size_t)(picture - text), true, &first, &n_first));
+  SL_TRY(encode_whole(m, text, (size_t)(picture - text), &first, &n_first));
   sl_status status = sl_tokenizer_encode(m->tokenizer, rest, strlen(rest), false, &second, &n_second);
   if (status == SL_OK) status = SL_ALLOC(*ids, (size_t)n_first + (size_t)n_second + 1, "token ids");
   if (status == SL_OK) {
@@ -112,9 +126,8 @@ static sl_status encode_prompt(const sl_model *m, const char *prompt, int32_t **
   *ids = NULL;
   SL_TRY(written(m, prompt, &text));
   int32_t *plain = NULL;
-  sl_status status = m->family->image_cuts_text
-                         ? encode_cut(m, text, &plain, n_id)
-                         : sl_tokenizer_encode(m->tokenizer, text, strlen(text), true, &plain, n_id);
+  sl_status status = m->family->image_cuts_text ? encode_cut(m, text, &plain, n_id)
+                                                : encode_whole(m, text, strlen(text), &plain, n_id);
   free(text);
   if (!m->family->image_before_bos || status != SL_OK) {
     *ids = plain;
@@ -185,7 +198,7 @@ static sl_status count_system(const sl_layout *l, const sl_model *m, int *out) {
   *out = 0;
   int32_t *ids = NULL;
   int n_id = 0;
-  SL_TRY(sl_tokenizer_encode(m->tokenizer, l->text, system_bytes(l, m), true, &ids, &n_id));
+  SL_TRY(encode_whole(m, l->text, system_bytes(l, m), &ids, &n_id));
   if (m->family->image_before_bos) *out = l->n_image + n_id;
   while (*out < n_id && *out < l->first_image && ids[*out] == l->ids[*out]) ++*out;
   free(ids);

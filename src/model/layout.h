@@ -61,9 +61,10 @@ typedef struct sl_layout {
   char *text;       /* the prompt as text, template applied, <image> not expanded */
 } sl_layout;
 
-/* Builds the layout of `question` in the family's template around the picture of `pack` (NULL: a square one). With `raw`
- * the text is taken as it is and must hold the placeholder <image> exactly once. A question that is empty, not UTF-8, over 1 MiB, or that contains the placeholder or
- * another special token's text is an error (or, with raw, only the count of placeholders is checked). */
+/* Builds the layout of `question` in the family's template around the picture of `pack` (NULL: a square one). With
+ * `raw` the text is taken as it is and must hold the placeholder <image> exactly once. A question that is empty, not
+ * UTF-8, over 1 MiB, or that contains the placeholder or another special token's text is an error (or, with raw, only
+ * the count of placeholders is checked). */
 sl_status sl_layout_build(sl_layout *out, const sl_model *model, const sl_pack *pack, const char *question, bool raw);
 
 /* Appends answer tokens (class generated), given as ids or as text (tokenized as the continuation of the prompt). */

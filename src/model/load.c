@@ -228,8 +228,8 @@ static sl_status load_positions(sl_loader *l) {
   return SL_OK;
 }
 
-/* Rotary frequencies in the plane: the first half of a head's pairs turns by the row, the second by the column, each as a
- * head of half the width. */
+/* Rotary frequencies in the plane: the first half of a head's pairs turns by the row, the second by the column, each as
+ * a head of half the width. */
 static sl_status load_plane_freq(sl_loader *l) {
   sl_model *m = l->model;
   const int d = m->tower.shape.d_head, half = d / 2;

@@ -27,8 +27,8 @@ sl_status sl_load_values(sl_loader *l, const float *values, int rows, int cols, 
 /* Concatenates the vectors (or one matrix) of up to three roles; absent ones leave *out absent. */
 sl_status sl_load_vector(sl_loader *l, sl_mat *out, const sl_role *roles, int n_role, int layer);
 
-/* Positions [n_lead + side^2, cols] stored for a square grid, resampled to the tower's grid behind the same lead rows. The
- * tensor is not marked as loaded. */
+/* Positions [n_lead + side^2, cols] stored for a square grid, resampled to the tower's grid behind the same lead rows.
+ * The tensor is not marked as loaded. */
 sl_status sl_load_resampled(sl_loader *l, sl_mat *out, sl_role role, int n_lead, int side);
 
 #define ROLES(...) (const sl_role[]){__VA_ARGS__}, sizeof((sl_role[]){__VA_ARGS__}) / sizeof(sl_role)

@@ -21,8 +21,8 @@ static sl_status check_text(sl_config *c, const char *section, const char *name)
   }
   if (c->text.n_head_kv == 0) c->text.n_head_kv = c->text.n_head;
   if (c->text.n_head % c->text.n_head_kv != 0)
-    SL_FAIL(SL_ERROR_FORMAT, "%s: %s%snum_attention_heads %d is not a multiple of num_key_value_heads %d", name, section,
-            dot, c->text.n_head, c->text.n_head_kv);
+    SL_FAIL(SL_ERROR_FORMAT, "%s: %s%snum_attention_heads %d is not a multiple of num_key_value_heads %d", name,
+            section, dot, c->text.n_head, c->text.n_head_kv);
   if (c->text.d_head % 2 != 0)
     SL_FAIL(SL_ERROR_FORMAT, "%s: head width %d is odd; rotary embedding needs pairs", name, c->text.d_head);
   if (c->text.d_head > MAX_HEAD_WIDTH)
@@ -49,11 +49,27 @@ static sl_status check_vision(const sl_config *c, const char *section, const cha
             c->vision.image_px / c->vision.patch_px, c->projector.merge);
   if (!(c->vision.eps >= 0) || !isfinite(c->vision.eps))
     SL_FAIL(SL_ERROR_FORMAT, "%s: %s.layer_norm_eps is %g; expected a number >= 0", name, section, c->vision.eps);
-  const int layer = c->feature_layer;
-  if (layer > c->vision.n_layer || layer < -c->vision.n_layer - 1)
-    SL_FAIL(SL_ERROR_FORMAT, "%s: vision_feature_layer %d is outside the tower's %d layers", name, layer,
-            c->vision.n_layer);
+  for (int i = 0; i < sl_feature_count(c); i++) {
+    const int layer = sl_feature_layer(c, i);
+    if (layer > c->vision.n_layer || layer < -c->vision.n_layer - 1)
+      SL_FAIL(SL_ERROR_FORMAT, "%s: vision_feature_layer %d is outside the tower's %d layers", name, layer,
+              c->vision.n_layer);
+  }
   return SL_OK;
+}
+
+/* Blocks behind which the i-th feature layer lies. */
+static int depth_of(const sl_config *c, int i) {
+  const int layer = sl_feature_layer(c, i);
+  return layer >= 0 ? layer : c->vision.n_layer + 1 + layer;
+}
+
+/* The deepest one: no later block is run. */
+static int deepest(const sl_config *c) {
+  int most = 0;
+  for (int i = 1; i < sl_feature_count(c); i++)
+    if (depth_of(c, i) > depth_of(c, most)) most = i;
+  return most;
 }
 
 /* Queries of a resampler or Q-Former. */
@@ -61,18 +77,21 @@ static sl_status check_projector(const sl_config *c, const char *name) {
   if (c->projector.n_head == 0) return SL_OK;
   const int width = c->projector.d_model / c->projector.n_head;
   if (width > MAX_HEAD_WIDTH)
-    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the projector's head width %d; sightline's limit is %d", name, width, MAX_HEAD_WIDTH);
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the projector's head width %d; sightline's limit is %d", name, width,
+            MAX_HEAD_WIDTH);
   if (!(c->projector.eps >= 0) || !isfinite(c->projector.eps))
-    SL_FAIL(SL_ERROR_FORMAT, "%s: the projector's layer_norm_eps is %g; expected a number >= 0", name, c->projector.eps);
+    SL_FAIL(SL_ERROR_FORMAT, "%s: the projector's layer_norm_eps is %g; expected a number >= 0", name,
+            c->projector.eps);
   return SL_OK;
 }
 
 /* Products of sizes are computed in int all over nn: the largest must fit. */
 static sl_status check_total(const sl_config *c, const char *name) {
   const int64_t grid = c->vision.image_px / c->vision.patch_px;
-  const int64_t widths[] = {(int64_t)(c->text.n_head + 2 * c->text.n_head_kv) * c->text.d_head,
-                            (int64_t)3 * (c->vision.n_frame > 0 ? c->vision.n_frame : 1) * c->vision.patch_px * c->vision.patch_px, grid * grid + 1,
-                            (int64_t)c->vision.d_model * c->projector.merge * c->projector.merge};
+  const int64_t widths[] = {
+      (int64_t)(c->text.n_head + 2 * c->text.n_head_kv) * c->text.d_head,
+      (int64_t)3 * (c->vision.n_frame > 0 ? c->vision.n_frame : 1) * c->vision.patch_px * c->vision.patch_px,
+      grid * grid + 1, (int64_t)c->vision.d_model * c->projector.merge * c->projector.merge * sl_feature_count(c)};
   for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
     if (widths[i] > 4194304)
       SL_FAIL(SL_ERROR_FORMAT, "%s: its sizes multiply to a width of %lld; sightline's limit is 4194304", name,
@@ -82,7 +101,7 @@ static sl_status check_total(const sl_config *c, const char *name) {
 
 static void fill_shapes(sl_model *m) {
   const sl_config *c = &m->config;
-  const int run = c->feature_layer >= 0 ? c->feature_layer : c->vision.n_layer + 1 + c->feature_layer;
+  const int run = depth_of(c, deepest(c));
   const int grid = c->vision.image_px / c->vision.patch_px, cells = grid / c->projector.merge;
   const bool queries = sl_model_has_queries(m);
   const bool keeps_cls = !queries && c->vision.n_class > 0 && strcmp(c->feature_strategy, "full") == 0;
@@ -131,10 +150,19 @@ static sl_status fill_nn(sl_model *m, const char *name) {
     for (int il = 0; il < v->n_layer; il++) m->sees_all[il] = c->vision.sees_all[il / 64] >> il % 64 & 1;
     m->tower.sees_all = m->sees_all;
   }
-  m->decoder.shape = (sl_block_shape){.part = SL_PART_DECODER, .d_model = t->d_model, .n_head = t->n_head,
-                                      .n_head_kv = t->n_head_kv, .d_head = t->d_head, .d_mlp = t->d_mlp,
-                                      .norm = SL_NORM_RMS, .eps = (float)c->text.eps, .act = text_act, .gated = true,
-                                      .causal = true, .window = c->text.sliding_window, .log_n_length = c->text.log_n ? c->text.trained_length : 0};
+  m->decoder.shape = (sl_block_shape){.part = SL_PART_DECODER,
+                                      .d_model = t->d_model,
+                                      .n_head = t->n_head,
+                                      .n_head_kv = t->n_head_kv,
+                                      .d_head = t->d_head,
+                                      .d_mlp = t->d_mlp,
+                                      .norm = SL_NORM_RMS,
+                                      .eps = (float)c->text.eps,
+                                      .act = text_act,
+                                      .gated = true,
+                                      .causal = true,
+                                      .window = c->text.sliding_window,
+                                      .log_n_length = c->text.log_n ? c->text.trained_length : 0};
   m->decoder.shape.qk_norm = c->text.qk_norm ? SL_QK_NORM_HEAD : SL_QK_NORM_NONE;
   m->decoder.shape.qk_eps = (float)c->text.eps;
   m->decoder.shape.sandwich = c->text.sandwich;
@@ -149,13 +177,30 @@ static sl_status fill_nn(sl_model *m, const char *name) {
   return SL_OK;
 }
 
-/* Patches of a view in rows of m x m blocks: list b holds place b of every block. */
+/* Several layers that are read: the tower's stream ends as the deepest, copies of the others lie behind it. List b is
+ * the b-th of the file's. */
+static void fill_levels(sl_model *m) {
+  const sl_config *c = &m->config;
+  const int stream = deepest(c);
+  m->tower.n_level = 0;
+  for (int b = 0; b < sl_feature_count(c); b++) {
+    if (b == stream) continue;
+    m->tower.levels[m->tower.n_level] = depth_of(c, b);
+    m->select.block[b] = ++m->tower.n_level;
+  }
+  m->select.n_list = sl_feature_count(c);
+  m->select.suffix = m->tower.n_level == 0;
+}
+
+/* Patches of a view in rows of m x m blocks: list b holds place b of every block; or list b holds all patches of the
+ * b-th layer that is read. */
 static sl_status fill_select(sl_model *m) {
   const sl_model_shape *shape = &m->shape;
   const int merge = m->config.projector.merge, cols = shape->cell_cols, grid = shape->grid_width;
   if (shape->cell_rows == 0) return SL_OK; /* queries read all rows */
   sl_select *s = &m->select;
-  *s = (sl_select){.n_list = merge * merge, .n_row = shape->n_view_token, .suffix = merge == 1};
+  *s = (sl_select){.n_list = merge * merge, .n_row = shape->n_view_token};
+  if (merge == 1) fill_levels(m);
   SL_TRY(SL_ALLOC(s->rows, (size_t)s->n_list * (size_t)s->n_row, "projector rows"));
   const int first = m->tower.n_class - (shape->keeps_cls ? 1 : 0); /* of the tower's rows that are taken */
   for (int b = 0; b < s->n_list; b++)
@@ -175,7 +220,8 @@ static sl_status fill_frame(sl_model *m, json_t *json, const char *name) {
   const char *slot = strstr(text, "{system}");
   if (!slot) return sl_strdup(&m->frame, text);
   sl_text frame = {0};
-  const sl_status status = sl_text_format(&frame, "%.*s%s%s", (int)(slot - text), text, system, slot + strlen("{system}"));
+  const sl_status status =
+      sl_text_format(&frame, "%.*s%s%s", (int)(slot - text), text, system, slot + strlen("{system}"));
   if (status == SL_OK)
     m->frame = frame.data;
   else
@@ -303,10 +349,11 @@ static sl_status find_image_token(sl_model *m) {
   const int id = sl_tokenizer_find(m->tokenizer, token);
   if (m->shape.image_token_id < 0) m->shape.image_token_id = id;
   if (id < 0 && m->family->image_before_bos) return SL_OK;
-  if (id < 0) SL_FAIL(SL_ERROR_FORMAT, "%s: its tokenizer has no token \"%s\", which a picture's positions hold", path, token);
+  if (id < 0)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: its tokenizer has no token \"%s\", which a picture's positions hold", path, token);
   if (id != m->shape.image_token_id)
-    SL_FAIL(SL_ERROR_FORMAT, "%s: its tokenizer's \"%s\" has id %d; config.json's image_token_index is %d", path, token, id,
-            m->shape.image_token_id);
+    SL_FAIL(SL_ERROR_FORMAT, "%s: its tokenizer's \"%s\" has id %d; config.json's image_token_index is %d", path, token,
+            id, m->shape.image_token_id);
   return SL_OK;
 }
 
@@ -382,8 +429,10 @@ static sl_status check_preprocess(const sl_model *m) {
   if (m->shape.any_size) {
     const int merge = m->config.projector.merge;
     if (p->tiling == SL_TILING_SMART && p->patch_px == m->shape.patch_px && p->merge == merge) return SL_OK;
-    SL_FAIL(SL_ERROR_FORMAT, "%s: the image processor does not cut pictures into patches of %d px and cells of %d x %d, "
-            "as config.json does", m->dir, m->shape.patch_px, merge, merge);
+    SL_FAIL(SL_ERROR_FORMAT,
+            "%s: the image processor does not cut pictures into patches of %d px and cells of %d x %d, "
+            "as config.json does",
+            m->dir, m->shape.patch_px, merge, merge);
   }
   sl_preprocess_view_size(&m->preprocess, &width, &height);
   if (height == m->shape.image_px && width == m->shape.image_px) return SL_OK;
@@ -405,12 +454,13 @@ static sl_status open_all(sl_model *m, const char *path, const sl_model_options 
   return sl_model_load(m, options);
 }
 
-/* The caller's options as this library knows them: a caller built against an older, shorter struct leaves the rest 0. */
+/* The caller's options as this library knows them: one built against an older, shorter struct leaves the rest 0. */
 static sl_status read_options(sl_model_options *out, const sl_model_options *options) {
   *out = (sl_model_options){.size = sizeof *out};
   if (!options) return SL_OK;
   if (options->size == 0 || options->size > sizeof *out)
-    SL_FAIL(SL_ERROR_ARGUMENT, "sl_model_options has size %zu; this library knows 1 to %zu", options->size, sizeof *out);
+    SL_FAIL(SL_ERROR_ARGUMENT, "sl_model_options has size %zu; this library knows 1 to %zu", options->size,
+            sizeof *out);
   memcpy(out, options, options->size);
   return SL_OK;
 }

@@ -19,7 +19,7 @@ typedef struct sl_model_shape {
   sl_part_shape vision, projector, decoder;
   int n_vocab;
   int image_px, patch_px;      /* square input of the tower: one view of a picture */
-  bool any_size;               /* a view is as large as its picture: image_px and what follows from it hold for estimates */
+  bool any_size;               /* a view is as large as its picture: image_px and what follows from it are estimates */
   int grid_height, grid_width; /* patches of a view */
   int cell_rows, cell_cols;    /* tokens of a view as a grid; 0 x 0 where tokens have no places (learned queries) */
   int n_view_token;            /* tokens that the projector makes of a view; a kept class token first */

@@ -58,7 +58,7 @@ static sl_status splice_flat(sl_pack *p, const sl_model *m, const sl_views *view
 #define AROUND "<fake_token_around_image>"
 #define WHOLE AROUND "<global-img>"
 
-/* The text of a picture, one image token for each view: the processor's own (models/idefics3/processing_idefics3.py). */
+/* The text of a picture, one image token for each view, as models/idefics3/processing_idefics3.py writes it. */
 static sl_status write_rows(sl_text *text, const sl_views *views, const char *image_token) {
   for (int r = 0; r < views->tile_rows; r++) {
     for (int c = 0; c < views->tile_cols; c++)
@@ -78,15 +78,17 @@ static sl_status splice_rows(sl_pack *p, const sl_model *m, const sl_views *view
   if (status == SL_OK) status = allocate(p, views, (size_t)n_id);
   for (int i = 0; status == SL_OK && i < n_id; i++) {
     if (ids[i] >= m->shape.n_vocab)
-      status = sl_fail(SL_ERROR_FORMAT, "%s: its tokenizer writes token %d around a picture; the model's vocabulary has %d",
-                       m->dir, (int)ids[i], m->shape.n_vocab);
+      status =
+          sl_fail(SL_ERROR_FORMAT, "%s: its tokenizer writes token %d around a picture; the model's vocabulary has %d",
+                  m->dir, (int)ids[i], m->shape.n_vocab);
     else if (ids[i] != m->shape.image_token_id)
       push(p, SL_PACK_TEXT(ids[i]));
     else if (view < views->n_view)
       push_view(p, view++);
   }
   if (status == SL_OK && view != views->n_view)
-    status = sl_fail(SL_ERROR_FORMAT, "%s: its tokenizer makes %d image tokens of %d views", m->dir, view, views->n_view);
+    status =
+        sl_fail(SL_ERROR_FORMAT, "%s: its tokenizer makes %d image tokens of %d views", m->dir, view, views->n_view);
   free(ids);
   sl_text_dispose(&text);
   return status;
@@ -160,8 +162,9 @@ static sl_status order_patches(sl_pack *p, const sl_model *m) {
 /* Sizes of a view that is as large as the image processor made it. */
 static sl_status measure(sl_pack *p, const sl_model *m, const sl_views *views) {
   if (views->width_px % p->cell_px != 0 || views->height_px % p->cell_px != 0)
-    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: the image processor makes a picture of %d x %d px; its sides should be multiples of %d",
-            m->dir, views->width_px, views->height_px, p->cell_px);
+    SL_FAIL(SL_ERROR_UNSUPPORTED,
+            "%s: the image processor makes a picture of %d x %d px; its sides should be multiples of %d", m->dir,
+            views->width_px, views->height_px, p->cell_px);
   p->patch_rows = views->height_px / m->shape.patch_px;
   p->patch_cols = views->width_px / m->shape.patch_px;
   p->cell_rows = views->height_px / p->cell_px;

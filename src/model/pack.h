@@ -19,7 +19,7 @@ typedef struct sl_pack {
   int n_view, width_px, height_px; /* V views of one size */
   int patch_rows, patch_cols;  /* patches of a view */
   int n_view_row;              /* rows of the tower for a view: a class token, then the patches */
-  int32_t *patch;              /* [patch_rows * patch_cols] the patch of each row, numbered line by line; NULL: in order */
+  int32_t *patch;              /* [patch_rows * patch_cols] patch of each row, numbered line by line; NULL: in order */
   int32_t *first_key, *last_key; /* [n_view_row] rows that a row sees where the tower has windows; NULL: all */
   int n_view_token;            /* rows of a view, cells after the first n_lead of them */
   int n_lead;                  /* a kept class token */
@@ -27,7 +27,7 @@ typedef struct sl_pack {
   int cell_px;                 /* side of a cell in px of the view: what is left of the view's side shows nowhere */
   bool transposed;             /* cells run down the columns */
   sl_pixel_map *maps;          /* [V] px of a view -> px of the picture */
-  int32_t *shown;              /* [n_shown] positions that carry the picture, ascending; the others serve it (structure) */
+  int32_t *shown;              /* [n_shown] positions that show the picture, ascending; the others serve it */
   int n_shown;
   int grid_height, grid_width; /* shown positions are one grid in row-major order; 0 x 0 when they are not */
   int32_t *text;               /* [n_text] ids of the question for a Q-Former; NULL without one */
@@ -51,7 +51,7 @@ bool sl_pack_cell(const sl_pack *pack, int position, int *view, int *row, int *c
  * view's index; positions without a place get an empty box and view -1. */
 void sl_pack_boxes(const sl_pack *pack, float (*box)[4], int32_t *view);
 
-/* The same for the tower's patches where rows are queries without places: [patch_rows * patch_cols] of the only view. */
+/* The same for the tower's patches where rows are queries without places: [patch_rows * patch_cols], of one view. */
 void sl_pack_patch_boxes(const sl_pack *pack, float (*box)[4]);
 
 #endif

@@ -11,8 +11,8 @@ typedef struct sl_record sl_record;
  * HF module path, glob), positions and heads as lists of numbers and ranges with negative numbers counting from the end
  * ("@0-3,-1" is written "@0-3;-1"). Attention sites take positions as query rows. An item that matches nothing is an
  * error; where two items name one place, it gets the positions and heads of both.
- * `pack` is the layout's (NULL: that of a square picture). Rows of the tower count through all views, one after another;
- * attention within a view has its own rows as keys alone. */
+ * `pack` is the layout's (NULL: that of a square picture). Rows of the tower count through all views, one after
+ * another; attention within a view has its own rows as keys alone. */
 sl_status sl_record_new(sl_record **out, const sl_model *model, const sl_pack *pack, const sl_layout *layout,
                         const char *spec);
 void sl_record_free(sl_record *record);

@@ -1,10 +1,11 @@
 /* Scaled rotary frequencies, in 32 bits as transformers computes them (modeling_rope_utils.py):
  *
- *   default, dynamic   f                     (dynamic NTK stretches beyond max_position_embeddings, where no prompt is taken)
- *   linear             f / factor            Chen et al., arXiv 2306.15595
- *   llama3             f                                where a turn is shorter than O / high,
- *                      f / factor                       where it is longer than O / low,
- *                      (1 - s) f / factor + s f         between,   s = (O / turn - low) / (high - low)
+ *   default, dynamic   f                            (dynamic NTK stretches only beyond max_position_embeddings, where
+ *                                                   no prompt is taken)
+ *   linear             f / factor                   Chen et al., arXiv 2306.15595
+ *   llama3             f                            where a turn is shorter than O / high,
+ *                      f / factor                   where it is longer than O / low,
+ *                      (1 - s) f / factor + s f     between,   s = (O / turn - low) / (high - low)
  *
  * with turn = 2 pi / f positions, and O the length that the model was trained for before it was stretched. Source of
  * llama3: The Llama 3 Herd of Models, arXiv 2407.21783, and Meta's code. */
@@ -57,15 +58,18 @@ static bool is_positive(double x) { return (float)x > 0 && isfinite((float)x); }
 sl_status sl_rope_check(const sl_config *c, const char *name) {
   const int type = find_type(c->text.rope_type);
   if (type == N_TYPE)
-    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: rope type is \"%s\"; sightline has \"default\", \"dynamic\", \"linear\" and \"llama3\"",
-            name, c->text.rope_type);
+    SL_FAIL(SL_ERROR_UNSUPPORTED,
+            "%s: rope type is \"%s\"; sightline has \"default\", \"dynamic\", \"linear\" and \"llama3\"", name,
+            c->text.rope_type);
   if (types[type].divides && !is_positive(c->text.rope_factor))
     SL_FAIL(SL_ERROR_FORMAT, "%s: rope type \"%s\": factor is %g; expected a number > 0", name, types[type].name,
             c->text.rope_factor);
   if (!types[type].blends) return SL_OK;
-  if (!is_positive(c->text.rope_low) || !is_positive(c->text.rope_high) || (float)c->text.rope_high <= (float)c->text.rope_low)
-    SL_FAIL(SL_ERROR_FORMAT, "%s: rope type \"%s\": low_freq_factor is %g and high_freq_factor %g; expected 0 < low < high",
-            name, types[type].name, c->text.rope_low, c->text.rope_high);
+  if (!is_positive(c->text.rope_low) || !is_positive(c->text.rope_high) ||
+      (float)c->text.rope_high <= (float)c->text.rope_low)
+    SL_FAIL(SL_ERROR_FORMAT,
+            "%s: rope type \"%s\": low_freq_factor is %g and high_freq_factor %g; expected 0 < low < high", name,
+            types[type].name, c->text.rope_low, c->text.rope_high);
   if (c->text.rope_original < 1)
     SL_FAIL(SL_ERROR_FORMAT, "%s: rope type \"%s\": expected original_max_position_embeddings, found none", name,
             types[type].name);

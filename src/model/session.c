@@ -66,9 +66,13 @@ static int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 sl_status sl_session_reserve_queue(sl_session *s, int n_row, int n_key) {
   const sl_model *m = s->model;
   int64_t width = 0;
-  const int64_t widths[] = {sl_block_qkv_width(&m->decoder.shape), sl_block_up_width(&m->decoder.shape),
-                            m->decoder.shape.d_model, sl_block_qkv_width(&m->tower.shape), sl_block_up_width(&m->tower.shape),
-                            m->tower.shape.d_model, (int64_t)sl_weight_cols(m->tower.patch),
+  const int64_t widths[] = {sl_block_qkv_width(&m->decoder.shape),
+                            sl_block_up_width(&m->decoder.shape),
+                            m->decoder.shape.d_model,
+                            sl_block_qkv_width(&m->tower.shape),
+                            sl_block_up_width(&m->tower.shape),
+                            m->tower.shape.d_model,
+                            (int64_t)sl_weight_cols(m->tower.patch),
                             sl_connect_of(m)->width(m)};
   for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) width = max_of(width, widths[i]);
   SL_TRY(sl_queue_reserve(s->queue, n_row, (int)width, n_key));
@@ -288,9 +292,10 @@ sl_status sl_session_forward(sl_session *s, const sl_layout *layout, const sl_im
   sl_context c = sl_session_context(s, probe);
   sl_session_see_image(s, &c, n);
   const sl_mat x = sl_mat_rows(s->x, 0, n);
-  sl_decoder_embed(&c, decoder, x, sl_session_numbers(s, 0, n), image ? image->rows : (sl_mat){0}, sl_session_numbers(s, 1, layout->n_image));
-  SL_TRY(sl_decoder_forward(&c, decoder, x, 0, sl_session_positions(s, n), keep ? NULL : s->kv, keep ? s->keep.acts : NULL,
-                            s->cancel));
+  sl_decoder_embed(&c, decoder, x, sl_session_numbers(s, 0, n), image ? image->rows : (sl_mat){0},
+                   sl_session_numbers(s, 1, layout->n_image));
+  SL_TRY(sl_decoder_forward(&c, decoder, x, 0, sl_session_positions(s, n), keep ? NULL : s->kv,
+                            keep ? s->keep.acts : NULL, s->cancel));
   s->n_cached = keep ? 0 : n;
   s->n_kept = keep ? n : 0;
   s->image = image;
@@ -322,7 +327,8 @@ sl_status sl_session_step(sl_session *s, const int32_t *ids, int n_id, float *lo
   const int64_t mark = s->scratch.used;
   const sl_mat x = sl_scratch_mat(&s->scratch, n_id, decoder->shape.d_model);
   sl_decoder_words(c.queue, decoder, x, sl_session_numbers(s, 0, n_id));
-  const sl_status status = sl_decoder_forward(&c, decoder, x, s->n_cached, sl_session_positions(s, n_id), s->kv, NULL, s->cancel);
+  const sl_status status =
+      sl_decoder_forward(&c, decoder, x, s->n_cached, sl_session_positions(s, n_id), s->kv, NULL, s->cancel);
   if (status == SL_OK) {
     sl_session_head(s, &c, sl_mat_rows(x, n_id - 1, 1), s->n_cached + n_id - 1, logits);
     s->n_cached += n_id;

@@ -5,8 +5,7 @@
 #include "model/config.h"
 
 /* Looks for the tower `name` (config.json's mm_vision_tower, "openai/clip-vit-large-patch14", or a path) as a path, in
- * the model's folder `dir`, beside it, and in Hugging Face's cache. *out is a new string, or NULL when it is nowhere.
- */
+ * the model's folder `dir`, beside it, and in Hugging Face's cache. *out is a new string; NULL when it is nowhere. */
 sl_status sl_tower_folder_find(char **out, const char *dir, const char *name);
 
 /* The error that says where the tower was looked for. */

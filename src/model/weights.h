@@ -10,7 +10,8 @@
 typedef struct sl_weights sl_weights;
 
 /* Opens the folder's tensors, and where it has no tower those of the tower's own folder (NULL: there is none), and
- * canonicalises the names. Two names that mean the same tensor are an error. What is pointed to must outlive the handle. */
+ * canonicalises the names. Two names that mean the same tensor are an error. What is pointed to must outlive the
+ * handle. */
 sl_status sl_weights_open(sl_weights **out, const char *dir, const char *vision_dir, const sl_family *family,
                           const sl_kinds *kinds, const sl_config *config);
 void sl_weights_close(sl_weights *weights);

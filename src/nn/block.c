@@ -251,8 +251,8 @@ static sl_mat as_f32(const sl_context *c, sl_mat kept, int first_row) {
 }
 
 /* The activation's input, rows first_row ..: as kept, or computed again from the residual. */
-static sl_mat up_rows(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w, const sl_block_acts *acts,
-                      int first_row) {
+static sl_mat up_rows(const sl_context *c, const sl_block_shape *s, const sl_block_weights *w,
+                      const sl_block_acts *acts, int first_row) {
   if (acts->up.buffer) return as_f32(c, acts->up, first_row);
   const sl_mat mid = sl_mat_rows(acts->mid, first_row, acts->mid.rows - first_row);
   const sl_mat up = sl_scratch_mat(c->scratch, mid.rows, sl_block_up_width(s));
@@ -413,6 +413,7 @@ void sl_block_backward(const sl_context *c, const sl_block_shape *s, const sl_bl
     acts.x = as_f32(c, acts.x, 0);
     attention_backward(c, s, w, layer, d, *first_row, positions, &acts);
     *first_row = 0;
+    if (kept->dx.buffer) c->ops->add(c->queue, d, d, kept->dx);
     sl_see_grad(c, s->part, SL_SITE_RESID_PRE, layer, 0, acts.x, d);
   }
   c->scratch->used = mark;

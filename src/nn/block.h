@@ -50,6 +50,7 @@ typedef struct sl_block_acts {
   sl_mat lse;  /* [T, H] f32 */
   sl_mat mid;  /* [T, D] residual after attention */
   sl_mat up;   /* [T, F] or [T, 2F] before the activation */
+  sl_mat dx;   /* [T, D] for the backward pass: gradient that x has from others than the block; absent = none */
 } sl_block_acts;
 
 /* Where new keys and values go and old ones are read: [capacity, Hkv d]. */
@@ -69,7 +70,7 @@ typedef struct sl_branch_keys {
 static inline sl_block_acts sl_block_acts_rows(const sl_block_acts *acts, int first_row, int n_row) {
   return (sl_block_acts){sl_mat_rows(acts->x, first_row, n_row), sl_mat_rows(acts->qkv, first_row, n_row),
                          sl_mat_rows(acts->lse, first_row, n_row), sl_mat_rows(acts->mid, first_row, n_row),
-                         sl_mat_rows(acts->up, first_row, n_row)};
+                         sl_mat_rows(acts->up, first_row, n_row), {0}};
 }
 
 static inline int sl_block_qkv_width(const sl_block_shape *s) { return (s->n_head + 2 * s->n_head_kv) * s->d_head; }

@@ -53,8 +53,8 @@ sl_status sl_decoder_backward(const sl_context *c, const sl_decoder *decoder, sl
   for (int il = decoder->n_layer - 1; il >= lowest; il--) {
     SL_TRY(sl_check_cancel(cancel));
     const sl_context own = sl_decoder_context(c, decoder, il);
-    sl_block_backward(&own, sl_decoder_shape(decoder, il), &decoder->blocks[il], il, d, &first_row, positions, &kept[il],
-                      to_input || il > lowest);
+    sl_block_backward(&own, sl_decoder_shape(decoder, il), &decoder->blocks[il], il, d, &first_row, positions,
+                      &kept[il], to_input || il > lowest);
   }
   return SL_OK;
 }

@@ -42,7 +42,7 @@ void sl_decoder_embed(const sl_context *c, const sl_decoder *decoder, sl_mat x, 
 sl_status sl_decoder_forward(const sl_context *c, const sl_decoder *decoder, sl_mat x, int first, sl_ints positions,
                              const sl_kv *kv, const sl_block_acts *keep, const atomic_bool *cancel);
 
-/* logits [R, V] of rows x [R, D] (final residual); first_row names them to the probe. Scratch: sl_decoder_head_scratch. */
+/* logits [R, V] of rows x [R, D] (final residual); first_row names them to the probe. Scratch: *_head_scratch. */
 int64_t sl_decoder_head_scratch(const sl_decoder *decoder, int n_row);
 void sl_decoder_head(const sl_context *c, const sl_decoder *decoder, sl_mat logits, sl_mat x, int first_row);
 
@@ -51,7 +51,7 @@ void sl_decoder_head_backward(const sl_context *c, const sl_decoder *decoder, sl
 
 /* d [T, D] of the final residual, rows before first_row unreachable, replaced by that of the decoder's input; without
  * to_input the pass ends below the lowest site that the probe wants, and d is of no more use. */
-sl_status sl_decoder_backward(const sl_context *c, const sl_decoder *decoder, sl_mat d, int first_row, sl_ints positions,
-                              const sl_block_acts *kept, bool to_input, const atomic_bool *cancel);
+sl_status sl_decoder_backward(const sl_context *c, const sl_decoder *decoder, sl_mat d, int first_row,
+                              sl_ints positions, const sl_block_acts *kept, bool to_input, const atomic_bool *cancel);
 
 #endif

@@ -1,6 +1,6 @@
 /* Sites: the named places of a model at which values can be seen. One row per site gives its TransformerLens name, the
- * Hugging Face modules it is the output of, its symbolic shape, and whether a gradient can be asked for. A site's meaning
- * does not depend on backend, mode or family.
+ * Hugging Face modules it is the output of, its symbolic shape, and whether a gradient can be asked for. A site's
+ * meaning does not depend on backend, mode or family.
  *
  * Full names: decoder sites stand alone ("blocks.3.attn.hook_q"); the vision tower's start with "vision.", the
  * projector's with "projector.". */
@@ -70,13 +70,14 @@ const sl_site_row *sl_site_get(sl_site site);
 /* Full name into `out` ("vision.blocks.2.hook_resid_post"). `layer` is ignored for sites that have none. */
 void sl_site_name(char out[64], sl_part part, sl_site site, int layer);
 
-/* The first Hugging Face module path of a site, "{i}" left in ("vision_tower.encoder.layers.{i}.mlp"), into `out`; false
- * and an empty string where there is none. */
+/* The first Hugging Face module path of a site, "{i}" left in ("vision_tower.encoder.layers.{i}.mlp"), into `out`;
+ * false and an empty string where there is none. */
 bool sl_site_module(char out[96], sl_part part, sl_site site);
 
-/* True when a user's pattern (TransformerLens name, HF module path, or a glob over either) names this place. Module paths
- * are taken as any version of transformers prints them: "model.layers.3.mlp", "language_model.model.layers.3.mlp",
- * "model.language_model.layers.3.mlp"; "vision_tower.vision_model.encoder.layers.1.mlp.fc1". */
+/* True when a user's pattern (TransformerLens name, HF module path, or a glob over either) names this place. Module
+ * paths are taken as any version of transformers prints them: "model.layers.3.mlp",
+ * "language_model.model.layers.3.mlp", "model.language_model.layers.3.mlp";
+ * "vision_tower.vision_model.encoder.layers.1.mlp.fc1". */
 bool sl_site_match(const char *pattern, sl_part part, sl_site site, int layer);
 
 /* Who wants to see what. nn calls `wants` before a site's value would cost extra work, and `see` with the value; in a

@@ -10,9 +10,13 @@
 
 #include "nn/block.h"
 
+#define SL_MAX_LEVEL 8
+
 typedef struct sl_tower {
   sl_block_shape shape;
   int n_layer; /* blocks that are run */
+  int n_level; /* residuals that are wanted beside the last: after levels[i] blocks (0 = before the first) */
+  int levels[SL_MAX_LEVEL];
   int n_class; /* class tokens before the patches: 1 (CLIP, InternViT, EVA) or 0 (SigLIP, Qwen-VL) */
   int n_patch; /* patches of a view; where views have any size, those of the size that estimates are made for */
   sl_block_weights *blocks;
@@ -32,6 +36,7 @@ typedef struct sl_tower_view {
   int first_row; /* what probes are told for row 0, and the row of `keep` that row 0 goes to */
   sl_ints positions;
   sl_ints first_key, last_key; /* rows of the view that each row sees; count 0 = all */
+  sl_mat levels[SL_MAX_LEVEL]; /* each like x: forward writes them; backward reads their gradients and spoils them */
 } sl_tower_view;
 
 /* What the backward pass needs, for the rows of all views. */
@@ -40,8 +45,8 @@ typedef struct sl_tower_acts {
   sl_mat last;                 /* [T, D] f32, residual before the norm after the last block; absent without one */
 } sl_tower_acts;
 
-/* x [n_class + n_patch, D] from patches [n_patch, 3 p p], as many as the view has; `keep` or NULL. Between layers `cancel` (may be NULL) is
- * checked. Scratch: sl_block_forward_scratch. */
+/* x [n_class + n_patch, D] from patches [n_patch, 3 p p], as many as the view has; `keep` or NULL. Between layers
+ * `cancel` (may be NULL) is checked. Scratch: sl_block_forward_scratch. */
 sl_status sl_tower_forward(const sl_context *c, const sl_tower *tower, sl_mat x, sl_mat patches,
                            const sl_tower_view *view, const sl_tower_acts *keep, const atomic_bool *cancel);
 

@@ -185,6 +185,16 @@ static sl_status conclude(sl_evaluation *e, char **summary) {
   return status;
 }
 
+/* Single failures are recorded and no more; that every question failed is the work's own failure. */
+static sl_status check_answered(const sl_evaluation *e) {
+  const char *why = NULL;
+  for (int i = 0; i < e->examples.n; i++) {
+    if (e->texts[i]) return SL_OK;
+    if (!why) why = e->errors[i];
+  }
+  SL_FAIL(SL_ERROR_ARGUMENT, "no question could be answered; the first: %s", why ? why : "not asked");
+}
+
 static sl_status run(sl_evaluation *e, char **summary) {
   SL_TRY(check_request(e));
   SL_TRY(sl_eval_read(e));
@@ -194,7 +204,8 @@ static sl_status run(sl_evaluation *e, char **summary) {
   if (e->request->out_dir) SL_TRY(sl_journal_open(e, summary));
   if (*summary) return SL_OK;
   if (e->model) SL_TRY(sl_eval_ask(e));
-  return conclude(e, summary);
+  SL_TRY(conclude(e, summary));
+  return e->model ? check_answered(e) : SL_OK;
 }
 
 static void dispose(sl_evaluation *e) {

@@ -95,7 +95,7 @@ sl_status sl_eval_check_pictures(sl_evaluation *e) {
     SL_TRY(sl_eval_refuse(e, i, found));
   }
   if (n_missing == 0 || n_missing < n_picture) return SL_OK;
-  SL_FAIL(SL_ERROR_FILE, "%s: none of the %d pictures is there (the first: %s); --images names their folder", e->image_dir,
+  SL_FAIL(SL_ERROR_FILE, "%s: of %d pictures none is there (the first: %s); --images names their folder", e->image_dir,
           n_picture, e->errors[first]);
 }
 

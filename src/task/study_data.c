@@ -166,6 +166,12 @@ sl_status sl_study_data_example(const sl_study_data *d, int64_t i, sl_study_row 
 
 /* ---- all of them ---- */
 
+/* What a row holds can be in its message: one line all the same. */
+static void flatten(char *message) {
+  for (; message && *message; message++)
+    if ((unsigned char)*message < ' ') *message = ' ';
+}
+
 static sl_status add_row(sl_study_data *d, int64_t *capacity, row_place place) {
   if (d->n_row == *capacity) {
     *capacity = *capacity ? 2 * *capacity : 1024;
@@ -208,6 +214,7 @@ static sl_status mark_twin(sl_study_data *d, int64_t first, int64_t second) {
     status = sl_text_format(&text, "%s, line %lld: the id \"%s\" is that of line %lld too", d->name,
                             (long long)d->rows[second].line, e.id, (long long)d->rows[first].line);
   d->rows[second].bad = text.data;
+  flatten(text.data);
   sl_study_row_dispose(&e);
   return status;
 }
@@ -237,25 +244,37 @@ static sl_status check_rows(sl_study_data *d) {
     else ids[n++] = (known_id){XXH3_64bits(e.id, strlen(e.id)), i};
     sl_study_row_dispose(&e);
   }
+  for (int64_t i = 0; i < d->n_row; i++) flatten(d->rows[i].bad);
   if (status == SL_OK) status = mark_twins(d, ids, n);
   free(ids);
   return status;
 }
 
-sl_status sl_study_data_open(sl_study_data **out, const sl_study_plan *plan) {
-  sl_study_data *d;
+sl_status sl_study_data_parse(sl_study_data **out, const sl_study_plan *plan, char *bytes, size_t n_bytes) {
+  sl_study_data *d = NULL;
   *out = NULL;
-  SL_TRY(SL_ALLOC(d, 1, "data"));
-  d->plan = plan;
+  sl_status status = SL_ALLOC(d, 1, "data");
+  if (status != SL_OK) {
+    free(bytes);
+    return status;
+  }
+  *d = (sl_study_data){.plan = plan, .bytes = bytes, .n_bytes = n_bytes};
   d->name = strrchr(plan->data, '/') ? strrchr(plan->data, '/') + 1 : plan->data;
-  sl_status status = sl_file_read(plan->data, MAX_DATA_BYTES, &d->bytes, &d->n_bytes);
-  if (status == SL_OK) status = find_rows(d);
+  status = find_rows(d);
   if (status == SL_OK) status = check_rows(d);
   if (status == SL_OK)
     *out = d;
   else
     sl_study_data_close(d);
   return status;
+}
+
+sl_status sl_study_data_open(sl_study_data **out, const sl_study_plan *plan) {
+  char *bytes = NULL;
+  size_t n_bytes = 0;
+  *out = NULL;
+  SL_TRY(sl_file_read(plan->data, MAX_DATA_BYTES, &bytes, &n_bytes));
+  return sl_study_data_parse(out, plan, bytes, n_bytes);
 }
 
 void sl_study_data_close(sl_study_data *d) {

@@ -22,6 +22,9 @@ typedef struct sl_study_data sl_study_data;
 sl_status sl_study_data_open(sl_study_data **out, const sl_study_plan *plan);
 void sl_study_data_close(sl_study_data *data); /* NULL is fine */
 
+/* The same of bytes in memory, with a NUL behind them; they are taken over, also on failure. */
+sl_status sl_study_data_parse(sl_study_data **out, const sl_study_plan *plan, char *bytes, size_t n_bytes);
+
 int64_t sl_study_data_count(const sl_study_data *data); /* lines that are not blank */
 uint64_t sl_study_data_hash(const sl_study_data *data); /* xxh3 of the file's bytes */
 

@@ -56,11 +56,26 @@ static sl_status start(sl_trace *t) {
   return SL_OK;
 }
 
+#define MANY_TOKENS 4096 /* of one picture: tiles make 3328 at most */
+
+/* Where views are as large as pictures, a photograph as a camera makes it is hours of work. */
+static sl_status warn_of_size(sl_trace *t) {
+  const sl_pack *pack = &t->picture.pack;
+  char message[256];
+  if (pack->n <= MANY_TOKENS) return SL_OK;
+  snprintf(message, sizeof message,
+           "the picture is %d image tokens, from %d patches that see each other: a smaller picture, or a lower "
+           "max_pixels in the folder's preprocessor_config.json, takes less time and memory",
+           pack->n, pack->n_view * pack->patch_rows * pack->patch_cols);
+  return warn(t, message);
+}
+
 static sl_status read_picture(sl_trace *t) {
   const double since = sl_now_ms();
   const double threshold = t->request->object_threshold > 0 ? t->request->object_threshold : 0.5;
   sl_trace_progress(t, "picture", 0, 1);
   SL_TRY(sl_picture_prepare(&t->picture, t->model, t->request->question));
+  SL_TRY(warn_of_size(t));
   SL_TRY(sl_picture_encode(&t->picture, t->session, t->model, &t->image));
   SL_TRY(sl_picture_object(&t->picture, threshold, &t->object));
   sl_trace_progress(t, "picture", 1, 1);

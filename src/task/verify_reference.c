@@ -1,6 +1,7 @@
 /* The reference file of `verify`: a safetensors file in which "reference.json" (bytes) says what was run, and the
  * folder's fingerprint, by which a reference of another model is refused before anything runs. The fingerprint looks at
- * samples of the weights only, so that it takes no time on a large folder: changed weights show as differences instead. */
+ * samples of the weights only, so that it takes no time on a large folder: changed weights show as differences instead.
+ */
 #include "task/verify_internal.h"
 
 #include <dirent.h>
@@ -181,9 +182,11 @@ sl_status sl_reference_take(const sl_tensor **out, const sl_reference *r, const 
   *out = sl_safetensors_find(r->file, full);
   if (!*out && may_miss) return SL_OK;
   if (!*out) SL_FAIL(SL_ERROR_FORMAT, "%s: no array \"%s\"", r->path, full);
-  const bool aligned = (uintptr_t)(*out)->data % sl_dtype_size(dtype) == 0; /* as every writer of safetensors lays them */
+  const bool aligned =
+      (uintptr_t)(*out)->data % sl_dtype_size(dtype) == 0; /* as every writer of safetensors lays them */
   if ((*out)->dtype == dtype && (*out)->n_dim > 0 && sl_tensor_count(*out) > 0 && aligned) return SL_OK;
-  if (!aligned) SL_FAIL(SL_ERROR_FORMAT, "%s: \"%s\" does not begin at a multiple of its element's size", r->path, full);
+  if (!aligned)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: \"%s\" does not begin at a multiple of its element's size", r->path, full);
   SL_FAIL(SL_ERROR_FORMAT, "%s: \"%s\" is %s with %lld values, expected %s and at least one", r->path, full,
           sl_dtype_name((*out)->dtype), (long long)sl_tensor_count(*out), sl_dtype_name(dtype));
 }

@@ -1,11 +1,15 @@
 /* libFuzzer target: any bytes as rows of a data set, as a file of predictions, and as a prediction. Bad rows are told with
  * their line, lines and elements are found in whatever is JSON, and every rule judges every prediction. */
+#define _GNU_SOURCE /* memfd_create */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/text.h"
 #include "metric/chair.h"
-#include "metric/metric.h"
+#include "metric/main_object.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes);
 
@@ -93,6 +97,36 @@ static void predict(const char *text, size_t n) {
   }
 }
 
+/* The text as a set's file: what is read can be asked. */
+static void read_set(const char *text, size_t n) {
+  static const char *const names[] = {"pope", "textvqa", "main-object"};
+  char path[64];
+  const int fd = memfd_create("fuzz", MFD_CLOEXEC);
+  require(fd >= 0 && write(fd, text, n) == (ssize_t)n);
+  snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+  for (size_t b = 0; b < sizeof names / sizeof *names; b++) {
+    const sl_benchmark *benchmark = sl_benchmark_find(names[b]);
+    sl_examples examples;
+    sl_rows rows = {0};
+    if (sl_examples_read(&examples, benchmark, &(sl_read_options){.path = path}, &rows) == SL_OK) {
+      for (int i = 0; i < examples.n; i++) {
+        char *prompt = NULL;
+        require(examples.items[i].line > 0);
+        require(benchmark->prompt(&prompt, &examples.items[i], examples.usual_style) == SL_OK);
+        free(prompt);
+      }
+      sl_examples_dispose(&examples);
+    }
+    sl_rows_dispose(&rows);
+  }
+  sl_examples coco = {.ids = json_object()};
+  sl_rows rows = {0};
+  (void)sl_main_object_read_coco(&coco, path, &rows);
+  sl_examples_dispose(&coco);
+  sl_rows_dispose(&rows);
+  close(fd);
+}
+
 static void judge(const char *text) {
   for (int b = 0; sl_benchmarks[b]; b++) {
     for (int r = 0; sl_benchmarks[b]->rules[r]; r++) {
@@ -117,6 +151,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes) {
   find_lines(text, n_bytes);
   read_array(text, n_bytes);
   predict(text, n_bytes);
+  read_set(text, n_bytes);
   if (n_bytes < 4096 && sl_utf8_valid(text, strlen(text), NULL)) judge(text);
   free(text);
   return 0;

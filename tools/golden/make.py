@@ -19,6 +19,7 @@ import common
 import gemma3
 import instructblip
 import internvl
+import levels
 import llava
 import llava_next
 import llava_original
@@ -36,7 +37,7 @@ import tiles
 import torch_files
 
 PARTS = {**{n: (lambda out, n=n, s=s: llava.make_one(out, n, s)) for n, s in llava.SPECS.items()}, "tokenizer": text.make, "tokenizer-kinds": text_more.make, "pixels": pixels.make, "pocket": pocket.make, "stats": stats.make, "torch": torch_files.make,
-         "branch": branch.make, "tiles": tiles.make, "qformer": qformer.make,
+         "branch": branch.make, levels.NAME: levels.make, "tiles": tiles.make, "qformer": qformer.make,
          **{n: (lambda out, n=n: llava_next.make(out, n)) for n in llava_next.SPECS}, "shikra": shikra.make, "llava-original": llava_original.make, "instructblip": instructblip.make,
          **{n: (lambda out, n=n: internvl.make_one(out, n)) for n in internvl.SPECS},
          **{n: (lambda out, n=n: smolvlm.make_one(out, n)) for n in smolvlm.SPECS}, "gemma3": gemma3.make, "qwen-vl": qwen_vl.make_one,

@@ -146,7 +146,7 @@ def make_textvqa(scripts, out):
     import m4c_evaluator
     evaluator = m4c_evaluator.TextVQAAccuracyEvaluator()
     rows, answers, expected = [], [], {}
-    words = [w.strip("\r") for w in TEXTVQA_WORDS if w not in ("İ",)]
+    words = [w.strip("\r") for w in TEXTVQA_WORDS if w not in ("İ",)]  # MORE_LOWER has it
     for i in range(150):
         base = RNG.choice(["", " "]).join(RNG.choice(words) for _ in range(RNG.randint(1, 4)))
         if i < len(words):
@@ -293,6 +293,9 @@ MORE_TEXTVQA_PROMPTS = [
     "OCR tokens: A Question: B. Question: really? Short answer:\nmore",
     "What is the Reference OCR token: here?\nReference OCR token: X\nAnswer.",
 ]
+MORE_LOWER = ["\u03a3", "\u039f\u03a3", "\u039f\u03a3 \u03a3\u039f\u03a3", "\u039f\u03a3\u039f", "\u039f\u03a3.", "\u039f\u03a3'\u039f", "\u039f\u03a3.\u039f\u03a3", "\u039f\u0301\u03a3\u0301", "1\u03a3",
+              "\u039f\u03a31", "\u039f\u03a3\u03a3", "A\u03a3b", "A\u03a3-b", "\u65e5\u03a3", "\u0130", "I\u0130i", "\u0130stanbul", "\u01c5\u03a3", "STRASSE \u1e9e", "\u1f88", "\u0410\u0411\u0412", "\uff21",
+              "\U00010400", "\u2160", "\u24b6", "\u10a0", "\u13a0", "\u01f1", "K\u212a", "\u03f4", "\u02b0\u03a3", "A\u02b0\u03a3", "\u00aa\u03a3", "\u2160\u03a3"]
 MORE_CHAIR = """
 a toilet seat|toilet seats|the seat of a toilet|seats and a toilet|a toilet and a chair seat|hot dogs|a hot, dog|hot  dog|hot-dog|hotdogs|dog dog|a dog dog dog|
 two dogs, two dogs|cell-phone|cell phone phone|a wine-glass|wine glasses|a glass|glasses|teddy-bears|teddy bear bear|a motor-cycle|motor bikes and bikes|air plane plane|
@@ -305,6 +308,9 @@ pizzas|sandwiches|subs|suburb|bus|buses|busses|school bus|trolleys|vans|cabs|tax
 snow boards|snowboarders|surf boards|surfboards|surfers|skate boards|skateboarders|frisbees|umbrellas|hand bags|handbags|purses|wallets|back packs|suit cases|suitcases|
 luggage|cats.|cats.dogs|cats. dogs|"cats"|cats'|cat's|the cats's|kittens|sheep|sheeps|goats|oxen|ox|calves|horses|ponies|zebras|giraffes|elephants|bears|pandas|
 women|woman's|mens|ladies|policemen|firemen|snowmen|humans|crowd|girls'|kids|children's|childs|babies|guys|persons|peoples|Person|CHEF|chefs|\u00e9lan dog|dog\u2019s|
+two dogs. " cats|two dogs. ' cats|two dogs.' cats|two dogs. '' cats|two dogs. \u201c cats|two dogs. \u2018cats|two dogs. \u2019 cats|dogs. " " cats. cows|two dogs. )cats|two dogs. ) cats|
+dogs. ' -- cats|dogs. '--cats|dogs!" cats|dogs. "|dogs. \u2018 \u201c cats|dogs.\u00a0" cats|dogs." "cats. cows."|
+two dogs.)cats. cows|two dogs.)cats.|dogs.\u00a0cats. cows|dogs.\u3000cats.\u3000cows|dogs!? cats|dogs.\ncats.\tcows
 """
 
 
@@ -385,7 +391,7 @@ def make_more(scripts, out):
     more = {"pope": more_pope(scripts), "scienceqa": more_science(scripts), "scienceqa_prompts": more_science_prompts(scripts),
             "textvqa": [[t, process(t)] for t in map(unescape, cases(MORE_TEXTVQA))],
             "textvqa_prompts": [[p, prompt_processor(p)] for p in MORE_TEXTVQA_PROMPTS],
-            "chair": [[c, judge.caption_to_words(c)[1]] for c in captions]}
+            "chair": [[c, judge.caption_to_words(c)[1]] for c in captions], "lower": [[t, t.lower()] for t in MORE_LOWER]}
     write(out / "more.json", more)
     return {name: len(rows) for name, rows in more.items()}
 

@@ -51,6 +51,7 @@ def main():
     parser.add_argument("--model", type=Path, help="default: the bundled model")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--ask", action="store_true", help="one process per question, as many at a time as cores")
+    parser.add_argument("--save", type=Path, help="write the answers here, as evaluate.py does")
     parser.add_argument("--compare", type=Path)
     args = parser.parse_args()
     records = scoring.read_records(args.set)
@@ -63,6 +64,8 @@ def main():
         except subprocess.CalledProcessError as error:
             sys.exit(error.returncode)  # sightline has said why
     scoring.print_table(records, answers)
+    if args.save:
+        args.save.write_text("".join(json.dumps({**r, "answer": a}) + "\n" for r, a in zip(records, answers)))
     if args.compare:
         with open(args.compare) as file:
             other = {r["id"]: r["answer"] for r in map(json.loads, file)}

@@ -1,5 +1,5 @@
-/* InstructBLIP (Dai et al. 2023) with a LLaMA decoder, in transformers' layout: EVA tower, Q-Former that reads the question,
- * 32 rows before everything else of the prompt. Defaults are those of InstructBlipConfig. */
+/* InstructBLIP (Dai et al. 2023) with a LLaMA decoder, in transformers' layout: EVA tower, Q-Former that reads the
+ * question, 32 rows before everything else of the prompt. Defaults are those of InstructBlipConfig. */
 #include <math.h>
 #include <string.h>
 

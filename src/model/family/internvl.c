@@ -1,5 +1,5 @@
-/* InternVL (Chen et al. 2023 and 2024; Chat-V1.5, 2, 2.5, 3) in its two layouts: that of the remote code, which released
- * folders have, and transformers' own. One to twelve tiles and a thumbnail; four patches become one token.
+/* InternVL (Chen et al. 2023 and 2024; Chat-V1.5, 2, 2.5, 3) in its two layouts: that of the remote code, which
+ * released folders have, and transformers' own. One to twelve tiles and a thumbnail; four patches become one token.
  * Defaults are those of InternVLChatConfig and InternVLConfig. */
 #include <math.h>
 #include <string.h>

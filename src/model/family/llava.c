@@ -18,7 +18,7 @@ static const sl_kind *const decoders[] = {&sl_kind_llama, &sl_kind_mistral, &sl_
 static const sl_config_field fields[] = {
     SL_INT("image_token_index", image_token_id, 32000, 0, 4194303),
     SL_INT("image_token_id", image_token_id, NAN, 0, 4194303),
-    SL_INT("vision_feature_layer", feature_layer, -2, -1024, 1024),
+    SL_LAYERS("vision_feature_layer", feature_layers, -2, -1024, 1024),
     SL_STRING("vision_feature_select_strategy", feature_strategy, "default"),
     SL_INT("sightline_layer_period", layer_period, 0, 1, 1024),
 };

@@ -1,5 +1,5 @@
-/* Qwen-VL, first generation (Bai et al. 2023): ViT-bigG at 448 px, one cross-attention of 256 queries, Qwen-7B. Layout of the
- * remote code. Defaults are those of Qwen-VL's config.json. */
+/* Qwen-VL, first generation (Bai et al. 2023): ViT-bigG at 448 px, one cross-attention of 256 queries, Qwen-7B. Layout
+ * of the remote code. Defaults are those of Qwen-VL's config.json. */
 #include <math.h>
 #include <string.h>
 
@@ -26,8 +26,10 @@ static const sl_rename renames[] = {
 static const char *const ignored[] = {"*.rotary_emb.inv_freq", "*.attn.masked_bias", "*.attn.bias", NULL};
 
 static const sl_prompt prompts[] = {
-    {NULL, "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nPicture 1: <image>\n{question}"
-           "<|im_end|>\n<|im_start|>assistant\n", "<|im_start|>user\n", "<|im_start|>assistant\n", NULL, NULL},
+    {NULL,
+     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nPicture 1: <image>\n{question}"
+     "<|im_end|>\n<|im_start|>assistant\n",
+     "<|im_start|>user\n", "<|im_start|>assistant\n", NULL, NULL},
 };
 
 static const char *const stops[] = {"<|im_end|>", "<|im_start|>", "<|endoftext|>", NULL};

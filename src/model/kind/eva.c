@@ -1,5 +1,5 @@
-/* EVA's ViT-g (Fang et al. 2022), as InstructBLIP has it in transformers: a class token, a bias on the patches, q, k and v
- * in one tensor, a norm after the last block over all rows. Defaults are those of InstructBlipVisionConfig. */
+/* EVA's ViT-g (Fang et al. 2022), as InstructBLIP has it in transformers: a class token, a bias on the patches, q, k
+ * and v in one tensor, a norm after the last block over all rows. Defaults are those of InstructBlipVisionConfig. */
 #include <math.h>
 
 #include "model/family.h"

@@ -73,8 +73,10 @@ static sl_status read_layer_types(sl_config *c, const json_t *types, const char 
               name, il);
     if (is_global && c->text.global_every == 0) c->text.global_every = il + 1;
     if (c->text.global_every > 0 && is_global != ((il + 1) % c->text.global_every == 0))
-      SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: text_config.layer_types[%d] is \"%s\"; sightline has \"full_attention\" at regular "
-              "intervals, here of %d", name, il, type, c->text.global_every);
+      SL_FAIL(SL_ERROR_UNSUPPORTED,
+              "%s: text_config.layer_types[%d] is \"%s\"; sightline has \"full_attention\" at regular "
+              "intervals, here of %d",
+              name, il, type, c->text.global_every);
   }
   if (c->text.global_every == 0) c->text.global_every = c->text.n_layer + 1;
   return SL_OK;
@@ -96,8 +98,10 @@ static sl_status settle(sl_config *c, const json_t *section, const char *name) {
   const json_t *local = json_object_get(json_object_get(section, "rope_parameters"), "sliding_attention");
   const char *local_type = json_string_value(json_object_get(local, "rope_type"));
   if (local_type && strcmp(local_type, "default") != 0)
-    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: text_config.rope_parameters.sliding_attention.rope_type is \"%s\"; sightline has "
-            "\"default\" there", name, local_type);
+    SL_FAIL(SL_ERROR_UNSUPPORTED,
+            "%s: text_config.rope_parameters.sliding_attention.rope_type is \"%s\"; sightline has "
+            "\"default\" there",
+            name, local_type);
   SL_TRY(read_layer_types(c, json_object_get(section, "layer_types"), name));
   SL_TRY(check_positive(c->text.local_theta, "rope_local_base_freq", name));
   SL_TRY(check_positive(c->text.query_scalar, "query_pre_attn_scalar", name));

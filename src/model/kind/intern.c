@@ -95,8 +95,8 @@ static sl_status settle(sl_config *c, const json_t *section, const char *name) {
   c->vision.n_class = 1;
   c->vision.norm_bias = strcmp(c->vision.norm, "layer_norm") == 0;
   if (!c->vision.norm_bias && strcmp(c->vision.norm, "rms_norm") != 0)
-    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: vision_config.norm_type is \"%s\"; expected \"layer_norm\" or \"rms_norm\"", name,
-            c->vision.norm);
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: vision_config.norm_type is \"%s\"; expected \"layer_norm\" or \"rms_norm\"",
+            name, c->vision.norm);
   return SL_OK;
 }
 

@@ -1,5 +1,5 @@
-/* LLaMA-like decoders under transformers' names: LLaMA, Mistral, Qwen2 and that of Qwen2-VL. They differ in defaults, biases and
- * windows. Defaults are those of LlamaConfig, MistralConfig and Qwen2Config. */
+/* LLaMA-like decoders under transformers' names: LLaMA, Mistral, Qwen2 and that of Qwen2-VL. They differ in defaults,
+ * biases and windows. Defaults are those of LlamaConfig, MistralConfig and Qwen2Config. */
 #include <math.h>
 #include <string.h>
 
@@ -15,13 +15,15 @@
   SL_INT(at "original_max_position_embeddings", text.rope_original, value, 1, 16777216)
 
 /* Rows whose defaults the kinds agree in. */
-#define COMMON_FIELDS \
-  SL_INT("num_attention_heads", text.n_head, 32, 1, 1024), SL_INT("num_key_value_heads", text.n_head_kv, NAN, 1, 1024), \
-  SL_INT("head_dim", text.d_head, 0, 1, 4096), SL_STRING("hidden_act", text.act, "silu"), \
-  SL_REAL("rms_norm_eps", text.eps, 1e-6), SL_REAL("rope_theta", text.rope_theta, 1e4), \
-  SL_REAL("rope_parameters.rope_theta", text.rope_theta, NAN), SL_STRING("rope_scaling.type", text.rope_type, "default"), \
-  SL_STRING("rope_scaling.rope_type", text.rope_type, NULL), SL_STRING("rope_parameters.rope_type", text.rope_type, NULL), \
-  ROPE_SCALES("rope_scaling.", 0), ROPE_SCALES("rope_parameters.", NAN)
+#define COMMON_FIELDS                                                                                           \
+  SL_INT("num_attention_heads", text.n_head, 32, 1, 1024),                                                      \
+      SL_INT("num_key_value_heads", text.n_head_kv, NAN, 1, 1024), SL_INT("head_dim", text.d_head, 0, 1, 4096), \
+      SL_STRING("hidden_act", text.act, "silu"), SL_REAL("rms_norm_eps", text.eps, 1e-6),                       \
+      SL_REAL("rope_theta", text.rope_theta, 1e4), SL_REAL("rope_parameters.rope_theta", text.rope_theta, NAN), \
+      SL_STRING("rope_scaling.type", text.rope_type, "default"),                                                \
+      SL_STRING("rope_scaling.rope_type", text.rope_type, NULL),                                                \
+      SL_STRING("rope_parameters.rope_type", text.rope_type, NULL), ROPE_SCALES("rope_scaling.", 0),            \
+      ROPE_SCALES("rope_parameters.", NAN)
 
 static const sl_config_field llama_fields[] = {
     SL_INT("vocab_size", text.n_vocab, 32000, 1, 4194304),
@@ -123,7 +125,8 @@ static sl_status settle_qwen2(sl_config *c, const json_t *section, const char *n
  * Keys are 8 heads where the file does not speak, and an explicit null is as many as queries. */
 static sl_status settle_qwen2_vl(sl_config *c, const json_t *section, const char *name) {
   const json_t *rope = json_object_get(section, "rope_parameters");
-  const json_t *list = json_object_get(json_is_object(rope) ? rope : json_object_get(section, "rope_scaling"), "mrope_section");
+  const json_t *list =
+      json_object_get(json_is_object(rope) ? rope : json_object_get(section, "rope_scaling"), "mrope_section");
   static const int usual[3] = {16, 24, 24};
   SL_TRY(settle_qwen2(c, section, name));
   if (!json_object_get(section, "num_key_value_heads")) c->text.n_head_kv = 8;
@@ -145,7 +148,9 @@ static sl_status settle_qwen2_vl(sl_config *c, const json_t *section, const char
 
 const sl_kind sl_kind_qwen2_vl = {"qwen2_vl_text", qwen2_vl_fields, COUNT(qwen2_vl_fields), weights, COUNT(weights),
                                   settle_qwen2_vl, SL_QKV_STACKED, SL_CONNECT_MLP, true};
-const sl_kind sl_kind_llama = {"llama", llama_fields, COUNT(llama_fields), weights, COUNT(weights), settle_llama, SL_QKV_STACKED, SL_CONNECT_MLP, true};
+const sl_kind sl_kind_llama = {"llama", llama_fields, COUNT(llama_fields), weights, COUNT(weights),
+                               settle_llama, SL_QKV_STACKED, SL_CONNECT_MLP, true};
 const sl_kind sl_kind_mistral = {"mistral", mistral_fields, COUNT(mistral_fields), weights, COUNT(weights),
                                  settle_mistral, SL_QKV_STACKED, SL_CONNECT_MLP, true};
-const sl_kind sl_kind_qwen2 = {"qwen2", qwen2_fields, COUNT(qwen2_fields), weights, COUNT(weights), settle_qwen2, SL_QKV_STACKED, SL_CONNECT_MLP, true};
+const sl_kind sl_kind_qwen2 = {"qwen2", qwen2_fields, COUNT(qwen2_fields), weights, COUNT(weights),
+                               settle_qwen2, SL_QKV_STACKED, SL_CONNECT_MLP, true};

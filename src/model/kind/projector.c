@@ -14,7 +14,7 @@ static const sl_config_field mlp_fields[] = {
 };
 
 static const sl_weight_row mlp_weights[] = {
-    {SL_W_PROJECTOR_1, "linear_1.weight", {SL_DIM_D, SL_DIM_VD}, SL_ALWAYS},
+    {SL_W_PROJECTOR_1, "linear_1.weight", {SL_DIM_D, SL_DIM_MERGED}, SL_ALWAYS},
     {SL_W_PROJECTOR_1_B, "linear_1.bias", {SL_DIM_D}, SL_WHEN(projector.bias)},
     {SL_W_PROJECTOR_2, "linear_2.weight", {SL_DIM_D, SL_DIM_D}, SL_ALWAYS},
     {SL_W_PROJECTOR_2_B, "linear_2.bias", {SL_DIM_D}, SL_WHEN(projector.bias)},

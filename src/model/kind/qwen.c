@@ -39,7 +39,8 @@ static const sl_weight_row weights[] = {
 };
 
 static sl_status settle(sl_config *c, const json_t *section, const char *name) {
-  if (c->text.d_mlp % 2) SL_FAIL(SL_ERROR_FORMAT, "%s: intermediate_size %d is odd; Qwen halves it", name, c->text.d_mlp);
+  if (c->text.d_mlp % 2)
+    SL_FAIL(SL_ERROR_FORMAT, "%s: intermediate_size %d is odd; Qwen halves it", name, c->text.d_mlp);
   c->text.d_mlp /= 2;
   const json_t *bias = json_object_get(section, "no_bias");
   if (bias && !json_is_true(bias))

@@ -1,7 +1,7 @@
 /* Parts of Qwen2-VL (Wang et al. 2024, arXiv 2409.12191) and Qwen2.5-VL (Bai et al. 2025, arXiv 2502.13923) under
- * transformers' names. The towers take pictures of any size, turn queries and keys by a patch's row and column, and have no
- * class token; 2.5 has RMS norms, a gated MLP, and windows of attention in most layers. Four patches become one token. The
- * merger's norm, over single patches, is the tower's last. Defaults are those of Qwen2VLVisionConfig and
+ * transformers' names. The towers take pictures of any size, turn queries and keys by a patch's row and column, and
+ * have no class token; 2.5 has RMS norms, a gated MLP, and windows of attention in most layers. Four patches become one
+ * token. The merger's norm, over single patches, is the tower's last. Defaults are those of Qwen2VLVisionConfig and
  * Qwen2_5_VLVisionConfig; the norms' eps is the code's. */
 #include <math.h>
 
@@ -79,8 +79,8 @@ static sl_status settle_any(sl_config *c, const char *name) {
   c->vision.any_size = true;
   c->vision.image_px = ESTIMATE_CELLS * c->projector.merge * c->vision.patch_px;
   if (c->vision.d_model % (4 * c->vision.n_head) != 0)
-    SL_FAIL(SL_ERROR_FORMAT, "%s: the tower's heads are %g wide; rotary embedding in the plane needs a multiple of 4", name,
-            (double)c->vision.d_model / c->vision.n_head);
+    SL_FAIL(SL_ERROR_FORMAT, "%s: the tower's heads are %g wide; rotary embedding in the plane needs a multiple of 4",
+            name, (double)c->vision.d_model / c->vision.n_head);
   return SL_OK;
 }
 
@@ -110,8 +110,8 @@ static sl_status settle_2_5(sl_config *c, const json_t *section, const char *nam
   c->vision.norm = "rms_norm";
   c->vision.gated = true;
   if (c->vision.window_px < cell_px)
-    SL_FAIL(SL_ERROR_FORMAT, "%s: vision_config.window_size %d is smaller than a cell of %d px", name, c->vision.window_px,
-            cell_px);
+    SL_FAIL(SL_ERROR_FORMAT, "%s: vision_config.window_size %d is smaller than a cell of %d px", name,
+            c->vision.window_px, cell_px);
   SL_TRY(read_whole_layers(c, section, name));
   return settle_any(c, name);
 }

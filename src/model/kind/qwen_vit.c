@@ -41,7 +41,8 @@ static const sl_weight_row weights[] = {
 static sl_status settle(sl_config *c, const json_t *section, const char *name) {
   const json_t *ratio = json_object_get(section, "mlp_ratio");
   const double factor = ratio ? json_number_value(ratio) : 4.9231;
-  if (!(factor > 0 && factor <= 64)) SL_FAIL(SL_ERROR_FORMAT, "%s: visual.mlp_ratio is %g; expected 0 to 64", name, factor);
+  if (!(factor > 0 && factor <= 64))
+    SL_FAIL(SL_ERROR_FORMAT, "%s: visual.mlp_ratio is %g; expected 0 to 64", name, factor);
   c->vision.d_mlp = (int)(c->vision.d_model * factor);
   if (c->vision.d_mlp < 1) SL_FAIL(SL_ERROR_FORMAT, "%s: visual.mlp_ratio %g makes an MLP of no width", name, factor);
   c->vision.norm = "layer_norm";

@@ -1,5 +1,5 @@
-/* Qwen-VL's resampler: learned queries read the tower's rows by one cross-attention, then a norm and a matrix. Its numbers
- * stand in the tower's section (see qwen_vit.c). Names are those of the remote code. */
+/* Qwen-VL's resampler: learned queries read the tower's rows by one cross-attention, then a norm and a matrix. Its
+ * numbers stand in the tower's section (see qwen_vit.c). Names are those of the remote code. */
 #include <math.h>
 
 #include "model/family.h"
