@@ -25,7 +25,7 @@ step() {
 
 BUILD_PACKAGES="gcc libc6-dev make cmake pkg-config libjansson-dev libxxhash-dev libjpeg62-turbo-dev libpng-dev
   libwebp-dev libpcre2-dev libutf8proc-dev libsqlite3-dev liblapacke-dev libopenblas-serial-dev node-d3"
-TEST_PACKAGES="libcmocka-dev python3 chromium locales" # locales: a test makes a German one
+TEST_PACKAGES="libcmocka-dev python3 chromium libopenmpi-dev openmpi-bin locales" # locales: a test makes a German one
 
 # need_packages PACKAGE...: installs those that dpkg does not know as installed.
 need_packages() {
