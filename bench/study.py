@@ -1,7 +1,7 @@
 """What a study costs beside its examples, and how it scales over processes.
 
-    python3 bench/study.py memory build/cli/sightline [EXAMPLES]     resident memory, open files and files of the folder on the way
-    python3 bench/study.py scaling build/cli/sightline [EXAMPLES]    one and two processes of one thread: shards, and ranks under mpirun
+    python3 bench/study.py memory build/sightline [EXAMPLES]     resident memory, open files and files of the folder on the way
+    python3 bench/study.py scaling build/sightline [EXAMPLES]    one and two processes of one thread: shards, and ranks under mpirun
 
 `memory` runs the smallest test checkpoint with flow, cam and a kept tensor, so that as much as possible is overhead. `scaling` runs the bundled model with
 flow, cam and cliff. Needs a program built with -DSL_MPI=ON for the ranks; without it they are left out.

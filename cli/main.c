@@ -133,6 +133,8 @@ int main(int argc, char **argv) {
   setlocale(LC_ALL, "");
   setlocale(LC_NUMERIC, "C"); /* numbers are the same everywhere */
   const int code = cli_finish_output(dispatch(argc, argv));
+  signal(SIGINT, SIG_DFL); /* a late one must not find what is freed */
+  signal(SIGTERM, SIG_DFL);
   sl_cancel_free(cancel);
   return code;
 }

@@ -371,6 +371,39 @@ static void test_greedy_answers_under_plans(void **state) {
   json_decref(golden);
 }
 
+/* An empty answer is none: the prompt's last row counts, and answers under plans begin behind it. */
+static void test_questions_without_an_answer(void **state) {
+  (void)state;
+  const sl_question_options none = {.size = sizeof none, .answer = ""};
+  const sl_question_options raw = {.size = sizeof raw, .answer = "", .raw_prompt = true};
+  sl_scene *scene = open_scene("a.png", 1, false);
+  sl_question *asked = ask(scene, WHAT, N_ANSWER), *alone = NULL;
+  ASSERT_OK(sl_question_new(&alone, scene, WHAT, &none));
+  const sl_question_info with = info_of(asked), without = info_of(alone);
+  assert_int_equal(without.n_token, with.n_prompt);
+  assert_int_equal(without.n_prompt, with.n_prompt);
+  assert_string_equal(without.answer, "");
+  sl_plan *empty = parse("{}");
+  sl_branches branches = {.question = alone, .plans = (const sl_plan *[]){empty}, .n_plan = 1};
+  float *logits = run(&branches, 1), *own = calloc((size_t)with.n_vocab, sizeof *own);
+  ASSERT_OK(sl_question_logits(asked, &(int){with.n_prompt - 1}, 1, own));
+  assert_memory_equal(logits, own, (size_t)with.n_vocab * sizeof *own);
+  int32_t ids[N_ANSWER];
+  int n_id = 0;
+  ASSERT_OK(sl_branches_answer(&branches, N_ANSWER, ids, &n_id));
+  assert_int_equal(n_id, with.n_token - with.n_prompt);
+  assert_memory_equal(ids, with.ids + with.n_prompt, (size_t)n_id * sizeof *ids);
+  sl_question *nothing = NULL;
+  assert_fails(sl_question_new(&nothing, scene, "USER: <image>", &raw), SL_ERROR_ARGUMENT, "ends with the picture");
+  assert_null(nothing);
+  free(own);
+  free(logits);
+  sl_plan_free(empty);
+  sl_question_free(alone);
+  sl_question_free(asked);
+  sl_scene_close(scene);
+}
+
 /* Whoever hides the picture from all that follows it cannot tell two pictures apart. */
 static void test_hidden_pictures_are_equal(void **state) {
   (void)state;
@@ -480,6 +513,7 @@ int main(void) {
       cmocka_unit_test(test_plans_as_in_transformers),
       cmocka_unit_test(test_same_bits_whatever_batch_and_threads),
       cmocka_unit_test(test_greedy_answers_under_plans),
+      cmocka_unit_test(test_questions_without_an_answer),
       cmocka_unit_test(test_hidden_pictures_are_equal),
       cmocka_unit_test(test_errors),
       cmocka_unit_test(test_plans_print_as_they_parse),

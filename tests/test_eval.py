@@ -108,7 +108,12 @@ class Eval(unittest.TestCase):
         curve, own = said["cliff"]["curve"], said["paper"]["own"]
         self.assertEqual(len(curve), 13)
         self.assertEqual((said["cliff"]["of"], curve[12][main]), (main, said["metrics"][main]))
-        self.assertIn(said["cliff"]["layer"], range(13))
+        sign, worst = (-1, "high") if main == "chair_s" else (1, "low")  # the end of the interval that may not pass one point
+        for point in curve:
+            self.assertAlmostEqual(point["difference"]["value"], point[main] - curve[12][main], 7)
+        for layer, end in ((said["cliff"]["layer"], worst), (said["cliff"]["estimate"]["layer"], "value")):
+            lost = [k for k, point in enumerate(curve) if sign * point["difference"][end] < -0.01 - 1e-9]
+            self.assertEqual(layer, lost[-1] + 1 if lost else 0)
         self.assertEqual([row["metric"] for row in own], [main, *others])
         for row in own:
             self.assertAlmostEqual(row["whole_percent"], 100 * said["metrics"][row["metric"]], 6)
@@ -167,7 +172,12 @@ class Eval(unittest.TestCase):
                          os.path.join(GOLDEN, "scienceqa", "answers.jsonl"))
         expected = read(os.path.join(GOLDEN, "scienceqa", "expected.json"))["llava-ce1aa08"]
         self.assertAlmostEqual(said["metrics"]["accuracy"], expected["accuracy"], places=8)
-        self.assertEqual(os.listdir(self.dir), [])
+        with open(self.path("other.jsonl"), "w", encoding="utf-8") as f:  # another set's
+            f.write('{"id": "none of these", "text": "A"}\n')
+        error = self.eval("scienceqa", os.path.join(GOLDEN, "scienceqa"), "--predictions", self.path("other.jsonl"), code=1)
+        self.assertIn("other.jsonl: no prediction for any of the", error)
+        self.assertIn('line 1: no example has the id "none of these"', error)
+        self.assertEqual(os.listdir(self.dir), ["other.jsonl"])
 
     def test_resume(self):
         """Interrupted, then killed, then resumed: the files of an uninterrupted run."""
@@ -197,6 +207,37 @@ class Eval(unittest.TestCase):
         self.assertEqual(again, whole)
         self.assertEqual(read_lines(self.path("main-object", "predictions.jsonl")), read_lines(self.path("whole", "predictions.jsonl")))
         self.assertEqual(self.pocket("main-object", *args, "--resume")["metrics"], whole["metrics"])  # nothing left to do
+
+    def test_what_changed_is_refused(self):
+        """Answers about two pictures of one name, or with two tokenizers, do not come together."""
+        pictures, model, journal = self.path("pictures"), self.path("model"), self.path("out", "predictions.partial.jsonl")
+        shutil.copytree(MODEL, model)
+        os.mkdir(pictures)
+        for name in ("000001.jpg", "000002.jpg"):
+            shutil.copy(os.path.join(POCKET, "images", name), pictures)
+        data = os.path.join(POCKET, "main_object")
+        args = ("--model", model, "--images", pictures, "--limit", "2", "--max-tokens", "2", "--out", self.path("out"))
+        whole = self.eval("main-object", data, *args)
+        shutil.rmtree(self.path("out"))
+        small = len(json.dumps({"settings": whole["settings"]})) + 120  # room for one answer
+        done = subprocess.run([PROGRAM, "eval", "main-object", "--data", data, "--quiet", *args], stderr=subprocess.PIPE, text=True,
+                              preexec_fn=lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+                                                  resource.setrlimit(resource.RLIMIT_FSIZE, (small, small))), check=False)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertEqual(len(read_whole(journal)), 2)
+        first = os.path.join(pictures, "000001.jpg")
+        os.rename(first, self.path("first.jpg"))
+        shutil.copy(os.path.join(pictures, "000002.jpg"), first)
+        self.assertIn("000001.jpg is not the one", self.eval("main-object", data, *args, "--resume", code=1))
+        os.replace(self.path("first.jpg"), first)
+        with open(os.path.join(model, "tokenizer_config.json"), "a", encoding="utf-8") as f:
+            f.write("\n")
+        self.assertIn('made with another "model_files_hash"', self.eval("main-object", data, *args, "--resume", code=1))
+        shutil.copy(os.path.join(MODEL, "tokenizer_config.json"), model)
+        again = self.eval("main-object", data, *args, "--resume")
+        for said in (whole, again):
+            said.pop("command")
+        self.assertEqual(again, whole)
 
     def test_long_answers(self):
         """Long answers take another way than short ones; neither it nor the size of batches changes a word."""

@@ -282,17 +282,21 @@ class Layouts(unittest.TestCase):
 
 
 class Large(unittest.TestCase):
+    def make(self, d, max_pixels, positions):
+        folder = os.path.join(d, "model")
+        shutil.copytree(os.path.join(GOLDEN, "qwen2-vl"), folder)
+        for name, key, value in (("preprocessor_config.json", "max_pixels", max_pixels), ("config.json", "max_position_embeddings", positions)):
+            with open(os.path.join(folder, name), encoding="utf-8") as f:
+                content = json.load(f)
+            content[key] = value
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
+                json.dump(content, f)
+        return folder
+
     def ask(self, positions, *args):
         """A picture of 640 x 480 px whose every 8 x 8 px are a token."""
         with tempfile.TemporaryDirectory(prefix="sl-large-") as d:
-            folder = os.path.join(d, "model")
-            shutil.copytree(os.path.join(GOLDEN, "qwen2-vl"), folder)
-            for name, key, value in (("preprocessor_config.json", "max_pixels", 400000), ("config.json", "max_position_embeddings", positions)):
-                with open(os.path.join(folder, name), encoding="utf-8") as f:
-                    content = json.load(f)
-                content[key] = value
-                with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
-                    json.dump(content, f)
+            folder = self.make(d, 400000, positions)
             picture = os.path.join(d, "large.ppm")
             with open(picture, "wb") as f:
                 f.write(b"P6 640 480 255\n" + bytes(640 * 480 * 3))
@@ -306,6 +310,15 @@ class Large(unittest.TestCase):
         r = self.ask(4800)
         self.assertEqual(r.returncode, 1)
         self.assertIn("the picture has 4800 image tokens; the model was made for 4800 positions", r.stderr.decode())
+
+
+    def test_largest_estimate_is_of_a_picture_that_is_taken(self):
+        for positions, tokens in ((8192, 6241), (6000, None)):      # 632 x 632 of 400,000 px, and no room for them
+            with tempfile.TemporaryDirectory(prefix="sl-large-") as d:
+                r = subprocess.run([PROGRAM, "info", "--model", self.make(d, 400000, positions), "--json", "--quiet", "--prompt", QUESTION],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=100)
+                self.assertEqual(r.returncode, 0, r.stderr.decode())
+                self.assertEqual(json.loads(r.stdout)["estimate"].get("largest", {}).get("image_tokens"), tokens)
 
 
 class Templates(unittest.TestCase):

@@ -262,6 +262,14 @@ static void test_objects_and_arrays(void **state) {
   assert_int_equal(s.examples.items[1].line, 2);
   expect(&s, "{\"acc\": 50.0, \"outputs\": {\"5\": \"A\", \"7\": \"B\"}}", (const char *[]){"A", ""},
          (const char *[]){"line 1: no example has the id \"7\"", NULL});
+  /* Ids that no problem has are bad rows like others. */
+  sl_examples_dispose(&s.examples);
+  put(&s, "pid_splits.json", "{\"train\": [\"6\"],\n\"test\": [\"5\",\n\"gone\", 6,\n\"6\"]}");
+  set_read(&s, "scienceqa", NULL, NULL);
+  assert_int_equal(s.examples.n, 2);
+  assert_int_equal(s.rows.n_bad, 2);
+  assert_non_null(strstr(s.rows.messages[0], "pid_splits.json: line 3: problems.json has no problem \"gone\""));
+  assert_non_null(strstr(s.rows.messages[1], "pid_splits.json: line 3: an id of a problem: expected a text"));
   set_end(&s, (const char *[]){"problems.json", "pid_splits.json", NULL});
 }
 

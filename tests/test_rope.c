@@ -92,12 +92,16 @@ static void frequencies_match(void **state) {
   }
 }
 
-/* The decoder's first frequencies of a copy of the folder with this at `path` of its config.json. */
+/* The decoder's first frequencies of a copy of the folder with this at `path` of its config.json. What the newer
+ * spelling says is not read beside the older one. */
 static void read_frequencies(float *out, int n, const char *path, const char *value) {
   folder f = folder_copy("llava-gqa");
   sl_model *model = NULL;
   sl_session *session = NULL;
-  folder_set_json(&f, "config.json", "text_config.rope_parameters", "{\"rope_theta\": 700.0}");
+  folder_set_json(&f, "config.json", "text_config.rope_theta", "700.0");
+  folder_set_json(&f, "config.json", "text_config.rope_parameters",
+                  path ? "{\"rope_type\": \"linear\", \"factor\": 3.0, \"rope_theta\": 900.0}"
+                       : "{\"rope_theta\": 700.0}");
   if (path) folder_set_json(&f, "config.json", path, value);
   ASSERT_OK(sl_model_open(&model, f.dir, NULL));
   ASSERT_OK(sl_session_new(&session, model, 1));
@@ -120,6 +124,14 @@ static void configs_are_read(void **state) {
   read_frequencies(got, N, "text_config.rope_parameters",
                    "{\"rope_type\": \"linear\", \"factor\": 4.0, \"rope_theta\": 700.0}");
   for (int i = 0; i < N; i++) assert_float_equal(got[i], plain[i] / 4, 0);
+  read_frequencies(got, N, "text_config.rope_parameters",
+                   "{\"type\": \"linear\", \"factor\": 4.0, \"rope_theta\": 700.0}");
+  for (int i = 0; i < N; i++) assert_float_equal(got[i], plain[i] / 4, 0);
+  float other[N]; /* a base of its own, which transformers 5 reads */
+  read_frequencies(other, N, "text_config.rope_parameters", "{\"rope_theta\": 1234.0}");
+  read_frequencies(got, N, "text_config.rope_scaling", "{\"rope_type\": \"default\", \"rope_theta\": 1234.0}");
+  assert_memory_equal(got, other, sizeof got);
+  assert_float_not_equal(got[1], plain[1], 0);
   /* A turn of pair 0 takes 6.3 positions: shorter than 8 / 1, longer than 4 / 1. */
   read_frequencies(got, N, "text_config.rope_scaling",
                    "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 0.5, \"high_freq_factor\": 1, "

@@ -133,7 +133,7 @@ class Results(Study):
         self.works("--quiet")
         answer = self.ask("SELECT answer FROM example WHERE example = 1")[0][0]
         rows[1]["answer"] = f"  {answer.upper()}. "
-        rows[2]["answer"] = "no model says this"
+        rows[2].update({"answer": "no model says this", 'say "so"': "yes"})
         shutil.rmtree(self.path("study"))
         self.write(rows)
         self.works("--quiet")
@@ -146,6 +146,8 @@ class Results(Study):
         whole = self.ask("SELECT n, correct FROM accuracy WHERE label = ''")
         self.assertEqual(whole[0][0], 3)
         self.assertEqual(dict(self.ask("SELECT value, n FROM accuracy WHERE label = 'kind'")), {"odd": 2, "even": 1})
+        self.assertEqual(self.ask("SELECT label, value, n FROM accuracy WHERE label = 'say \"so\"'"), [('say "so"', "yes", 1)])
+        self.assertEqual(dict(self.ask("SELECT value, n FROM accuracy WHERE label = 'weight'")), {str(row["weight"]): 1 for row in rows[1:]})
         layers = self.ask("SELECT layer, n, image_share, variance FROM flow_by_layer ORDER BY 1")
         for layer, n, mean, variance in layers:
             values = [v for v, in self.ask("SELECT value FROM series WHERE name = 'image_share' AND \"index\" = ?", layer)]

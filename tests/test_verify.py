@@ -3,6 +3,7 @@
     python3 tests/test_verify.py path/to/sightline [unittest arguments]
 """
 import json
+import math
 import os
 import shutil
 import struct
@@ -138,6 +139,14 @@ class Verify(unittest.TestCase):
             first = self.summary(1, reference=self.damaged)["first"]
             self.assertEqual((first["case"], first["name"]), ("c1", name))
             self.assertIn("token 2 is", first["note"])
+
+    def test_what_is_no_number_is_a_difference(self):
+        for array, site in (("c0/pixels", "pixels"), ("c1/logits", "logits")):
+            file = File(REFERENCE)
+            file.change(array, 5, lambda v: math.nan)
+            file.write(self.damaged)
+            first = self.summary(1, reference=self.damaged)["first"]
+            self.assertEqual((first["name"], first["error"]), (site, None))
 
     def test_small_rows_are_seen(self):
         """Rows count each by itself: one that is far smaller than the largest is still compared."""

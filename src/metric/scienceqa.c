@@ -28,6 +28,15 @@ typedef struct reader {
   const char *pid;
 } reader;
 
+/* The two files. */
+typedef struct set {
+  sl_examples *examples;
+  sl_rows *rows;
+  char *path, *splits_path;
+  json_t *problems, *splits;
+  json_t *lines; /* of the problems, by id */
+} set;
+
 static sl_status check_choices(const json_t *row, int64_t *answer) {
   const json_t *choices = json_object_get(row, "choices"), *choice;
   size_t i;
@@ -68,18 +77,24 @@ static sl_status take(void *user, json_t *row, int line) {
   return status;
 }
 
+/* Lines [n] of the members of what stands at `key` of a file (NULL: its root). */
+static sl_status find_lines(int **lines, const char *path, const char *key, size_t n) {
+  char *bytes = NULL;
+  size_t n_bytes = 0;
+  SL_TRY(sl_file_read(path, SL_ROWS_MAX_BYTES, &bytes, &n_bytes));
+  const sl_status status = SL_ALLOC(*lines, n, "line numbers");
+  if (status == SL_OK) sl_rows_lines(bytes, n_bytes, key, *lines, (int)n);
+  free(bytes);
+  return status;
+}
+
 /* Line of each problem, by its place in the file. */
 static sl_status index_lines(json_t **lines, const char *path, const json_t *problems) {
-  char *bytes = NULL;
-  size_t n_bytes = 0, i = 0;
-  const size_t n = json_object_size(problems);
+  size_t i = 0;
   int *found = NULL;
   const char *key;
   json_t *value;
-  SL_TRY(sl_file_read(path, SL_ROWS_MAX_BYTES, &bytes, &n_bytes));
-  sl_status status = SL_ALLOC(found, n, "line numbers");
-  if (status == SL_OK) sl_rows_lines(bytes, n_bytes, NULL, found, (int)n);
-  free(bytes);
+  sl_status status = find_lines(&found, path, NULL, json_object_size(problems));
   *lines = json_object();
   json_object_foreach((json_t *)problems, key, value)
     if (status == SL_OK) status = sl_metric_set(*lines, key, json_integer(found[i++]));
@@ -87,29 +102,35 @@ static sl_status index_lines(json_t **lines, const char *path, const json_t *pro
   return status;
 }
 
-static sl_status take_pid(sl_examples *out, const json_t *problems, const json_t *lines, const char *path,
-                          const json_t *pid, sl_rows *rows) {
-  const char *text = json_string_value(pid);
-  json_t *problem = text ? json_object_get(problems, text) : NULL;
-  if (!text || strlen(text) != json_string_length(pid)) SL_FAIL(SL_ERROR_FORMAT, "pid_splits.json: an id is no text");
-  if (!problem) SL_FAIL(SL_ERROR_FORMAT, "%s: no problem \"%s\", which pid_splits.json names", path, text);
-  return sl_rows_take(rows, path, (int)json_integer_value(json_object_get(lines, text)), take,
-                      &(reader){out, text}, problem);
+/* An id of pid_splits.json that no problem has. */
+static sl_status refuse_pid(void *user, json_t *row, int line) {
+  const json_t *pid = user;
+  (void)row, (void)line;
+  if (!json_is_string(pid)) SL_FAIL(SL_ERROR_FORMAT, "an id of a problem: expected a text");
+  SL_FAIL(SL_ERROR_FORMAT, "problems.json has no problem \"%s\"", json_string_value(pid));
 }
 
-static sl_status read_parts(sl_examples *out, const sl_read_options *o, const char *path, json_t *splits,
-                            json_t *problems, sl_rows *rows) {
-  const char *split = o->split ? o->split : "test";
-  const json_t *pids = json_object_get(splits, split), *pid;
-  json_t *lines = NULL;
-  size_t i;
-  if (!json_is_array(pids)) SL_FAIL(SL_ERROR_FORMAT, "pid_splits.json: no split \"%s\"", split);
-  if (!json_is_object(problems)) SL_FAIL(SL_ERROR_FORMAT, "%s: expected an object of problems", path);
-  SL_TRY(sl_examples_from(out, path));
-  sl_status status = index_lines(&lines, path, problems);
-  json_array_foreach((json_t *)pids, i, pid)
-    if (status == SL_OK) status = take_pid(out, problems, lines, path, pid, rows);
-  json_decref(lines);
+/* `line` is that of the id; of a problem it is its own. */
+static sl_status take_pid(const set *s, json_t *pid, int line) {
+  const char *text = json_string_value(pid);
+  const bool whole = text && strlen(text) == json_string_length(pid);
+  json_t *problem = whole ? json_object_get(s->problems, text) : NULL;
+  if (!problem) return sl_rows_take(s->rows, s->splits_path, line, refuse_pid, pid, s->splits);
+  return sl_rows_take(s->rows, s->path, (int)json_integer_value(json_object_get(s->lines, text)), take,
+                      &(reader){s->examples, text}, problem);
+}
+
+static sl_status read_parts(set *s, const char *split) {
+  const json_t *pids = json_object_get(s->splits, split);
+  int *lines = NULL;
+  if (!json_is_array(pids)) SL_FAIL(SL_ERROR_FORMAT, "%s: no split \"%s\"", s->splits_path, split);
+  if (!json_is_object(s->problems)) SL_FAIL(SL_ERROR_FORMAT, "%s: expected an object of problems", s->path);
+  SL_TRY(sl_examples_from(s->examples, s->path));
+  sl_status status = index_lines(&s->lines, s->path, s->problems);
+  if (status == SL_OK) status = find_lines(&lines, s->splits_path, split, json_array_size(pids));
+  for (size_t i = 0; i < json_array_size(pids) && status == SL_OK; i++)
+    status = take_pid(s, json_array_get(pids, i), lines[i]);
+  free(lines);
   return status;
 }
 
@@ -128,20 +149,20 @@ static sl_status find_images(sl_examples *out, const sl_read_options *o) {
 }
 
 static sl_status read_scienceqa(sl_examples *out, const sl_read_options *o, sl_rows *rows) {
-  char *problems_path = NULL, *splits_path = NULL;
-  json_t *problems = NULL, *splits = NULL;
+  set s = {.examples = out, .rows = rows};
   if (!sl_metric_is_folder(o->path))
     SL_FAIL(SL_ERROR_FILE, "%s: expected the folder of problems.json and pid_splits.json", o->path);
-  sl_status status = sl_path_join(&problems_path, o->path, "problems.json");
-  if (status == SL_OK) status = sl_path_join(&splits_path, o->path, "pid_splits.json");
-  if (status == SL_OK) status = sl_json_load(&problems, problems_path, SL_ROWS_MAX_BYTES);
-  if (status == SL_OK) status = sl_json_load(&splits, splits_path, SL_ROWS_MAX_BYTES);
-  if (status == SL_OK) status = read_parts(out, o, problems_path, splits, problems, rows);
+  sl_status status = sl_path_join(&s.path, o->path, "problems.json");
+  if (status == SL_OK) status = sl_path_join(&s.splits_path, o->path, "pid_splits.json");
+  if (status == SL_OK) status = sl_json_load(&s.problems, s.path, SL_ROWS_MAX_BYTES);
+  if (status == SL_OK) status = sl_json_load(&s.splits, s.splits_path, SL_ROWS_MAX_BYTES);
+  if (status == SL_OK) status = read_parts(&s, o->split ? o->split : "test");
   if (status == SL_OK) status = find_images(out, o);
-  json_decref(problems);
-  json_decref(splits);
-  free(problems_path);
-  free(splits_path);
+  json_decref(s.problems);
+  json_decref(s.splits);
+  json_decref(s.lines);
+  free(s.path);
+  free(s.splits_path);
   return status;
 }
 

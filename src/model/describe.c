@@ -159,7 +159,8 @@ static json_t *largest_json(const sl_model *m, const char *question, int n_text,
     sl_pack pack = {0};
     sl_status status = sl_views_plan(&views, &m->preprocess, large_px[i][0], large_px[i][1]);
     if (status == SL_OK) status = sl_pack_make(&pack, m, &views, question);
-    if (status == SL_OK && pack.n > n_image) { /* one that the model refuses is not its largest */
+    /* One that the model refuses, or has no positions for, is not its largest. */
+    if (status == SL_OK && pack.n > n_image && pack.n <= m->shape.max_position - n_text) {
       px = large_px[i];
       n_image = pack.n;
       n_view = pack.n_view;

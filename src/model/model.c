@@ -180,6 +180,7 @@ static sl_status fill_nn(sl_model *m, const char *name) {
 /* Several layers that are read: the tower's stream ends as the deepest, copies of the others lie behind it. List b is
  * the b-th of the file's. */
 static void fill_levels(sl_model *m) {
+  _Static_assert(SL_MAX_FEATURE_LAYER <= SL_MAX_LEVEL, "one of them is the tower's stream itself");
   const sl_config *c = &m->config;
   const int stream = deepest(c);
   m->tower.n_level = 0;
@@ -250,11 +251,22 @@ static sl_status read_vision(sl_model *m, json_t *json, const char *name) {
   return status;
 }
 
+/* A decoder's rotary scaling stands in rope_scaling (transformers 4) or rope_parameters (5). Of a file with both every
+ * version reads the older one alone. Parameters that are told by sorts of layers are the kind's matter. */
+static void drop_unread_rope(json_t *json, const char *section) {
+  json_t *text = section[0] ? sl_json_at(json, section) : json, *value;
+  const char *key;
+  bool by_sort = false;
+  json_object_foreach(json_object_get(text, "rope_parameters"), key, value) by_sort = by_sort || json_is_object(value);
+  if (json_object_size(json_object_get(text, "rope_scaling")) > 0 && !by_sort) json_object_del(text, "rope_parameters");
+}
+
 sl_status sl_model_read_config(sl_model *m, json_t *json, const char *name) {
   SL_TRY(sl_family_find(&m->family, json, name));
   const sl_family *f = m->family;
   m->config.projector.merge = 1;
   SL_TRY(read_vision(m, json, name));
+  drop_unread_rope(json, f->text.section);
   SL_TRY(read_part(m, &f->text, &m->kinds.text, json, name));
   SL_TRY(read_part(m, &f->projector, &m->kinds.projector, json, name));
   SL_TRY(sl_config_fill(&m->config, json, "", f->fields, f->n_field, name));

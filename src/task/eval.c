@@ -8,6 +8,7 @@
 #include "model/model.h"
 #include "sightline/sightline.h"
 #include "task/eval_internal.h"
+#include "task/study_internal.h"
 
 const char *sl_eval_name(int i) {
   for (int k = 0; sl_benchmarks[k]; k++)
@@ -55,6 +56,15 @@ static sl_status check_request(sl_evaluation *e) {
   return SL_OK;
 }
 
+/* The hash of config, tokenizer, processor and template. */
+static sl_status add_files_hash(json_t *into, json_t *model) {
+  char hash[17];
+  json_t *vision = json_object_get(model, "vision");
+  SL_TRY(sl_study_hash_settings(hash, json_string_value(json_object_get(model, "path")),
+                                json_string_value(json_object_get(vision, "path"))));
+  return sl_metric_set(into, "model_files_hash", json_string(hash));
+}
+
 /* What must be the same when work goes on. */
 static sl_status make_settings(sl_evaluation *e) {
   char hash[17];
@@ -66,9 +76,11 @@ static sl_status make_settings(sl_evaluation *e) {
   if (!e->settings) SL_FAIL(SL_ERROR_MEMORY, "no memory for the settings");
   if (!e->model) return sl_metric_set(e->settings, "predictions", json_string(e->request->predictions));
   SL_TRY(sl_model_to_json(e->model, &part));
-  (void)json_object_del(part, "path"); /* the hash tells what it is, wherever it lies */
-  (void)json_object_del(part, "name");
   SL_TRY(sl_metric_set(e->settings, "model", part));
+  SL_TRY(add_files_hash(e->settings, part));
+  (void)json_object_del(part, "path"); /* the hashes tell what it is, wherever it lies */
+  (void)json_object_del(part, "name");
+  (void)json_object_del(json_object_get(part, "vision"), "path");
   SL_TRY(sl_model_compute_to_json(e->model, &part));
   (void)json_object_del(part, "threads"); /* answers do not depend on them */
   return sl_metric_set(e->settings, "compute", part);
@@ -195,6 +207,17 @@ static sl_status check_answered(const sl_evaluation *e) {
   SL_FAIL(SL_ERROR_ARGUMENT, "no question could be answered; the first: %s", why ? why : "not asked");
 }
 
+/* A file that holds no prediction of this set is the wrong file, and has no score. */
+static sl_status check_predicted(const sl_evaluation *e) {
+  for (int i = 0; i < e->examples.n; i++)
+    if (e->texts[i]) return SL_OK;
+  const char *path = e->request->predictions, *bad = NULL;
+  for (int i = 0; i < e->rows.n_bad && i < SL_ROWS_KEPT && !bad; i++)
+    if (strncmp(e->rows.messages[i], path, strlen(path)) == 0) bad = e->rows.messages[i];
+  SL_FAIL(SL_ERROR_FORMAT, "%s: no prediction for any of the %d questions%s%s", path, e->examples.n,
+          bad ? "; the first bad row: " : "", bad ? bad : "");
+}
+
 static sl_status run(sl_evaluation *e, char **summary) {
   SL_TRY(check_request(e));
   SL_TRY(sl_eval_read(e));
@@ -203,7 +226,10 @@ static sl_status run(sl_evaluation *e, char **summary) {
   if (e->model) SL_TRY(sl_eval_check_pictures(e));
   if (e->request->out_dir) SL_TRY(sl_journal_open(e, summary));
   if (*summary) return SL_OK;
-  if (e->model) SL_TRY(sl_eval_ask(e));
+  if (e->model)
+    SL_TRY(sl_eval_ask(e));
+  else
+    SL_TRY(check_predicted(e));
   SL_TRY(conclude(e, summary));
   return e->model ? check_answered(e) : SL_OK;
 }

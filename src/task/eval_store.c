@@ -12,9 +12,13 @@
 #include "base/text.h"
 #include "store/folder.h"
 #include "task/eval_internal.h"
+#include "task/study_internal.h"
+
+#define MAX_PICTURE_BYTES ((size_t)1 << 30)
 
 struct sl_journal {
   char *partial, *predictions, *metrics, *page; /* paths */
+  char *hashed, hash[17];                       /* the picture that was hashed last */
   int fd;                                /* of the partial file, locked; -1 */
 };
 
@@ -25,6 +29,7 @@ void sl_journal_close(sl_journal *j) {
   free(j->predictions);
   free(j->metrics);
   free(j->page);
+  free(j->hashed);
   free(j);
 }
 
@@ -46,13 +51,42 @@ static sl_status write_line(sl_journal *j, const json_t *row) {
   return SL_OK;
 }
 
-sl_status sl_journal_add(sl_evaluation *e, int i) {
-  json_t *row = json_pack("{s:s, s:s}", "question_id", e->examples.items[i].id, "text", e->texts[i]);
+/* The hash of the example's picture, 16 digits; "" without one. Questions about one picture follow each other. */
+static sl_status hash_picture(const sl_evaluation *e, int i, char hash[17]) {
+  sl_journal *j = e->journal;
+  const char *image = e->examples.items[i].image;
+  uint64_t number = 0;
+  char *path = NULL;
+  hash[0] = '\0';
+  if (!image) return SL_OK;
+  if (!j->hashed || strcmp(j->hashed, image) != 0) {
+    free(j->hashed);
+    j->hashed = NULL;
+    SL_TRY(sl_path_join(&path, e->image_dir, image));
+    const sl_status status = sl_study_hash_file(&number, path, MAX_PICTURE_BYTES);
+    free(path);
+    SL_TRY(status);
+    snprintf(j->hash, sizeof j->hash, "%016llx", (unsigned long long)number);
+    SL_TRY(sl_strdup(&j->hashed, image));
+  }
+  memcpy(hash, j->hash, sizeof j->hash);
+  return SL_OK;
+}
+
+/* hash: of the picture; NULL where the answer is an earlier run's. */
+static sl_status add_answer(sl_evaluation *e, int i, const char *hash) {
+  json_t *row = json_pack("{s:s, s:s, s:s?}", "question_id", e->examples.items[i].id, "text", e->texts[i], "image_hash", hash);
   sl_status status = row ? SL_OK : sl_fail(SL_ERROR_MEMORY, "no memory for an answer");
   if (status == SL_OK && e->layers[i]) status = sl_metric_set(row, "layers", json_incref(e->layers[i]));
   if (status == SL_OK) status = write_line(e->journal, row);
   json_decref(row);
   return status;
+}
+
+sl_status sl_journal_add(sl_evaluation *e, int i) {
+  char hash[17];
+  SL_TRY(hash_picture(e, i, hash));
+  return add_answer(e, i, hash);
 }
 
 /* ---- going on ---- */
@@ -67,6 +101,17 @@ static sl_status check_settings(const json_t *there, const json_t *asked, const 
   return SL_OK;
 }
 
+/* That the picture is the one that was asked about. */
+static sl_status check_picture(const sl_evaluation *e, int i, const json_t *row) {
+  const char *was = json_string_value(json_object_get(row, "image_hash"));
+  char hash[17];
+  if (!was) return SL_OK; /* a finished run's line */
+  SL_TRY(hash_picture(e, i, hash));
+  if (strcmp(was, hash) == 0) return SL_OK;
+  SL_FAIL(SL_ERROR_ARGUMENT, "%s: the picture %s is not the one that \"%s\" was asked about: nothing can be resumed; "
+          "--force begins anew", e->journal->partial, e->examples.items[i].image, e->examples.items[i].id);
+}
+
 /* Takes an answer over; one that does not fit is asked again. */
 static sl_status take_row(sl_evaluation *e, const json_t *row) {
   const char *id = NULL, *text = NULL;
@@ -75,6 +120,7 @@ static sl_status take_row(sl_evaluation *e, const json_t *row) {
   const int i = sl_examples_find(&e->examples, id);
   if (i < 0 || i >= e->examples.n || e->texts[i]) return SL_OK;
   if (e->n_layer > 0 && json_array_size(json_object_get(row, "layers")) != (size_t)e->n_layer) return SL_OK;
+  SL_TRY(check_picture(e, i, row));
   if (e->n_layer > 0) e->layers[i] = json_incref(json_object_get(row, "layers"));
   return sl_strdup(&e->texts[i], text);
 }
@@ -107,7 +153,7 @@ static sl_status begin(sl_evaluation *e) {
 static sl_status rewrite(sl_evaluation *e) {
   SL_TRY(write_head(e));
   for (int i = 0; i < e->examples.n; i++)
-    if (e->texts[i]) SL_TRY(sl_journal_add(e, i));
+    if (e->texts[i]) SL_TRY(add_answer(e, i, NULL));
   return SL_OK;
 }
 

@@ -63,8 +63,9 @@ static sl_status take_text(const sl_study_data *d, const sl_study_row *e, const 
   if (!value && !required) return SL_OK;
   if (!json_is_string(value)) return fail_field(d, e, what, "a text", value);
   *out = json_string_value(value);
-  if (strlen(*out) != json_string_length(value)) return fail_field(d, e, what, "a text without NUL", value);
-  return SL_OK;
+  if (strlen(*out) == json_string_length(value)) return SL_OK;
+  SL_FAIL(SL_ERROR_FORMAT, "%s, line %lld: \"%s\": holds U+0000", d->name, (long long)e->line,
+          sl_study_plan_field(d->plan, what));
 }
 
 static sl_status take_id(const sl_study_data *d, sl_study_row *e) {

@@ -43,10 +43,10 @@ static sl_status add_folder(uint64_t *hash, const char *dir) {
   return SL_OK;
 }
 
-sl_status sl_study_hash_settings(char out[17], const sl_study_plan *plan) {
+sl_status sl_study_hash_settings(char out[17], const char *model, const char *vision_model) {
   uint64_t hash = 0;
-  SL_TRY(add_folder(&hash, plan->model));
-  if (plan->vision_model) SL_TRY(add_folder(&hash, plan->vision_model));
+  SL_TRY(add_folder(&hash, model));
+  if (vision_model) SL_TRY(add_folder(&hash, vision_model));
   snprintf(out, 17, "%016llx", (unsigned long long)hash);
   return SL_OK;
 }

@@ -28,7 +28,7 @@ sl_status sl_study_prepare(sl_study *study);
 sl_status sl_study_fill_facts(sl_study *study);
 
 /* study_files.c: xxh3 of the settings beside the weights, 16 digits; and of one file (0 without a path). */
-sl_status sl_study_hash_settings(char out[17], const sl_study_plan *plan);
+sl_status sl_study_hash_settings(char out[17], const char *model, const char *vision_model);
 sl_status sl_study_hash_file(uint64_t *hash, const char *path, size_t max_bytes);
 
 /* Opens the model and fills what the facts say of it. `quiet`: no progress, no notices. */

@@ -54,6 +54,7 @@ sl_status sl_study_team_follow(sl_study *s, const sl_study_team *team) {
 #define LEASE_MS 60000.0   /* at least, and ... */
 #define LEASE_UNITS 10     /* times the slowest unit so far */
 #define GRACE_MS 5000.0    /* for those who are still at something when all is done */
+#define LOADING_MS 600000.0 /* for those who still read the model then */
 #define ANYBODY MPI_ANY_SOURCE
 
 enum { TAG_PLAN = 1, TAG_HELLO, TAG_WORK, TAG_RESULT };
@@ -459,7 +460,8 @@ static bool take_late(lead *l) {
   return true;
 }
 
-/* Those who are at something get a moment to tell it; who is silent then is lost. Who still loads is waited for. */
+/* Those who are at something get a moment to tell it, those who still read the model some minutes; who is silent then is
+ * lost. */
 static void dismiss(lead *l) {
   const work_message over = {.unit = {.number = -1}};
   const double since = sl_now_ms();
@@ -472,8 +474,9 @@ static void dismiss(lead *l) {
       busy = busy || (l->members[i].unit.number >= 0 && !l->members[i].out);
       loading = loading || !(l->members[i].here || l->members[i].out);
     }
-    waiting = found || loading || (busy && sl_now_ms() - since < GRACE_MS);
-    l->team->lost = busy;
+    const double waited = sl_now_ms() - since;
+    waiting = found || (loading && waited < LOADING_MS) || (busy && waited < GRACE_MS);
+    l->team->lost = busy || loading;
   }
   const sl_study_request *q = l->study->request;
   if (l->team->lost && q->log)

@@ -60,11 +60,16 @@ static sl_status add_check(const trial *t, const char *name, double error, doubl
   return SL_OK;
 }
 
+/* The larger difference; one that is no number is the largest. */
+static double further(double most, float got, float want) {
+  const double difference = fabs((double)got - (double)want);
+  return difference <= most ? most : isfinite(difference) ? difference : INFINITY;
+}
+
 static double row_error(const float *got, const float *want, int64_t n, double smallest) {
   double most = 0, largest = smallest;
   for (int64_t i = 0; i < n; i++) {
-    const double difference = fabs((double)got[i] - (double)want[i]);
-    if (!(difference <= most)) most = isfinite(difference) ? difference : INFINITY;
+    most = further(most, got[i], want[i]);
     if (fabs((double)want[i]) > largest) largest = fabs((double)want[i]);
   }
   return most == 0 ? 0 : most / largest;
@@ -160,7 +165,7 @@ static sl_status check_pixels(trial *t, bool *usable) {
   SL_TRY(take_floats(&want, t, "pixels", (count + stride - 1) / stride));
   double most = 0, largest = 0;
   for (int64_t i = 0; i < count; i += stride) {
-    most = fmax(most, fabs((double)t->views.pixels[i] - (double)want[i / stride]));
+    most = further(most, t->views.pixels[i], want[i / stride]);
     largest = fmax(largest, fabs((double)want[i / stride]));
   }
   const double error = largest > 0 ? most / largest : most;

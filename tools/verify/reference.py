@@ -184,12 +184,12 @@ class Recorder:
 
 
 def tower_layers(model, family):
-    layers = find(model, FAMILIES[family]["tower"])
+    layers = list(find(model, FAMILIES[family]["tower"]))
     keep = getattr(model.config, "vision_feature_layer", None)   # hidden_states[keep]: later blocks are not run by sightline
-    keep = max(keep) if isinstance(keep, (list, tuple)) else keep
     if family not in ("llava", "llava_next", "internvl") or keep is None:
-        return list(layers)
-    return list(layers)[: keep if keep >= 0 else len(layers) + 1 + keep]
+        return layers
+    keep = keep if isinstance(keep, (list, tuple)) else [keep]
+    return layers[: max(k if k >= 0 else len(layers) + 1 + k for k in keep)]
 
 
 def attach(model, family, n_token, image, whole):

@@ -28,11 +28,13 @@ static const sl_config_field fields[] = {
     SL_REAL("rope_parameters.full_attention.rope_theta", text.rope_theta, NAN),
     SL_REAL("rope_local_base_freq", text.local_theta, 1e4),
     SL_REAL("rope_parameters.sliding_attention.rope_theta", text.local_theta, NAN),
-    SL_STRING("rope_scaling.type", text.rope_type, "default"),
-    SL_STRING("rope_scaling.rope_type", text.rope_type, NULL),
+    /* Of a file with both spellings transformers takes the older. */
+    SL_STRING("rope_parameters.full_attention.type", text.rope_type, "default"),
     SL_STRING("rope_parameters.full_attention.rope_type", text.rope_type, NULL),
-    SL_REAL("rope_scaling.factor", text.rope_factor, 0),
-    SL_REAL("rope_parameters.full_attention.factor", text.rope_factor, NAN),
+    SL_STRING("rope_scaling.type", text.rope_type, NULL),
+    SL_STRING("rope_scaling.rope_type", text.rope_type, NULL),
+    SL_REAL("rope_parameters.full_attention.factor", text.rope_factor, 0),
+    SL_REAL("rope_scaling.factor", text.rope_factor, NAN),
 };
 
 static const sl_weight_row weights[] = {
@@ -96,7 +98,8 @@ static sl_status settle(sl_config *c, const json_t *section, const char *name) {
       SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: text_config.%s is set; sightline's Gemma 3 is without", name, switches[i]);
   }
   const json_t *local = json_object_get(json_object_get(section, "rope_parameters"), "sliding_attention");
-  const char *local_type = json_string_value(json_object_get(local, "rope_type"));
+  const json_t *told = json_object_get(local, "rope_type");
+  const char *local_type = json_string_value(told ? told : json_object_get(local, "type"));
   if (local_type && strcmp(local_type, "default") != 0)
     SL_FAIL(SL_ERROR_UNSUPPORTED,
             "%s: text_config.rope_parameters.sliding_attention.rope_type is \"%s\"; sightline has "

@@ -19,9 +19,11 @@
   SL_INT("num_attention_heads", text.n_head, 32, 1, 1024),                                                      \
       SL_INT("num_key_value_heads", text.n_head_kv, NAN, 1, 1024), SL_INT("head_dim", text.d_head, 0, 1, 4096), \
       SL_STRING("hidden_act", text.act, "silu"), SL_REAL("rms_norm_eps", text.eps, 1e-6),                       \
-      SL_REAL("rope_theta", text.rope_theta, 1e4), SL_REAL("rope_parameters.rope_theta", text.rope_theta, NAN), \
+      SL_REAL("rope_theta", text.rope_theta, 1e4), SL_REAL("rope_scaling.rope_theta", text.rope_theta, NAN),    \
+      SL_REAL("rope_parameters.rope_theta", text.rope_theta, NAN),                                              \
       SL_STRING("rope_scaling.type", text.rope_type, "default"),                                                \
       SL_STRING("rope_scaling.rope_type", text.rope_type, NULL),                                                \
+      SL_STRING("rope_parameters.type", text.rope_type, NULL),                                                  \
       SL_STRING("rope_parameters.rope_type", text.rope_type, NULL), ROPE_SCALES("rope_scaling.", 0),            \
       ROPE_SCALES("rope_parameters.", NAN)
 
@@ -65,6 +67,7 @@ static const sl_config_field qwen2_vl_fields[] = {
     SL_INT("num_attention_heads", text.n_head, 64, 1, 1024),
     SL_REAL("rms_norm_eps", text.eps, 1e-5),
     SL_REAL("rope_theta", text.rope_theta, 1e6),
+    SL_REAL("rope_scaling.rope_theta", text.rope_theta, NAN),
     SL_REAL("rope_parameters.rope_theta", text.rope_theta, NAN),
 };
 
