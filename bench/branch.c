@@ -5,15 +5,14 @@
  * Work: 5 text tokens, the image, 20 text tokens; the last row's logits. A mask costs its 20 rows after the image in
  * every layer; the cut from layer k costs 20 rows in L - k layers. The floor is these rows' products at the rate that
  * the products themselves reach on a batch of that many rows in the same run. */
-#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/rng.h"
 #include "model/branch.h"
 #include "model/internal.h"
+#include "measure.h"
 
 enum { N_BEFORE = 5, N_AFTER = 20, MAX_RUN = 32 };
 
@@ -24,33 +23,6 @@ enum { N_BEFORE = 5, N_AFTER = 20, MAX_RUN = 32 };
       exit(1);                                                      \
     }                                                               \
   } while (0)
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* A line of /proc/self/status in bytes. */
-static double status_bytes(const char *key) {
-  char line[256];
-  double kib = 0;
-  FILE *file = fopen("/proc/self/status", "r");
-  while (file && fgets(line, sizeof line, file))
-    if (strncmp(line, key, strlen(key)) == 0) kib = atof(line + strlen(key) + 1);
-  if (file) fclose(file);
-  return kib * 1024;
-}
-
-/* Makes VmHWM count from here. */
-static void reset_peak(void) {
-  malloc_trim(0);
-  FILE *file = fopen("/proc/self/clear_refs", "w");
-  if (file) {
-    fputs("5", file);
-    fclose(file);
-  }
-}
 
 static int compare(const void *a, const void *b) {
   const double x = *(const double *)a, y = *(const double *)b;

@@ -5,12 +5,12 @@
  *
  * One thread, and processor time instead of the clock: other programs on the machine disturb that less. They still
  * share caches and memory with it, so the repeats are short and all of them are told. */
-#include <malloc.h>
 #include <sightline/sightline.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+
+#include "measure.h"
 
 enum { MAX_TEXT = 4096 };
 
@@ -24,32 +24,6 @@ static void *need(void *memory) {
   if (memory) return memory;
   fprintf(stderr, "bench_cost: no memory\n");
   exit(1);
-}
-
-static double processor_time(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* A line of /proc/self/status in bytes. */
-static double status_bytes(const char *key) {
-  char line[256];
-  double kib = 0;
-  FILE *file = fopen("/proc/self/status", "r");
-  while (file && fgets(line, sizeof line, file))
-    if (strncmp(line, key, strlen(key)) == 0) kib = atof(line + strlen(key) + 1);
-  if (file) fclose(file);
-  return kib * 1024;
-}
-
-/* Makes VmHWM count from here. */
-static void reset_peak(void) {
-  malloc_trim(0);
-  FILE *file = fopen("/proc/self/clear_refs", "w");
-  if (!file) return;
-  fputs("5", file);
-  fclose(file);
 }
 
 /* One of two equally likely numbers, 0 or 1: splitmix64 of the index. */
@@ -99,9 +73,9 @@ static double run(const sl_branches *branches) {
   taken t = {0};
   sl_branches request = *branches;
   request.user = &t;
-  const double start = processor_time();
+  const double start = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
   must(sl_branches_logits(&request));
-  const double seconds = processor_time() - start;
+  const double seconds = seconds_of(CLOCK_PROCESS_CPUTIME_ID) - start;
   if (t.n_plan == request.n_plan && t.sum == t.sum) return seconds;
   fprintf(stderr, "bench_cost: not every branch gave numbers\n");
   exit(1);

@@ -4,13 +4,12 @@
  * Work and floors, LLaVA-7B geometry, T = 576 + text tokens: the decoder's products are 2 * 6.48e9 * T FLOP forward and
  * the same again for the gradients of activations; the floor is that over the product's own measured rate
  * (bench_product). */
-#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "model/session.h"
+#include "measure.h"
 
 #define CHECK(expression)                                                    \
   do {                                                                       \
@@ -19,33 +18,6 @@
       exit(1);                                                               \
     }                                                                        \
   } while (0)
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* A line of /proc/self/status in bytes. */
-static double status_bytes(const char *key) {
-  char line[256];
-  double kib = 0;
-  FILE *file = fopen("/proc/self/status", "r");
-  while (file && fgets(line, sizeof line, file))
-    if (strncmp(line, key, strlen(key)) == 0) kib = atof(line + strlen(key) + 1);
-  if (file) fclose(file);
-  return kib * 1024;
-}
-
-/* Makes VmHWM count from here. */
-static void reset_peak(void) {
-  malloc_trim(0);
-  FILE *file = fopen("/proc/self/clear_refs", "w");
-  if (file) {
-    fputs("5", file);
-    fclose(file);
-  }
-}
 
 static int compare(const void *a, const void *b) {
   const double x = *(const double *)a, y = *(const double *)b;

@@ -511,14 +511,14 @@ static void wrong_requests_are_named(void **state) {
   close_world(w);
 }
 
-/* Prefixes and trunks that do not fit together, and plans that need rows which were not kept. */
+/* Prefixes and trunks that do not fit together. */
 static void wrong_prefixes_are_named(void **state) {
   (void)state;
   world *w = open_world("llava-gqa", CPU);
   const line *l = line_named(w, "what"), *text_first = line_named(w, "text-first");
   sl_prefix *prefix = NULL;
   sl_trunk *trunk = NULL;
-  sl_layout layout = {0}, plain = {.first_image = -1, .n_token = 3, .n_prompt = 3, .ids = (int32_t[]){1, 5, 6}};
+  sl_layout plain = {.first_image = -1, .n_token = 3, .n_prompt = 3, .ids = (int32_t[]){1, 5, 6}};
   ASSERT_FAILS(sl_prefix_new(&prefix, w->session, &plain, NULL, true, NULL), SL_ERROR_ARGUMENT, "picture");
   ASSERT_FAILS(sl_prefix_new(&prefix, w->session, &l->layout, NULL, true, NULL), SL_ERROR_ARGUMENT, "picture");
   assert_null(prefix);
@@ -545,9 +545,17 @@ static void wrong_prefixes_are_named(void **state) {
   ASSERT_FAILS(sl_calibration_add(calibration, other), SL_ERROR_ARGUMENT, "token 3");
   sl_calibration_free(calibration);
   sl_prefix_free(other);
+  sl_prefix_free(prefix);
+  close_world(w);
+}
 
-  /* The picture ends the prompt: nothing to branch; with an answer there is, but no first token to choose. */
+/* The picture ends the prompt: nothing to branch; with an answer there is, but no first token to choose. */
+static void prompts_that_end_with_the_picture(void **state) {
+  (void)state;
+  world *w = open_world("llava-gqa", CPU);
   sl_prefix *whole = NULL;
+  sl_trunk *trunk = NULL;
+  sl_layout layout = {0};
   ASSERT_OK(sl_layout_build(&layout, w->model, NULL, "What is it? <image>", true));
   ASSERT_OK(sl_prefix_new(&whole, w->session, &layout, w->images[0], false, NULL));
   ASSERT_FAILS(sl_trunk_new(&trunk, w->session, whole, &layout, NULL), SL_ERROR_ARGUMENT, "ends with the picture");
@@ -555,14 +563,23 @@ static void wrong_prefixes_are_named(void **state) {
   ASSERT_OK(sl_layout_append(&layout, w->model, answer, 2));
   ASSERT_OK(sl_trunk_new(&trunk, w->session, whole, &layout, NULL));
   const sl_plan none = {0};
-  r = (sl_branch_request){.trunk = trunk, .plans = &none, .n_plan = 1};
+  const sl_branch_request r = {.trunk = trunk, .plans = &none, .n_plan = 1};
   int32_t ids[2];
   int n_id;
   ASSERT_FAILS(sl_branches_greedy(w->session, &r, 2, ids, &n_id), SL_ERROR_ARGUMENT, "picture");
   sl_trunk_free(trunk);
   sl_prefix_free(whole);
   sl_layout_dispose(&layout);
+  close_world(w);
+}
 
+/* Plans that need rows of the prefix which were not kept. */
+static void rows_that_were_not_kept(void **state) {
+  (void)state;
+  world *w = open_world("llava-gqa", CPU);
+  const line *l = line_named(w, "what");
+  sl_prefix *prefix = NULL;
+  ASSERT_OK(sl_prefix_new(&prefix, w->session, &l->layout, w->images[0], false, NULL));
   line poor = *l;
   ASSERT_OK(sl_trunk_new(&poor.trunk, w->session, prefix, &l->layout, NULL));
   poor.runs[0] = poor.trunk;
@@ -663,6 +680,8 @@ int main(void) {
       cmocka_unit_test(wrong_plans_are_named),
       cmocka_unit_test(wrong_requests_are_named),
       cmocka_unit_test(wrong_prefixes_are_named),
+      cmocka_unit_test(prompts_that_end_with_the_picture),
+      cmocka_unit_test(rows_that_were_not_kept),
       cmocka_unit_test(allocations_may_fail),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

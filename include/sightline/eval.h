@@ -41,9 +41,8 @@ typedef struct sl_eval_request {
   sl_cancel *cancel;        /* may be NULL */
 } sl_eval_request;
 
-/* The i-th benchmark: name and what it is; NULL after the last. */
+/* The name of the i-th benchmark; NULL after the last. */
 SL_API const char *sl_eval_name(int i);
-SL_API const char *sl_eval_help(int i);
 
 /* Reads the data, asks every question (questions of one picture share its prefix; with `cliff` a question's L + 1
  * truncations run as one batch), scores, sums up. `model` is NULL exactly when there are predictions.

@@ -211,7 +211,6 @@ static sl_status summarise(json_t *into, const json_t *const *said, int n) {
 }
 
 const sl_benchmark sl_chair_benchmark = {.name = "chair",
-                                         .help = "objects that captions make up",
                                          .source = "Rohrbach et al. 2018",
                                          .styles = styles,
                                          .rules = rules,

@@ -136,7 +136,6 @@ static sl_status summarise(json_t *into, const json_t *const *said, int n) {
 }
 
 const sl_benchmark sl_main_object_benchmark = {.name = "main-object",
-                                               .help = "what is the main object in the image?",
                                                .source = "Kim et al. 2025, rule of sightline",
                                                .styles = styles,
                                                .rules = rules,

@@ -50,7 +50,7 @@ typedef struct sl_read_options {
 } sl_read_options;
 
 typedef struct sl_benchmark {
-  const char *name, *help, *source;
+  const char *name, *source;
   const char *const *styles; /* prompt styles, the default first; NULL-terminated */
   const char *const *rules;  /* scoring rules, the default first; NULL-terminated */
   int max_token;             /* length limit of an answer */

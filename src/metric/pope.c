@@ -227,7 +227,6 @@ static sl_status summarise(json_t *into, const json_t *const *said, int n) {
 }
 
 const sl_benchmark sl_pope_benchmark = {.name = "pope",
-                                        .help = "object hallucination, asked with yes or no",
                                         .source = "Li et al. 2023",
                                         .styles = styles,
                                         .rules = rules,

@@ -285,7 +285,6 @@ static sl_status summarise(json_t *into, const json_t *const *said, int n) {
 }
 
 const sl_benchmark sl_scienceqa_benchmark = {.name = "scienceqa",
-                                             .help = "multiple choice about school science",
                                              .source = "Lu et al. 2022",
                                              .styles = styles,
                                              .rules = rules,

@@ -362,7 +362,6 @@ static sl_status summarise(json_t *into, const json_t *const *said, int n) {
 }
 
 const sl_benchmark sl_textvqa_benchmark = {.name = "textvqa",
-                                           .help = "questions that need reading",
                                            .source = "Singh et al. 2019",
                                            .styles = styles,
                                            .rules = rules,

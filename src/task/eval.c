@@ -16,8 +16,6 @@ const char *sl_eval_name(int i) {
   return NULL;
 }
 
-const char *sl_eval_help(int i) { return sl_eval_name(i) ? sl_benchmarks[i]->help : NULL; }
-
 sl_status sl_eval_progress(const sl_evaluation *e, const char *what, double done, double total) {
   const sl_eval_request *q = e->request;
   const bool goes_on = !q->progress || q->progress(q->user, what, done, total);

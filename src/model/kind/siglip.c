@@ -8,27 +8,18 @@
 #define COUNT(table) (sizeof(table) / sizeof *(table))
 #define LAYER "encoder.layers.{i}."
 
-static const sl_config_field siglip_fields[] = {
-    SL_INT("hidden_size", vision.d_model, 768, 1, 65536),
-    SL_INT("intermediate_size", vision.d_mlp, 3072, 1, 262144),
-    SL_INT("num_hidden_layers", vision.n_layer, 12, 1, 1024),
-    SL_INT("num_attention_heads", vision.n_head, 12, 1, 1024),
-    SL_SIDE("image_size", vision.image_px, 224, 1, 4096),
-    SL_SIDE("patch_size", vision.patch_px, 16, 1, 4096),
-    SL_STRING("hidden_act", vision.act, "gelu_pytorch_tanh"),
-    SL_REAL("layer_norm_eps", vision.eps, 1e-6),
-};
+/* The two configs have the same keys and other defaults. */
+#define FIELDS(width, heads, patch)                             \
+  SL_INT("hidden_size", vision.d_model, width, 1, 65536),       \
+  SL_INT("intermediate_size", vision.d_mlp, 3072, 1, 262144),   \
+  SL_INT("num_hidden_layers", vision.n_layer, 12, 1, 1024),     \
+  SL_INT("num_attention_heads", vision.n_head, heads, 1, 1024), \
+  SL_SIDE("image_size", vision.image_px, 224, 1, 4096),         \
+  SL_SIDE("patch_size", vision.patch_px, patch, 1, 4096),       \
+  SL_STRING("hidden_act", vision.act, "gelu_pytorch_tanh"),     \
+  SL_REAL("layer_norm_eps", vision.eps, 1e-6)
 
-static const sl_config_field idefics_fields[] = {
-    SL_INT("hidden_size", vision.d_model, 1152, 1, 65536),
-    SL_INT("intermediate_size", vision.d_mlp, 3072, 1, 262144),
-    SL_INT("num_hidden_layers", vision.n_layer, 12, 1, 1024),
-    SL_INT("num_attention_heads", vision.n_head, 16, 1, 1024),
-    SL_SIDE("image_size", vision.image_px, 224, 1, 4096),
-    SL_SIDE("patch_size", vision.patch_px, 32, 1, 4096),
-    SL_STRING("hidden_act", vision.act, "gelu_pytorch_tanh"),
-    SL_REAL("layer_norm_eps", vision.eps, 1e-6),
-};
+static const sl_config_field siglip_fields[] = {FIELDS(768, 12, 16)}, idefics_fields[] = {FIELDS(1152, 16, 32)};
 
 static const sl_weight_row weights[] = {
     {SL_W_PATCH, "embeddings.patch_embedding.weight", {SL_DIM_VD, SL_DIM_RGB, SL_DIM_PATCH, SL_DIM_PATCH}, SL_ALWAYS},
