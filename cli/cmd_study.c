@@ -84,6 +84,7 @@ static int run_study(const cli_args *args, const char *out, bool resume) {
                         .options = args->analysis_value,
                         .n_option = args->n_analysis_value,
                         .resume = resume,
+                        .retry_failed = args->value[OPT_STUDY_RETRY] != NULL,
                         .strict = args->value[OPT_STRICT] != NULL,
                         .tell = on_state,
                         .progress = cli_progress,
@@ -231,7 +232,7 @@ const cli_command cmd_study = {
         "flight and "
         "nothing else. Another plan, model, data file or changed picture is refused. An example that fails is recorded "
         "with its "
-        "error and the rest goes on.\n"
+        "error and the rest goes on; --retry-failed does such ones again.\n"
         "With --shard i/n a process does examples i, i + n, ... alone; `study merge` puts the shards together. "
         "Under mpirun (a sightline built with MPI) rank 0 hands out examples and the others compute.\n"
         "`study report` writes one page over a study, also over one that is under way: accuracy, mean curves, cliff "
@@ -240,7 +241,7 @@ const cli_command cmd_study = {
     .example = "sightline study run --plan pope.json --out pope-study --analyses flow,cliff",
     .options = WORK_OPTIONS | BIT(OPT_STUDY_PLAN) | BIT(OPT_DATA) | BIT(OPT_IMAGES) | BIT(OPT_ANALYSES) |
                BIT(OPT_RAW_PROMPT) | BIT(OPT_MAX_TOKENS) | BIT(OPT_OBJECT_THRESHOLD) | BIT(OPT_STUDY_OUT) |
-               BIT(OPT_TENSORS) | BIT(OPT_STUDY_RESUME) | BIT(OPT_STUDY_LABEL) | BIT(OPT_STRICT) | BIT(OPT_SHARD) |
+               BIT(OPT_TENSORS) | BIT(OPT_STUDY_RESUME) | BIT(OPT_STUDY_RETRY) | BIT(OPT_STUDY_LABEL) | BIT(OPT_STRICT) | BIT(OPT_SHARD) |
                BIT(OPT_BATCH_SIZE),
     .analyses = {"*"},
     .run = run,

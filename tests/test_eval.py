@@ -297,6 +297,10 @@ class Eval(unittest.TestCase):
         for entry, name in zip(said["errors"], names[1:4]):
             self.assertIn(f"pope.json: line {entry['line']}: ", entry["error"])
             self.assertIn(name, entry["error"])
+        shutil.copy(os.path.join(POCKET, "images", "000002.jpg"), self.path("pictures", "none.jpg"))
+        said = self.eval("pope", data, "--images", self.path("pictures"), *args, "--resume")  # what failed is asked again
+        self.assertEqual((said["counts"]["failed"], said["counts"]["answered"]), (2, 3))
+        os.remove(self.path("pictures", "none.jpg"))
         for name, line in (("none.jpg", 2), ("torn.jpg", 4)):
             if line == 4:
                 shutil.copy(os.path.join(POCKET, "images", "000002.jpg"), self.path("pictures", "none.jpg"))

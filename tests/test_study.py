@@ -263,6 +263,7 @@ class Plans(Study):
         self.fails(self.run_it("study"), 2, "study run")
         self.fails(self.run_it("study", "run", "--plan", "plan.json"), 2, "--out DIR")
         self.fails(self.study("--shard", "2/2"), 2, "--shard")
+        self.fails(self.run_it("study", "run", "--plan", "plan.json", "--model", "none", "--out", "no/such"), 1, "no: cannot make a folder here")
         self.fails(self.run_it("study", "resume"), 2, "resume DIR")
         self.fails(self.run_it("study", "resume", "none"), 1, "none: there is no study to go on with")
         os.mkdir(self.path("folder"))
@@ -328,18 +329,15 @@ class Resuming(Study):
         self.fails(self.study("--resume", "--quiet"), 1, "the mask of line 1 differs")
 
     def test_failures_can_be_done_again(self):
-        """As docs/studies.md says: what failed is taken out of the database, and the study gone on with."""
         rows = self.rows(4)
         rows[1]["image"] = "late.png"
         self.write(rows)
         self.works("--quiet")
         self.assertEqual(self.ask("SELECT count(*) FROM failure"), [(1,)])
         shutil.copy(self.path("photos", "a.png"), self.path("photos", "late.png"))
-        database = sqlite3.connect(self.path("study", "study.sqlite"))
-        with database:
-            database.execute("DELETE FROM example WHERE status = 'failed'")
-        database.close()
         self.works("--resume", "--quiet")
+        self.assertEqual(self.ask("SELECT count(*) FROM failure"), [(1,)])
+        self.works("--resume", "--retry-failed", "--quiet")
         self.works("--quiet", out="whole")
         self.same("study", "whole")
 

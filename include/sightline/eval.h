@@ -52,8 +52,8 @@ SL_API const char *sl_eval_name(int i);
  * published table, and own numbers beside it), "counts", "bad_rows", "errors".
  *
  * With an out folder every answer is written to predictions.partial.jsonl as soon as it is there; predictions.jsonl,
- * metrics.json and report.html appear when all is done. Cancelled or killed, the same request with `resume` asks what is left;
- * settings, data and model must be the same.
+ * metrics.json and report.html appear when all is done. Cancelled or killed, the same request with `resume` asks what is left,
+ * in a finished folder what failed; settings, data and model must be the same.
  *
  * Errors: SL_ERROR_ARGUMENT (unknown benchmark, style, rule), SL_ERROR_FILE, SL_ERROR_FORMAT (bad data; with `strict` the
  * first bad row, by line), SL_ERROR_CANCELLED. Bad rows and failing examples are otherwise recorded and left out; that

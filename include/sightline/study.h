@@ -33,6 +33,7 @@ typedef struct sl_study_request {
   int n_option;
   const char *default_model; /* folder when neither plan nor settings name a model; may be NULL */
   bool resume;               /* go on with the study in out_dir if there is one */
+  bool retry_failed;         /* with resume: what failed is done again */
   bool strict;               /* stop at the first example that cannot be done, instead of recording its error */
   int shard, n_shard;        /* examples shard, shard + n_shard, ... alone; n_shard 0 = all */
   bool (*tell)(void *user, const sl_study_state *state); /* after every example; false stops. May be NULL */

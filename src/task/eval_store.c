@@ -181,8 +181,8 @@ static sl_status take_finished(void *user, json_t *row, int line) {
   return json_is_string(json_object_get(row, "text")) ? take_row(user, row) : SL_OK;
 }
 
-/* metrics.json as text when it is of the same settings, rule and seed and the page is there. Else the answers are taken
- * over, to be judged anew. */
+/* metrics.json as text when it is of the same settings, rule and seed, nothing failed and the page is there. Else the
+ * answers are taken over, what failed is asked again, and all is judged anew. */
 static sl_status read_finished(sl_evaluation *e, char **finished) {
   const char *rule = e->benchmark->rules[e->rule], *path = e->journal->metrics;
   json_t *root = NULL;
@@ -190,7 +190,8 @@ static sl_status read_finished(sl_evaluation *e, char **finished) {
   SL_TRY(sl_json_load(&root, path, (size_t)1 << 30));
   sl_status status = check_settings(json_object_get(root, "settings"), e->settings, path);
   const char *judged_by = json_string_value(json_object_get(root, "rule"));
-  const bool same = judged_by && strcmp(judged_by, rule) == 0 && exists(e->journal->page) &&
+  const json_int_t n_failed = json_integer_value(json_object_get(json_object_get(root, "counts"), "failed"));
+  const bool same = judged_by && strcmp(judged_by, rule) == 0 && n_failed == 0 && exists(e->journal->page) &&
                     json_integer_value(json_object_get(root, "seed")) == (json_int_t)e->request->seed;
   if (status == SL_OK && same) status = sl_json_print(root, 2, finished);
   if (status == SL_OK && !same) status = sl_rows_read_lines(e->journal->predictions, &rows, take_finished, e);

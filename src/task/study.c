@@ -52,7 +52,7 @@ static sl_status open_plan(sl_study *s) {
   if (exists && !q->resume)
     SL_FAIL(SL_ERROR_ARGUMENT, "%s: already exists (`sightline study resume` goes on with a study)", q->out_dir);
   if (!exists && !q->plan_path) SL_FAIL(SL_ERROR_ARGUMENT, "%s: there is no study to go on with", q->out_dir);
-  if (exists) SL_TRY(sl_study_store_open(&s->store, q->out_dir));
+  SL_TRY(exists ? sl_study_store_open(&s->store, q->out_dir) : sl_study_store_check_place(q->out_dir));
   const char *stored = s->store ? sl_study_store_facts(s->store)->value[SL_FACT_PLAN] : NULL;
   SL_TRY(sl_study_plan_read(&s->plan, q, q->plan_path ? NULL : stored));
   if (stored) SL_TRY(sl_study_plan_compare(&s->plan, stored, q->out_dir));
@@ -210,6 +210,7 @@ sl_status sl_study_open_store(sl_study *s) {
     SL_TRY(sl_study_store_open(&s->store, q->out_dir));
   }
   SL_TRY(sl_study_facts_compare(sl_study_store_facts(s->store), &s->facts, q->out_dir));
+  if (q->retry_failed) SL_TRY(sl_study_store_forget_failed(s->store));
   SL_TRY(SL_ALLOC(s->done, (size_t)n, "examples"));
   SL_TRY(sl_study_store_list(s->store, s->done, n));
   SL_TRY(sl_database_integer(sl_study_store_database(s->store), "SELECT count(*) FROM failure", &s->state.failed));

@@ -135,6 +135,17 @@ sl_status sl_study_store_fill(const char *dir, const sl_study_facts *facts) {
   return status;
 }
 
+sl_status sl_study_store_check_place(const char *dir) {
+  char *clean = NULL, *parent = NULL;
+  const char *base;
+  sl_status status = sl_folder_split(dir, &clean, &parent, &base);
+  if (status == SL_OK && access(parent, W_OK | X_OK) != 0)
+    status = sl_fail(SL_ERROR_FILE, "%s: cannot make a folder here: %s", parent, strerror(errno));
+  free(parent);
+  free(clean);
+  return status;
+}
+
 sl_status sl_study_store_create(const char *dir, const sl_study_facts *facts) {
   char *clean = NULL, *parent = NULL, *building = NULL;
   const char *base;
@@ -246,6 +257,10 @@ sl_status sl_study_tensor_path(char **path, const char *dir, int64_t example) {
 }
 
 /* ---- examples ---- */
+
+sl_status sl_study_store_forget_failed(sl_study_store *s) {
+  return sl_database_run(s->database, "DELETE FROM example WHERE status = 'failed'");
+}
 
 sl_status sl_study_store_list(sl_study_store *s, bool *done, int64_t n) {
   sl_statement *select;

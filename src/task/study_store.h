@@ -41,6 +41,9 @@ typedef struct sl_study_store sl_study_store;
 /* Whether there is something called `dir` that is not an empty folder. */
 bool sl_study_store_exists(const char *dir);
 
+/* Whether a folder can be made there, to be asked before the work. */
+sl_status sl_study_store_check_place(const char *dir);
+
 /* Makes a study without examples: the folder appears whole or not at all. */
 sl_status sl_study_store_create(const char *dir, const sl_study_facts *facts);
 
@@ -57,6 +60,9 @@ sl_status sl_study_store_read(sl_study_store **out, const char *dir);
 
 sl_database *sl_study_store_database(sl_study_store *store);
 const sl_study_facts *sl_study_store_facts(const sl_study_store *store);
+
+/* Takes the failed examples out, so that they count as not done. */
+sl_status sl_study_store_forget_failed(sl_study_store *store);
 
 /* done[i] is set for every complete example i < n. */
 sl_status sl_study_store_list(sl_study_store *store, bool *done, int64_t n);
