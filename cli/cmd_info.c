@@ -49,7 +49,7 @@ static void print_model(const json_t *root) {
   const json_t *unused = json_object_get(weights, "unused");
   printf("%-12s %s\n", "model", text(root, "path"));
   printf("%-12s %s (%s)\n", "family", text(root, "title"), text(root, "family"));
-  if (json_object_get(vision, "path")) printf("%-12s %s\n", "tower", text(vision, "path"));
+  if (json_object_get(vision, "path")) printf("%-12s %s (%s)\n", "tower", text(vision, "path"), text(vision, "path_holds"));
   print_part("vision", vision);
   const bool any_size = json_is_true(json_object_get(vision, "any_size"));
   printf("%-12s %s%lld x %lld px, patches of %lld px, %lld x %lld grid, %lld image tokens\n", "picture",

@@ -161,12 +161,16 @@ static void print_cliffs(const json_t *said) {
       const json_t *one = json_array_get(list, i), *estimate = json_object_get(one, "estimate");
       const json_t *group = json_array_get(groups, (size_t)json_integer_value(json_object_get(one, "group")));
       const char *label = json_string_value(json_object_get(group, "label"));
-      printf("cliff of the %s, %s%s%s: layer %lld of %zu; estimate %g [%g, %g], %lld examples\n", scores[k][1],
-             *label ? label : "all", *label ? " " : "", json_string_value(json_object_get(group, "value")),
+      const long long n = (long long)json_integer_value(json_object_get(one, "n"));
+      printf("cliff of the %s, %s%s%s: layer %lld of %zu; estimate %g ", scores[k][1], *label ? label : "all",
+             *label ? " " : "", json_string_value(json_object_get(group, "value")),
              (long long)json_integer_value(json_object_get(one, "layer")),
-             json_array_size(json_object_get(one, "mean")) - 1, json_number_value(json_object_get(estimate, "value")),
-             json_number_value(json_object_get(estimate, "low")), json_number_value(json_object_get(estimate, "high")),
-             (long long)json_integer_value(json_object_get(one, "n")));
+             json_array_size(json_object_get(one, "mean")) - 1, json_number_value(json_object_get(estimate, "value")));
+      if (n > 1)
+        printf("[%g, %g], %lld examples\n", json_number_value(json_object_get(estimate, "low")),
+               json_number_value(json_object_get(estimate, "high")), n);
+      else
+        printf("(no interval: one example)\n");
     }
   }
 }

@@ -37,6 +37,9 @@ static void print_row(const char *name, const json_t *numbers, bool heading) {
   putchar('\n');
 }
 
+/* One example or picture has none. */
+static bool has_interval(const json_t *of) { return json_is_number(json_object_get(of, "low")); }
+
 static void print_numbers(const json_t *root) {
   const json_t *metrics = json_object_get(root, "metrics"), *group;
   const json_t *interval = json_object_get(root, "interval");
@@ -44,7 +47,7 @@ static void print_numbers(const json_t *root) {
   print_row("percent", metrics, true);
   print_row(text(root, "benchmark"), metrics, false);
   json_object_foreach(json_object_get(metrics, "groups"), name, group) print_row(name, group, false);
-  if (json_is_number(json_object_get(interval, "low")))
+  if (has_interval(interval))
     printf("\n%s %.1f [%.1f, %.1f] (95 %% of draws of pictures)\n", text(interval, "of"), 100 * number(interval, "value"),
            100 * number(interval, "low"), 100 * number(interval, "high"));
 }
@@ -61,8 +64,9 @@ static void print_point(const json_t *point, const char *of, int layer, bool rec
   if (layer < 0)
     printf("%-10s %8.1f  %24s", "never", 100 * number(point, of), "");
   else
-    printf("layer %-4d %8.1f   %+6.1f [%+6.1f, %+6.1f]", layer, 100 * number(point, of), 100 * number(d, "value"),
-           100 * number(d, "low"), 100 * number(d, "high"));
+    printf("layer %-4d %8.1f   %+6.1f ", layer, 100 * number(point, of), 100 * number(d, "value"));
+  if (layer >= 0 && has_interval(d)) printf("[%+6.1f, %+6.1f]", 100 * number(d, "low"), 100 * number(d, "high"));
+  if (layer >= 0 && !has_interval(d)) printf("%16s", "");
   if (recall) printf("%8.1f", 100 * number(point, "recall"));
   print_bar(number(point, of));
   putchar('\n');
@@ -78,8 +82,10 @@ static void print_curve(const json_t *cliff) {
   const bool recall = strcmp(of, "chair_s") == 0;
   printf("\n%-10s %8s   %-23s%s\n", "hidden from", of, "change [95 %]", recall ? "  recall" : "");
   json_array_foreach((json_t *)curve, k, point) print_point(point, of, k + 1 == n ? -1 : (int)k, recall);
-  printf("\ncliff: layer %.0f of %zu by the intervals, %.0f [%.0f, %.0f] by the numbers themselves\n",
-         number(cliff, "layer"), n - 1, number(estimate, "layer"), number(estimate, "low"), number(estimate, "high"));
+  const double n_picture = number(cliff, "pictures");
+  printf("\ncliff: layer %.0f of %zu by the intervals, %.0f ", number(cliff, "layer"), n - 1, number(estimate, "layer"));
+  if (has_interval(estimate)) printf("[%.0f, %.0f] ", number(estimate, "low"), number(estimate, "high"));
+  printf("by the numbers themselves (%.0f picture%s)\n", n_picture, n_picture == 1 ? ": no intervals" : "s");
 }
 
 /* The published table, and this run's numbers below it. */

@@ -76,7 +76,8 @@ class Eval(unittest.TestCase):
 
     def test_truncation_is_the_same_as_cliff(self):
         """The answer with the picture hidden from a layer on is that of `cliff` and of a plan."""
-        self.pocket("main-object", "--limit", "1", "--cliff", "--max-tokens", "6")
+        said = self.pocket("main-object", "--limit", "1", "--cliff", "--max-tokens", "6")
+        self.assertEqual((said["cliff"]["layer"], said["cliff"]["curve"][3]["difference"]["low"]), (12, None))  # one picture shows nothing of others
         row = read_lines(self.path("main-object", "predictions.jsonl"))[0]
         picture = os.path.join(POCKET, "images", row["image"])
         for k in (0, 11):  # the picture stands at positions 4 to 147 of every prompt of this model

@@ -170,7 +170,6 @@ struct sl_ops {
   void (*copy)(sl_queue *queue, sl_mat y, sl_mat x); /* converts between f32 and bf16 */
   void (*gather_rows)(sl_queue *queue, sl_mat y, sl_mat x, sl_ints rows);  /* y[i] = x[rows[i]] */
   void (*scatter_rows)(sl_queue *queue, sl_mat y, sl_mat x, sl_ints rows); /* y[rows[i]] = x[i]; rows are distinct */
-  void (*argmax)(sl_queue *queue, sl_ints out, sl_mat x); /* per row; the first of equal values */
 
   /* LLaVA-CAM reduction over rows of one feature map F[N, D] and its gradient G[N, D]: alpha[1, D] = mean over rows of
    * G (of max(G, 0) with clip); heat[1, N] = F alpha^T, raw (no ReLU). Sums in f64 or equivalent accuracy. */

@@ -37,7 +37,10 @@ sl_status sl_model_to_json(const sl_model *m, json_t **out) {
     json_object_set_new(vision, "patch_px", json_integer(m->shape.patch_px));
     json_object_set_new(vision, "image_px", json_integer(m->shape.image_px));
     if (m->shape.any_size) json_object_set_new(vision, "any_size", json_true()); /* image_px: of estimates */
-    if (m->vision_dir) json_object_set_new(vision, "path", json_string(m->vision_dir)); /* a folder of its own */
+    if (m->vision_dir) { /* a folder of its own */
+      json_object_set_new(vision, "path", json_string(m->vision_dir));
+      json_object_set_new(vision, "path_holds", json_string(m->tower_weights_apart ? "config and weights" : "config"));
+    }
   }
   const char *name = base_name(m->dir);
   return packed(json_pack("{s:s, s:s%, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:o}", "path", m->dir,

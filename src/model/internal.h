@@ -21,6 +21,7 @@ typedef struct sl_select {
 
 struct sl_model {
   char *dir, *vision_dir; /* vision_dir: the tower's own folder, or NULL */
+  bool tower_weights_apart; /* its weights are from there as well, not its config alone */
   const sl_family *family;
   sl_kinds kinds;
   const sl_prompt *prompt;

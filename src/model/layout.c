@@ -314,12 +314,12 @@ static sl_status append_continuation(sl_layout *l, const sl_model *m, const char
   int n_id = 0;
   SL_TRY(encode_prompt(m, text, &ids, &n_id));
   const int n_prompt = l->n_prompt - l->n_image + 1;
-  bool same = n_id >= n_prompt;
+  bool same = n_id >= n_prompt; /* but for the placeholder, in whose place a family may write text first */
   for (int i = 0; same && i < n_prompt; i++)
-    same = ids[i] == l->ids[i <= l->first_image ? i : i + l->n_image - 1];
+    same = i == l->first_image || ids[i] == l->ids[i < l->first_image ? i : i + l->n_image - 1];
   sl_status status = SL_OK;
   if (!same)
-    status = sl_fail(SL_ERROR_ARGUMENT, "the answer changes how the prompt's own tokens are cut; give it as token ids");
+    status = sl_fail(SL_ERROR_ARGUMENT, "the answer changes how the prompt's own tokens are cut");
   else if (n_id == n_prompt)
     status = sl_fail(SL_ERROR_ARGUMENT, "the answer has no tokens");
   else

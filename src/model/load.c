@@ -371,6 +371,7 @@ static sl_status load_parts(sl_loader *l) {
   l->model->n_found = sl_weights_found(l->weights);
   l->model->weight_bytes = sl_weights_bytes(l->weights);
   l->model->hash = sl_weights_hash(l->weights);
+  l->model->tower_weights_apart = sl_weights_tower_apart(l->weights);
   return keep_unused_names(l);
 }
 

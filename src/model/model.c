@@ -49,6 +49,11 @@ static sl_status check_vision(const sl_config *c, const char *section, const cha
             c->vision.image_px / c->vision.patch_px, c->projector.merge);
   if (!(c->vision.eps >= 0) || !isfinite(c->vision.eps))
     SL_FAIL(SL_ERROR_FORMAT, "%s: %s.layer_norm_eps is %g; expected a number >= 0", name, section, c->vision.eps);
+  return SL_OK;
+}
+
+/* Which layers' features are taken: the model's own choice. */
+static sl_status check_features(const sl_config *c, const char *name) {
   for (int i = 0; i < sl_feature_count(c); i++) {
     const int layer = sl_feature_layer(c, i);
     if (layer > c->vision.n_layer || layer < -c->vision.n_layer - 1)
@@ -128,10 +133,10 @@ static void fill_shapes(sl_model *m) {
   };
 }
 
-static sl_status fill_nn(sl_model *m, const char *name) {
+static sl_status fill_nn(sl_model *m, const char *name, const char *tower) {
   const sl_config *c = &m->config;
   sl_act vision_act, text_act;
-  SL_TRY(sl_config_act(c->vision.act, "hidden_act of the tower", name, &vision_act));
+  SL_TRY(sl_config_act(c->vision.act, "hidden_act of the tower", tower, &vision_act));
   SL_TRY(sl_config_act(c->text.act, "hidden_act of the decoder", name, &text_act));
   if (c->projector.act) SL_TRY(sl_config_act(c->projector.act, "projector_hidden_act", name, &m->projector.act));
   m->projector.norm = c->projector.rms ? SL_NORM_RMS : SL_NORM_LAYER;
@@ -242,15 +247,6 @@ static sl_status settle_part(sl_model *m, const sl_part_row *part, const sl_kind
   return kind->settle ? kind->settle(&m->config, section, name) : SL_OK;
 }
 
-/* The tower's, which another file may have told. */
-static sl_status read_vision(sl_model *m, json_t *json, const char *name) {
-  char *path = NULL;
-  if (m->vision_dir) SL_TRY(sl_path_join(&path, m->vision_dir, "config.json"));
-  const sl_status status = read_part(m, &m->family->vision, &m->kinds.vision, json, path ? path : name);
-  free(path);
-  return status;
-}
-
 /* A decoder's rotary scaling stands in rope_scaling (transformers 4) or rope_parameters (5). Of a file with both every
  * version reads the older one alone. Parameters that are told by sorts of layers are the kind's matter. */
 static void drop_unread_rope(json_t *json, const char *section) {
@@ -261,28 +257,39 @@ static void drop_unread_rope(json_t *json, const char *section) {
   if (json_object_size(json_object_get(text, "rope_scaling")) > 0 && !by_sort) json_object_del(text, "rope_parameters");
 }
 
-sl_status sl_model_read_config(sl_model *m, json_t *json, const char *name) {
-  SL_TRY(sl_family_find(&m->family, json, name));
+/* tower: the file that told of the tower, for messages; the model's or another. */
+static sl_status read_parts(sl_model *m, json_t *json, const char *name, const char *tower) {
   const sl_family *f = m->family;
   m->config.projector.merge = 1;
-  SL_TRY(read_vision(m, json, name));
+  SL_TRY(read_part(m, &f->vision, &m->kinds.vision, json, tower));
   drop_unread_rope(json, f->text.section);
   SL_TRY(read_part(m, &f->text, &m->kinds.text, json, name));
   SL_TRY(read_part(m, &f->projector, &m->kinds.projector, json, name));
   SL_TRY(sl_config_fill(&m->config, json, "", f->fields, f->n_field, name));
-  SL_TRY(settle_part(m, &f->vision, m->kinds.vision, json, name));
+  SL_TRY(settle_part(m, &f->vision, m->kinds.vision, json, tower));
   SL_TRY(settle_part(m, &f->text, m->kinds.text, json, name));
   SL_TRY(settle_part(m, &f->projector, m->kinds.projector, json, name));
   SL_TRY(check_text(&m->config, f->text.section, name));
-  SL_TRY(check_vision(&m->config, f->vision.section, name));
+  SL_TRY(check_vision(&m->config, f->vision.section, tower));
+  SL_TRY(check_features(&m->config, name));
   SL_TRY(check_projector(&m->config, name));
   SL_TRY(check_total(&m->config, name));
   if (f->settle) SL_TRY(f->settle(&m->config, name));
   fill_shapes(m);
-  return fill_nn(m, name);
+  return fill_nn(m, name, tower);
 }
 
-/* The tower's own folder, and its config as a section of the model's. A folder given by the caller goes before all. */
+sl_status sl_model_read_config(sl_model *m, json_t *json, const char *name) {
+  char *tower = NULL;
+  SL_TRY(sl_family_find(&m->family, json, name));
+  if (m->vision_dir) SL_TRY(sl_path_join(&tower, m->vision_dir, "config.json"));
+  const sl_status status = read_parts(m, json, name, tower ? tower : name);
+  free(tower);
+  return status;
+}
+
+/* The tower's own folder, and its config as a section of the model's. A folder given by the caller goes before all, but
+ * not before weights of the tower in the model's folder: those were trained further (weights.c). */
 static sl_status open_tower(sl_model *m, const char *given, const char *name) {
   json_t *json = m->config.json;
   SL_TRY(sl_family_find(&m->family, json, name));
@@ -318,21 +325,25 @@ static sl_status open_config(sl_model *m, const char *vision_model) {
   return status;
 }
 
-/* Adds an end token; ids outside the vocabulary and repetitions are left out. */
-static void add_eos(sl_model_shape *shape, const json_t *value) {
+/* Adds an end token; -1 (no such token) and repetitions are left out. */
+static void add_eos(sl_model_shape *shape, int id) {
   const int capacity = (int)(sizeof shape->eos_ids / sizeof *shape->eos_ids);
-  if (!json_is_integer(value) || json_integer_value(value) < 0 || json_integer_value(value) >= shape->n_vocab) return;
-  const int id = (int)json_integer_value(value);
-  if (!sl_shape_is_eos(shape, id) && shape->n_eos < capacity) shape->eos_ids[shape->n_eos++] = id;
+  if (id >= 0 && !sl_shape_is_eos(shape, id) && shape->n_eos < capacity) shape->eos_ids[shape->n_eos++] = id;
+}
+
+/* One that a file tells; ids outside the vocabulary are left out. */
+static void add_told_eos(sl_model_shape *shape, const json_t *value) {
+  const json_int_t id = json_is_integer(value) ? json_integer_value(value) : -1;
+  if (id < shape->n_vocab) add_eos(shape, id < 0 ? -1 : (int)id);
 }
 
 /* eos_token_id is a number or a list. */
 static void add_all_eos(sl_model_shape *shape, const json_t *value) {
-  if (!json_is_array(value)) add_eos(shape, value);
-  for (size_t i = 0; i < json_array_size(value); i++) add_eos(shape, json_array_get(value, i));
+  if (!json_is_array(value)) add_told_eos(shape, value);
+  for (size_t i = 0; i < json_array_size(value); i++) add_told_eos(shape, json_array_get(value, i));
 }
 
-/* End tokens from generation_config.json, else config.json, else the tokenizer's "</s>". */
+/* End tokens: those of generation_config.json, else of config.json; the family's own; where there are none, "</s>". */
 static sl_status find_eos(sl_model *m) {
   json_t *generation = NULL;
   char *path = NULL;
@@ -345,11 +356,9 @@ static sl_status find_eos(sl_model *m) {
   static const char *const keys[] = {"eos_token_id", "text_config.eos_token_id"};
   for (int k = 0; k < 2 && m->shape.n_eos == 0; k++) add_all_eos(&m->shape, sl_json_at(m->config.json, keys[k]));
   for (const char *const *stop = m->family->stops; stop && *stop; stop++) {
-    const int id = sl_tokenizer_find(m->tokenizer, *stop);
-    if (id >= 0 && m->shape.n_eos < 8 && !sl_shape_is_eos(&m->shape, id)) m->shape.eos_ids[m->shape.n_eos++] = id;
+    add_eos(&m->shape, sl_tokenizer_find(m->tokenizer, *stop));
   }
-  const int end = sl_tokenizer_find(m->tokenizer, "</s>");
-  if (m->shape.n_eos == 0 && end >= 0) m->shape.eos_ids[m->shape.n_eos++] = end;
+  if (m->shape.n_eos == 0) add_eos(&m->shape, sl_tokenizer_find(m->tokenizer, "</s>"));
   return SL_OK;
 }
 

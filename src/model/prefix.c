@@ -5,12 +5,6 @@
 
 #include "model/branch_internal.h"
 
-sl_mat sl_carve(sl_buffer *buffer, int64_t *at, int rows, int cols) {
-  const sl_mat m = {buffer, *at, sl_scratch_stride(cols), rows, cols, SL_F32};
-  *at += sl_scratch_need(rows, cols);
-  return m;
-}
-
 sl_status sl_rows_allocate(const sl_model *m, int n_row, int n_resid, const char *what, sl_buffer **buffer, sl_kv **kv,
                            sl_mat **resid) {
   const int n_layer = m->decoder.n_layer, width = m->decoder.shape.d_model;

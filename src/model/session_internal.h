@@ -60,9 +60,6 @@ struct sl_session {
   size_t branch_limit_bytes;
 };
 
-/* Row matrices carved from one buffer: `at` counts elements. With buffer NULL it only counts. */
-sl_mat sl_carve(sl_buffer *buffer, int64_t *at, int rows, int cols);
-
 sl_context sl_session_context(sl_session *session, const sl_probe *probe);
 
 /* Scratch of at least `need` elements, and the products over n_row rows and the head's declared to the queue; only

@@ -276,4 +276,5 @@ int sl_weights_unused(const sl_weights *w, const char **names, int max) {
 
 int sl_weights_found(const sl_weights *w) { return w->n_used; }
 uint64_t sl_weights_bytes(const sl_weights *w) { return w->bytes_used; }
+bool sl_weights_tower_apart(const sl_weights *w) { return w->vision_file != NULL; }
 uint64_t sl_weights_hash(const sl_weights *w) { return w->hash; }

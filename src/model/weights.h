@@ -25,6 +25,9 @@ sl_status sl_weights_get(sl_weights *weights, sl_role role, int layer, const sl_
  * found in it: *bad_index is the first one's element index, or -1. */
 void sl_weights_done(sl_weights *weights, const sl_tensor *tensor, int64_t *bad_index);
 
+/* True when the tower's tensors are those of its own folder. */
+bool sl_weights_tower_apart(const sl_weights *weights);
+
 /* True when some kind of this model has such a tensor at all. */
 bool sl_weights_has_role(const sl_weights *weights, sl_role role);
 

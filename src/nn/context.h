@@ -44,6 +44,13 @@ static inline sl_status sl_check_cancel(const atomic_bool *cancel) {
 static inline int64_t sl_scratch_stride(int cols) { return ((int64_t)cols + 15) / 16 * 16; }
 static inline int64_t sl_scratch_need(int rows, int cols) { return (int64_t)rows * sl_scratch_stride(cols); }
 
+/* The next matrix of a buffer that is handed out piece by piece; *at counts elements. With buffer NULL it only counts. */
+static inline sl_mat sl_carve(sl_buffer *buffer, int64_t *at, int rows, int cols) {
+  const sl_mat m = {buffer, *at, sl_scratch_stride(cols), rows, cols, SL_F32};
+  *at += sl_scratch_need(rows, cols);
+  return m;
+}
+
 static inline sl_mat sl_scratch_mat(sl_scratch *scratch, int rows, int cols) {
   const int64_t need = sl_scratch_need(rows, cols);
   assert(scratch->used + need <= scratch->capacity);

@@ -10,26 +10,19 @@ static int d_mlp_of(const sl_qformer *q) { return sl_weight_rows(q->layers[0].qu
 
 /* ---- memory ---- */
 
-/* Hands out the next matrix and moves on. */
-static sl_mat take(sl_buffer *buffer, int64_t *at, int rows, int cols) {
-  const sl_mat m = {buffer, *at, sl_scratch_stride(cols), rows, cols, SL_F32};
-  *at += sl_scratch_need(rows, cols);
-  return m;
-}
-
 static sl_qformer_acts take_layer(const sl_qformer *q, int layer, sl_buffer *buffer, int64_t *at, int n_row,
                                   int n_feature) {
   const int n_query = q->queries.rows, width = width_of(q);
-  sl_qformer_acts acts = {.qkv = take(buffer, at, n_row, 3 * width),
-                          .lse = take(buffer, at, n_row, q->n_head),
-                          .self_sum = take(buffer, at, n_row, d_model_of(q)),
-                          .up = take(buffer, at, n_row, d_mlp_of(q)),
-                          .mlp_sum = take(buffer, at, n_row, d_model_of(q))};
+  sl_qformer_acts acts = {.qkv = sl_carve(buffer, at, n_row, 3 * width),
+                          .lse = sl_carve(buffer, at, n_row, q->n_head),
+                          .self_sum = sl_carve(buffer, at, n_row, d_model_of(q)),
+                          .up = sl_carve(buffer, at, n_row, d_mlp_of(q)),
+                          .mlp_sum = sl_carve(buffer, at, n_row, d_model_of(q))};
   if (!sl_qformer_crosses(q, layer)) return acts;
-  acts.cross_q = take(buffer, at, n_query, width);
-  acts.cross_kv = take(buffer, at, n_feature, 2 * width);
-  acts.cross_lse = take(buffer, at, n_query, q->n_head);
-  acts.cross_sum = take(buffer, at, n_query, d_model_of(q));
+  acts.cross_q = sl_carve(buffer, at, n_query, width);
+  acts.cross_kv = sl_carve(buffer, at, n_feature, 2 * width);
+  acts.cross_lse = sl_carve(buffer, at, n_query, q->n_head);
+  acts.cross_sum = sl_carve(buffer, at, n_query, d_model_of(q));
   return acts;
 }
 

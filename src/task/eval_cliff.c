@@ -3,9 +3,9 @@
  *   cliff layer = smallest k so that for all k' >= k the lower end of the paired bootstrap 95 % interval of
  *                 score(k') - score(L) is at least -eps        (eps: one point; scores where higher is better)
  *
- * Fewer examples have wider intervals, so they never give an earlier cliff. Beside it the point estimate (the
- * differences themselves instead of their intervals) with its percentile interval over resampled pictures
- * (eval_interval.c).
+ * Wide intervals put it late, and one picture, which has none, at L. A few pictures that all agree have intervals of
+ * no width and may put it early: their number stands beside it. So does the estimate (the differences themselves
+ * instead of their intervals) with its percentile interval over resampled pictures (eval_interval.c).
  *
  * Source: Zhang et al., From Redundancy to Relevance (R2R), arXiv 2406.06579, section 3.4, which reads the layer off the
  * curve; the rule is sightline's. */
@@ -69,7 +69,7 @@ static sl_status add_differences(json_t *points, const sl_evaluation *e, const c
   for (int k = e->n_layer; k >= 0; k--) {
     sl_interval d;
     SL_TRY(sl_eval_pool_interval(&d, &c->pool, k, e->n_layer, e->request->seed));
-    holds = holds && (k == e->n_layer || !falls(d.low));
+    holds = holds && (k == e->n_layer || (!isnan(d.low) && !falls(d.low)));
     if (holds) *layer = k;
     if (lower) d = (sl_interval){0 - d.value, 0 - d.high, 0 - d.low}; /* as the score itself counts; 0 keeps its sign */
     json_t *own = json_pack("{s:o, s:o, s:o}", "value", sl_metric_number(d.value), "low", sl_metric_number(d.low), "high",

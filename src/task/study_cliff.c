@@ -3,9 +3,10 @@
  *   cliff layer = smallest k so that for all k' >= k the lower end of the paired bootstrap 95 % interval of
  *                 score(k') - score(L) is at least -eps
  *
- * eps: one point of accuracy; for the target, the plan's share (--cliff-eps) of |score(L) - score(no picture)|. Few
- * examples have wide intervals, so they never give an earlier cliff. Beside it the point estimate (the differences
- * themselves) with its percentile interval over the same draws. All points of a curve are resampled together.
+ * eps: one point of accuracy; for the target, the plan's share (--cliff-eps) of |score(L) - score(no picture)|. Wide
+ * intervals put it late, and one example, which has none, at L. A few examples that all agree have intervals of no
+ * width and may put it early: their number stands beside it. So does the estimate (the differences themselves) with its
+ * percentile interval over the same draws. All points of a curve are resampled together.
  *
  * Source: Zhang et al., From Redundancy to Relevance, arXiv 2406.06579, section 3.4, which reads the layer off the
  * curve; the rule is sightline's. */

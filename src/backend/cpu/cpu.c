@@ -118,7 +118,6 @@ static const sl_ops ops = {
     .copy = sl_cpu_copy,
     .gather_rows = sl_cpu_gather_rows,
     .scatter_rows = sl_cpu_scatter_rows,
-    .argmax = sl_cpu_argmax,
     .cam = sl_cpu_cam,
 };
 

@@ -38,7 +38,6 @@ void sl_cpu_zero(sl_queue *queue, sl_mat y);
 void sl_cpu_copy(sl_queue *queue, sl_mat y, sl_mat x);
 void sl_cpu_gather_rows(sl_queue *queue, sl_mat y, sl_mat x, sl_ints rows);
 void sl_cpu_scatter_rows(sl_queue *queue, sl_mat y, sl_mat x, sl_ints rows);
-void sl_cpu_argmax(sl_queue *queue, sl_ints out, sl_mat x);
 void sl_cpu_cam(sl_queue *queue, sl_mat heat, sl_mat alpha, sl_mat f, sl_mat g, bool clip);
 
 #endif

@@ -185,20 +185,6 @@ void sl_cpu_scatter_rows(sl_queue *queue, sl_mat y, sl_mat x, sl_ints rows) {
   }
 }
 
-void sl_cpu_argmax(sl_queue *queue, sl_ints out, sl_mat x) {
-  assert(out.count == x.rows && x.cols > 0);
-  const float *px = sl_mat_f32(x);
-  int32_t *best = sl_ints_data(out);
-  FOR_ROWS(t, x.rows, x.cols * 4.0) {
-    const float *row = px + t * x.stride;
-    int32_t at = 0;
-    for (int i = 1; i < x.cols; i++) {
-      if (row[i] > row[at]) at = i;
-    }
-    best[t] = at;
-  }
-}
-
 /* Columns in bands, so that the sums of one band stay in cache while rows pass. */
 void sl_cpu_cam(sl_queue *queue, sl_mat heat, sl_mat alpha, sl_mat f, sl_mat g, bool clip) {
   enum { BAND = 64 };

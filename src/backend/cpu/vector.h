@@ -27,7 +27,6 @@ typedef struct sl_vector {
   void (*add)(float *y, const float *a, const float *b, int n);
   void (*product)(float *y, const float *a, const float *b, int n); /* elementwise */
   void (*scale)(float *y, const float *x, float factor, int n);
-  float (*dot)(const float *a, const float *b, int n);
 
   void (*act)(sl_act kind, float *y, const float *x, int n);
   void (*act_dx)(sl_act kind, float *dx, const float *dy, const float *x, int n);

@@ -192,12 +192,6 @@ KERNEL void row_scale(float *y, const float *x, float factor, int n) {
   EACH(i, n, { STORE(y + i, splat(factor) * LOAD(x + i)); });
 }
 
-KERNEL float row_dot(const float *a, const float *b, int n) {
-  vf sum = {0};
-  EACH(i, n, { sum += LOAD(a + i) * LOAD(b + i); });
-  return (float)sum_lanes(sum);
-}
-
 /* Round to nearest even in the upper half; NaN stays NaN. */
 INLINE vu round_bits(vf x) {
   vu u = (vu)x;
@@ -580,7 +574,6 @@ const sl_vector VECTOR_TABLE = {
     .add = row_add,
     .product = row_product,
     .scale = row_scale,
-    .dot = row_dot,
     .act = row_act,
     .act_dx = row_act_dx,
     .gate = row_gate,

@@ -80,7 +80,6 @@ static const sl_ops ops = {
     .copy = sl_ref_copy,
     .gather_rows = sl_ref_gather_rows,
     .scatter_rows = sl_ref_scatter_rows,
-    .argmax = sl_ref_argmax,
     .cam = sl_ref_cam,
 };
 

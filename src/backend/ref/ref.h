@@ -28,7 +28,6 @@ void sl_ref_zero(sl_queue *queue, sl_mat y);
 void sl_ref_copy(sl_queue *queue, sl_mat y, sl_mat x);
 void sl_ref_gather_rows(sl_queue *queue, sl_mat y, sl_mat x, sl_ints rows);
 void sl_ref_scatter_rows(sl_queue *queue, sl_mat y, sl_mat x, sl_ints rows);
-void sl_ref_argmax(sl_queue *queue, sl_ints out, sl_mat x);
 void sl_ref_cam(sl_queue *queue, sl_mat heat, sl_mat alpha, sl_mat f, sl_mat g, bool clip);
 
 #endif

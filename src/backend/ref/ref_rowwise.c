@@ -254,20 +254,6 @@ void sl_ref_scatter_rows(sl_queue *queue, sl_mat y, sl_mat x, sl_ints rows) {
   }
 }
 
-void sl_ref_argmax(sl_queue *queue, sl_ints out, sl_mat x) {
-  (void)queue;
-  assert(out.count == x.rows && x.cols > 0);
-  const float *px = sl_mat_f32(x);
-  int32_t *best = sl_ints_data(out);
-  for (int t = 0; t < x.rows; t++) {
-    const float *row = px + t * x.stride;
-    best[t] = 0;
-    for (int i = 1; i < x.cols; i++) {
-      if (row[i] > row[best[t]]) best[t] = i;
-    }
-  }
-}
-
 void sl_ref_cam(sl_queue *queue, sl_mat heat, sl_mat alpha, sl_mat f, sl_mat g, bool clip) {
   (void)queue;
   assert(g.rows == f.rows && g.cols == f.cols && heat.cols == f.rows && alpha.cols == f.cols && f.rows > 0);

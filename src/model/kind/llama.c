@@ -99,16 +99,17 @@ static sl_status settle_llama(sl_config *c, const json_t *section, const char *n
   return SL_OK;
 }
 
-/* MistralConfig: 8 key heads and a window of 4096 where the file does not speak; an explicit null is none. */
+/* MistralConfig: 8 key heads and a window of 4096 where the file does not speak; an explicit null is as many heads as
+ * queries, and no window. */
 static sl_status settle_mistral(sl_config *c, const json_t *section, const char *name) {
-  if (c->text.n_head_kv == 0) c->text.n_head_kv = 8;
+  if (!json_object_get(section, "num_key_value_heads")) c->text.n_head_kv = 8;
   const json_t *window = json_object_get(section, "sliding_window");
   if (!window) {
     c->text.sliding_window = 4096;
   } else if (!json_is_null(window)) {
     const json_int_t value = json_is_integer(window) ? json_integer_value(window) : 0;
     if (value < 1 || value > 16777216)
-      SL_FAIL(SL_ERROR_FORMAT, "%s: text_config.sliding_window: expected null or an integer in [1, 16777216]", name);
+      SL_FAIL(SL_ERROR_FORMAT, "%s: sliding_window: expected null or an integer in [1, 16777216]", name);
     c->text.sliding_window = (int)value;
   }
   /* A window that no position of the model leaves is none. */
@@ -119,7 +120,7 @@ static sl_status settle_mistral(sl_config *c, const json_t *section, const char 
 static sl_status settle_qwen2(sl_config *c, const json_t *section, const char *name) {
   c->text.qkv_bias = true;
   if (json_is_true(json_object_get(section, "use_sliding_window")))
-    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: text_config.use_sliding_window is true; sightline's Qwen2 attends to everything",
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: use_sliding_window is true; sightline's Qwen2 attends to everything",
             name);
   return SL_OK;
 }

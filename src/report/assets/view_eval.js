@@ -57,7 +57,7 @@ sl.view("eval_curve", section => {
     ...others.map((key, i) => ({name: name(key), style: sl.curve.styles[i + 1], values: cliff.curve.map(point => point[key] ?? NaN)}))];
   const percent = value => isNumber(value) ? points(value) + "\u202f%" : sl.dash;
   section.append(el("p", {class: "lead"}, "Every question is asked again with the picture hidden from every later position, from layer k on. The cliff layer is the first from which on, there and in every later layer, the "
-    + `${lower ? "upper" : "lower"} end of the paired 95 % interval of the difference to the whole model stays within one point. Few questions have wide intervals, so they never give an earlier cliff.`));
+    + `${lower ? "upper" : "lower"} end of the paired 95 % interval of the difference to the whole model stays within one point. Wide intervals put it late. A few pictures that all agree have intervals of no width, and may put it early: read it with their number.`));
   const figure = sl.figure(section, {name: "curve", title: `${Name(cliff.of)} with the picture hidden from layer k on`, wide: true,
     read: "The band is the 95 % interval of the difference to the whole model, over draws of pictures, around the curve.",
     not: lower ? "A caption that says less makes less up: read the curve together with recall." : "What the question’s own tokens have already copied from the picture stays: this shows when it was read.",

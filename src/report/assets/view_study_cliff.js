@@ -12,8 +12,8 @@ sl.view("cliffs", section => {
   section.append(el("p", {class: "lead"},
     "The picture is hidden from every later position, from layer k on. The cliff layer is the first from which on "
       + "that costs nothing: "
-    + "in it and in every later layer the lower end of the 95 % interval of the loss stays within the limit. Few "
-    + "examples have wide intervals, so they never give an earlier cliff."),
+    + "in it and in every later layer the lower end of the 95 % interval of the loss stays within the limit. Wide "
+    + "intervals put it late. A few examples that all agree have intervals of no width, and may put it early: read it with their number."),
     control() || "");
   const grid = el("div", {class: "grid two"});
   section.append(grid);
