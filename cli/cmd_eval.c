@@ -69,6 +69,8 @@ static int run(const cli_args *args) {
   sl_model *model = NULL;
   char out[64], *summary = NULL;
   if (!make_request(args, &request, out, sizeof out)) return EXIT_USAGE;
+  const sl_status checked = sl_eval_check(&request);
+  if (checked != SL_OK) return checked == SL_ERROR_ARGUMENT ? (cli_fail(checked), EXIT_USAGE) : cli_fail(checked);
   const int code = request.predictions ? EXIT_DONE : cli_open_model(&model, args);
   if (code != EXIT_DONE) return code;
   const sl_status status = sl_eval(model, &request, &summary);

@@ -205,13 +205,36 @@ static int run_report(const cli_args *args) {
   return cli_fail(status);
 }
 
+#define OUTPUT_OPTIONS (BIT(OPT_JSON) | BIT(OPT_QUIET) | BIT(OPT_HELP) | BIT(OPT_VERSION))
+#define REPORT_OPTIONS (OUTPUT_OPTIONS | BIT(OPT_STUDY_OUT) | BIT(OPT_STUDY_LABEL) | BIT(OPT_SEED))
+
+typedef struct study_action {
+  const char *word;
+  int (*run)(const cli_args *args);
+  uint64_t options; /* that mean something to it */
+  bool analyses;    /* so do the analyses' */
+} study_action;
+
+/* False after a message. */
+static bool check_options(const cli_args *args, const study_action *action) {
+  for (int id = 0; id < OPT_COUNT; id++) {
+    if (!args->value[id] || action->options & BIT(id)) continue;
+    cli_error("`study %s` has no option --%s", action->word, cli_options[id].name);
+    return false;
+  }
+  if (args->n_analysis_value == 0 || action->analyses) return true;
+  cli_error("`study %s` has no option --%s", action->word, args->analysis_value[0].name);
+  return false;
+}
+
 static int run(const cli_args *args) {
-  static const struct {
-    const char *word;
-    int (*run)(const cli_args *args);
-  } actions[] = {{"run", run_run}, {"resume", run_resume}, {"merge", run_merge}, {"report", run_report}};
+  static const study_action actions[] = {{"run", run_run, ~BIT(OPT_STUDY_LABEL), true},
+                                         {"resume", run_resume, ~BIT(OPT_STUDY_LABEL), true},
+                                         {"merge", run_merge, OUTPUT_OPTIONS, false},
+                                         {"report", run_report, REPORT_OPTIONS, false}};
   for (size_t i = 0; args->n_rest > 0 && i < sizeof actions / sizeof *actions; i++)
-    if (strcmp(args->rest[0], actions[i].word) == 0) return actions[i].run(args);
+    if (strcmp(args->rest[0], actions[i].word) == 0)
+      return check_options(args, &actions[i]) ? actions[i].run(args) : EXIT_USAGE;
   cli_error("expected `study run`, `study resume`, `study merge` or `study report`, found \"%s\"; see `sightline study "
             "--help`",
             args->n_rest > 0 ? args->rest[0] : "");

@@ -1,6 +1,8 @@
 /* sightline verify */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli.h"
 
@@ -66,6 +68,10 @@ static int run(const cli_args *args) {
   bool equal = false;
   if (!check_usage(args, &tolerance) || !cli_number(args, OPT_THREADS, &n_thread)) return EXIT_USAGE;
   if (!own.value[OPT_DTYPE]) own.value[OPT_DTYPE] = "f32";
+  if (access(args->value[OPT_REFERENCE], R_OK) != 0) {
+    cli_error("%s: %s", args->value[OPT_REFERENCE], strerror(errno));
+    return EXIT_FAILED;
+  }
   int code = cli_open_model(&model, &own);
   if (code != EXIT_DONE) return code;
   const sl_verify_request request = {.size = sizeof request,
@@ -92,7 +98,7 @@ static int run(const cli_args *args) {
 const cli_command cmd_verify = {
     .name = "verify",
     .line = "Compare a model with reference activations written by your own transformers.",
-    .usage = "verify --model DIR --reference FILE [options]",
+    .usage = "verify --reference FILE [--model DIR] [options]",
     .details =
         "FILE is what tools/verify/reference.py writes: `python reference.py DIR FILE`, with the transformers you use. "
         "It holds two pictures and, for two questions, token ids, pixels, activations of every layer at some positions, "

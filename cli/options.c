@@ -26,10 +26,10 @@ const cli_option cli_options[OPT_COUNT] = {
          "The question; it is put into the model's own template (`sightline info --prompt` shows the tokens)."},
     [OPT_RAW_PROMPT] =
         {"raw-prompt", NULL, WHAT,
-         "Take --prompt as the whole prompt, template and all; it must hold the image placeholder once. The token that "
+         "Take the question as the whole prompt, template and all; it must hold the image placeholder once. The token that "
          "the tokenizer puts first (BOS) is added where it does not stand there."},
     [OPT_TEMPLATE] = {"template", "TEXT", WHAT,
-                      "Put --prompt into this template instead of the model's own: TEXT holds {question} and <image> "
+                      "Put questions into this template instead of the model's own: TEXT holds {question} and <image> "
                       "once each, and \\n for line ends."},
     [OPT_ANSWER] = {"answer", "TEXT", WHAT, "Analyse this answer (teacher forcing) instead of the model's greedy one."},
     [OPT_MAX_TOKENS] = {"max-tokens", "N", WHAT, "Stop the greedy answer after N tokens. Default 64."},
@@ -68,7 +68,7 @@ const cli_option cli_options[OPT_COUNT] = {
     [OPT_LOGITS] = {"logits", NULL, RESULT, "Store the logits of every position (logits.all)."},
     [OPT_SITES] = {"sites", NULL, WHAT, "List every site that --record takes, with shape and Hugging Face module."},
     [OPT_SEED] = {"seed", "N", HOW,
-                  "Seed of everything random (noisy pictures, masks). Default 0. Equal seeds give equal bits."},
+                  "Seed of everything random (noisy pictures, masks, bootstrap, permutations). Default 0. Equal seeds give equal bits."},
     [OPT_DTYPE] =
         {"dtype", "MODE", HOW,
          "How products are computed: f32, bf16x2 (exact bf16 weights, activations in two bf16 parts: near f32), bf16, "

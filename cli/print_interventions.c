@@ -87,6 +87,8 @@ static void print_tokens(const json_t *tokens) {
   if (json_object_size(share) > 0) putchar('\n');
 }
 
+#define LEAST_CHANGE 0.01 /* of the plain probability */
+
 static void print_knockout(const json_t *knockout) {
   const json_t *edges = json_object_get(knockout, "edges");
   if (json_array_size(edges) == 0) return;
@@ -94,8 +96,9 @@ static void print_knockout(const json_t *knockout) {
   for (size_t i = 0; i < json_array_size(edges); i++) {
     const json_t *edge = json_array_get(edges, i);
     printf("  %-28s %8.1f %%", json_string_value(json_object_get(edge, "edge")), 100 * number(edge, "lowest"));
-    print_value(json_object_get(edge, "peak"), 11, "%11.0f");
-    print_value(json_object_get(edge, "centroid"), 11, "%11.1f");
+    const bool says = number(edge, "lowest") <= -LEAST_CHANGE; /* an edge that changes nothing has no place */
+    print_value(says ? json_object_get(edge, "peak") : NULL, 11, "%11.0f");
+    print_value(says ? json_object_get(edge, "centroid") : NULL, 11, "%11.1f");
     putchar('\n');
   }
 }

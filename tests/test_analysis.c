@@ -177,18 +177,18 @@ static void contrast_is_one_token(void **state) {
   const int spaced = sl_tokenizer_find(tokenizer, "\xe2\x96\x81the"), bare = sl_tokenizer_find(tokenizer, "re");
   int32_t id = -1;
   assert_true(spaced >= 0 && bare >= 0);
-  ASSERT_OK(sl_target_contrast_id(f->model, "the", spaced, &id));
+  ASSERT_OK(sl_target_contrast_id(f->model, "the", &(sl_answer_token){.id = spaced}, 1, &id));
   assert_int_equal(id, spaced);
-  ASSERT_OK(sl_target_contrast_id(f->model, "re", bare, &id));
+  ASSERT_OK(sl_target_contrast_id(f->model, "re", &(sl_answer_token){.id = bare}, 1, &id));
   assert_int_equal(id, bare);
   /* Both forms of "i" are tokens: the one that begins like the answer counts. */
-  ASSERT_OK(sl_target_contrast_id(f->model, "i", spaced, &id));
+  ASSERT_OK(sl_target_contrast_id(f->model, "i", &(sl_answer_token){.id = spaced}, 1, &id));
   assert_int_equal(id, sl_tokenizer_find(tokenizer, "\xe2\x96\x81i"));
-  ASSERT_OK(sl_target_contrast_id(f->model, "i", bare, &id));
+  ASSERT_OK(sl_target_contrast_id(f->model, "i", &(sl_answer_token){.id = bare}, 1, &id));
   assert_int_equal(id, sl_tokenizer_find(tokenizer, "i"));
-  assert_int_equal(sl_target_contrast_id(f->model, "elephant seal", spaced, &id), SL_ERROR_ARGUMENT);
+  assert_int_equal(sl_target_contrast_id(f->model, "elephant seal", &(sl_answer_token){.id = spaced}, 1, &id), SL_ERROR_ARGUMENT);
   assert_non_null(strstr(sl_error_message(), "expected one"));
-  assert_int_equal(sl_target_contrast_id(f->model, "", spaced, &id), SL_ERROR_ARGUMENT);
+  assert_int_equal(sl_target_contrast_id(f->model, "", &(sl_answer_token){.id = spaced}, 1, &id), SL_ERROR_ARGUMENT);
   tear_down(f);
 }
 

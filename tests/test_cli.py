@@ -363,6 +363,8 @@ class Runs(Cli):
     def test_a_failing_run_leaves_nothing(self):
         self.fails(self.work("cam", "--contrast", "elephant seal"), 1, "elephant seal", "expected one")
         self.fails(self.work("cam", "--contrast", "the", "--target", "logprob"), 1, "--contrast", "logprob")
+        for command in ("cam", "cliff", "heads", "tokens"):
+            self.fails(self.work(command, "--answer", "the", "--contrast", "the"), 1, "is the answer itself")
         self.assertEqual(os.listdir(self.dir), [])
 
     def test_mask_of_another_size(self):
@@ -545,10 +547,11 @@ class Resume(Cli):
         self.assertEqual(self.read("run"), self.read("whole"))
         self.assertEqual(sorted(os.listdir(self.dir)), ["run", "whole"])
 
-    def interrupted(self, seconds):
+    def interrupted(self, seconds, *args):
         """run.json of a run that was interrupted so long after its answer."""
         p = subprocess.Popen([PROGRAM, "heads", "--model", GOLDEN, "--image", PICTURE, "--prompt", QUESTION, "--max-tokens", "3", "--dtype",
-                              "f32", *self.MASKS, "--samples", "1000000", "--force"], cwd=self.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                              "f32", *self.MASKS, "--samples", "1000000", *(args or ("--force",))], cwd=self.dir, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE)
         for line in p.stderr:
             if line.startswith(b"sightline: answer: "):
                 break
@@ -572,6 +575,22 @@ class Resume(Cli):
         self.assertNotIn("cancelled", read_json(self.path("run", "run.json")))
         self.assertEqual(self.heads("--samples", samples, "--out", "whole").returncode, 0)
         self.assertEqual(self.read("run"), self.read("whole"))
+
+    def test_an_interrupted_resume_loses_nothing(self):
+        """However early it is interrupted, what the earlier run held is in the new one."""
+        record = ("--record", "blocks.1.hook_resid_post@-1")
+        self.assertEqual(self.heads("--samples", "40", *record).returncode, 0)
+        before = read_tensors(self.path("run", "tensors.safetensors"))
+        for seconds in (0, 0.02, 0.3):
+            run = self.interrupted(seconds, "--resume", *record)
+            after = read_tensors(self.path("run", "tensors.safetensors"))
+            n_mask = run["analyses"]["heads"]["regression"]["masks"]
+            self.assertGreaterEqual(n_mask, 40)
+            self.assertEqual(after["heads.masks"][1][0], n_mask)
+            self.assertIn("heads.score", after)
+            self.assertEqual(after["site/blocks.1.hook_resid_post"], before["site/blocks.1.hook_resid_post"])
+            if n_mask == 40:
+                self.assertEqual({k: v for k, v in after.items() if k.startswith("heads.")}, {k: v for k, v in before.items() if k.startswith("heads.")})
 
     def test_what_differs_is_named(self):
         self.fails(self.heads("--resume", model="nowhere"), 1, "run", "No such file")

@@ -376,7 +376,11 @@ class Eval(unittest.TestCase):
         self.assertIn("did you mean `pope`", subprocess.run([PROGRAM, "eval", "pop", "--data", "x"], stderr=subprocess.PIPE,
                                                             text=True, check=False).stderr)
         self.assertIn("there are: llava, opera", self.eval("pope", os.path.join(GOLDEN, "pope"), "--rule", "x", "--predictions",
-                                                           "x", code=1))
+                                                           "x", code=2))
+        for args in (("--prompt-style", "x", "--data", os.path.join(GOLDEN, "pope")), ("--data", self.path("none"))):
+            done = subprocess.run([PROGRAM, "eval", "pope", "--model", self.path("none"), *args], stderr=subprocess.PIPE, text=True, check=False)
+            self.assertEqual(done.returncode, 2 if "x" in args else 1)
+            self.assertNotIn("config.json", done.stderr)  # told before the model is looked for
 
 
 def read_whole(path):

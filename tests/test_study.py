@@ -159,6 +159,19 @@ class Results(Study):
         self.assertEqual(self.ask("PRAGMA journal_mode"), [("wal",)])
         self.assertGreater(self.ask("SELECT count(*) FROM timing WHERE stage = 'flow'")[0][0], 3)
 
+    def test_the_uncut_end_of_a_cliff_is_the_answer(self):
+        """However tight the limit of an answer is, the last point of the curve is judged as the answer itself."""
+        self.write(self.rows(2), analyses=[], **{"max-tokens": 1})
+        self.works("--quiet")
+        rows = self.rows(2)
+        for row, (answer,) in zip(rows, self.ask("SELECT answer FROM example ORDER BY example")):
+            row["answer"] = answer
+        self.write(rows, analyses=["cliff", "cam"], **{"max-tokens": 1})
+        self.works("--quiet", "--per-token", out="cut")
+        self.assertEqual(self.ask("SELECT correct FROM example", folder="cut"), [(1,), (1,)])
+        curve = "SELECT value FROM series WHERE name = 'correct' AND \"index\" = (SELECT max(\"index\") FROM series WHERE name = 'correct')"
+        self.assertEqual(self.ask(curve, folder="cut"), [(1.0,), (1.0,)])
+
     def test_fields_have_other_names_and_answers_can_be_forced(self):
         rows = [{"question_id": 7, "image": "a.png", "text": "What is it?", "label": "a cat"}]
         self.write(rows, fields={"id": "question_id", "question": "text", "answer": "label"}, **{"force-answer": True})
@@ -264,6 +277,8 @@ class Plans(Study):
         self.fails(self.run_it("study", "run", "--plan", "plan.json"), 2, "--out DIR")
         self.fails(self.study("--shard", "2/2"), 2, "--shard")
         self.fails(self.run_it("study", "run", "--plan", "plan.json", "--model", "none", "--out", "no/such"), 1, "no: cannot make a folder here")
+        self.fails(self.run_it("study", "report", "study", "--shard", "0/2"), 2, "`study report` has no option --shard")
+        self.fails(self.run_it("study", "merge", "a", "b", "--samples", "9"), 2, "`study merge` has no option --samples")
         self.fails(self.run_it("study", "resume"), 2, "resume DIR")
         self.fails(self.run_it("study", "resume", "none"), 1, "none: there is no study to go on with")
         os.mkdir(self.path("folder"))

@@ -48,6 +48,15 @@ class Report(test_study.Study):
         return [i for i, labels in rows if not group["label"] or json.loads(labels)[group["label"]] == group["value"]]
 
 
+class Layers(Report):
+    def test_an_answer_longer_than_the_model_is_deep(self):
+        self.write(self.rows(2), analyses={"cam": {"per-token": True}, "flow": {}}, **{"max-tokens": 9})
+        self.works("--quiet")
+        n_layer = self.ask("SELECT count(*) FROM series WHERE name = 'image_share' AND example = 0")[0][0]
+        self.assertGreater(self.ask("SELECT max(\"index\") + 1 FROM series WHERE name = 'target_value'")[0][0], n_layer)
+        self.assertEqual(self.report("study")["model"]["n_layer"], n_layer)
+
+
 class Numbers(Report):
     def near(self, a, b):
         self.assertAlmostEqual(a, b, delta=1e-7 * max(1, abs(b)))

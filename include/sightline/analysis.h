@@ -46,14 +46,15 @@ typedef struct sl_option_value {
   const char *name, *value;
 } sl_option_value;
 
-/* All analyses, in a fixed order. Static data, never NULL inside the range. */
+/* All analyses, in a fixed order: static data. index in [0, sl_analysis_count()). */
 SL_API int sl_analysis_count(void);
 SL_API const sl_analysis_info *sl_analysis_at(int index);
 
 /* The analysis of that name; NULL when there is none. */
 SL_API const sl_analysis_info *sl_analysis_find(const char *name);
 
-/* Checks `value` against the option's type, range and choices; the message names option, expected and found. */
+/* SL_ERROR_ARGUMENT unless `value` is of the option's type, range and choices; the message names option, expected and
+ * found. */
 SL_API sl_status sl_option_check(const sl_option_info *option, const char *value);
 
 /* A flag that stops long work between two layers. Requesting is safe from a signal handler and from any thread. */
@@ -61,7 +62,7 @@ typedef struct sl_cancel sl_cancel;
 SL_API sl_status sl_cancel_new(sl_cancel **out);
 SL_API void sl_cancel_request(sl_cancel *cancel);
 SL_API bool sl_cancel_requested(const sl_cancel *cancel);
-SL_API void sl_cancel_free(sl_cancel *cancel);
+SL_API void sl_cancel_free(sl_cancel *cancel); /* NULL is fine */
 
 #ifdef __cplusplus
 }

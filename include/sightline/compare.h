@@ -44,13 +44,14 @@ typedef struct sl_compare_request {
  *               permuted inside appearances: an interval above 0 says that what is shown matters more than how
  * with intervals by bootstrap over runs. p compares the value with the permutations' mean (null_mean), which is not 0
  * where the groups differ themselves: whether labels matter is read off p, which effect is larger off the interval. Runs
- * with one seed share their masks, and with them part of their noise: a warning says so. The ceiling is the likeness of scores fitted to either half of one run's
- * masks; where all runs have image.feature, partial correlations over pairs tell class and visual likeness apart.
+ * with one seed share their masks, and with them part of their noise: a warning says so. The ceiling is the likeness of
+ * scores fitted to either half of one run's masks; where all runs have image.feature, partial correlations over pairs
+ * tell class and visual likeness apart.
  *
  * *summary is JSON text (free()); with an out folder a run directory is made: run.json (analyses.compare),
  * tensors.safetensors (compare.*), report.html. Runs must be of one model (content hash) and hold heads.score of one
  * shape, target, baseline and keep probability; the message names the two runs that differ. Cancelled, it leaves
- * nothing. */
+ * nothing. Errors: SL_ERROR_ARGUMENT (runs that cannot be compared), SL_ERROR_FILE, SL_ERROR_FORMAT (a damaged run). */
 SL_API sl_status sl_compare(const sl_compare_request *request, char **summary);
 
 #ifdef __cplusplus

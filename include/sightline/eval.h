@@ -44,6 +44,10 @@ typedef struct sl_eval_request {
 /* The name of the i-th benchmark; NULL after the last. */
 SL_API const char *sl_eval_name(int i);
 
+/* Checks what can be known without a model: names of benchmark, prompt style and rule, what excludes what
+ * (SL_ERROR_ARGUMENT), and that there is something at `data` (SL_ERROR_FILE). */
+SL_API sl_status sl_eval_check(const sl_eval_request *request);
+
 /* Reads the data, asks every question (questions of one picture share its prefix; with `cliff` a question's L + 1
  * truncations run as one batch), scores, sums up. `model` is NULL exactly when there are predictions.
  *

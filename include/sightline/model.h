@@ -39,9 +39,11 @@ typedef struct sl_model_options {
 /* Opens the folder `path`: config.json, safetensors or PyTorch .bin (single or sharded), tokenizer files, processor
  * settings. Every tensor's shape and type is checked; missing and duplicate tensors are an error that names them, unused
  * ones are kept for sl_model_describe and NaN or infinite weights are reported through `log`. options may be NULL.
- * Several models can be open at once. Thread-safe. */
+ * Several models can be open at once.
+ * Errors: SL_ERROR_FILE (missing), SL_ERROR_FORMAT (damaged or contradictory), SL_ERROR_UNSUPPORTED (no such family, or
+ * a setting that sightline does not compute), SL_ERROR_ARGUMENT (options). */
 SL_API sl_status sl_model_open(sl_model **out, const char *path, const sl_model_options *options);
-SL_API void sl_model_close(sl_model *model);
+SL_API void sl_model_close(sl_model *model); /* NULL is fine; nothing may use the model any more */
 
 /* What `sightline info` prints, as JSON text (free()): family, parts, shapes, sites, weights found, missing and unused,
  * bytes, template, and, when `question` is not NULL, the token layout of that prompt with estimates

@@ -13,6 +13,7 @@ extern "C" {
  *   report.html                            self-contained: figures, tables, picture and numbers; needs no network
  *   images/cam_LL.png, attention_LL.png    the map of layer LL over the picture (LL counts from 00)
  *   images/cam_film.png, attention_film.png  all layers on one sheet
+ *   images/tokens_image.png                the image tokens' scores over the picture
  * Overlays are written where the run holds the map, the picture and the image tokens' boxes or grid. Sections of the
  * report whose results the run does not hold are left out.
  *

@@ -1,8 +1,14 @@
 /* Status codes and the error message of the calling thread.
  *
  * Every fallible function of the library returns sl_status. The place that finds the error writes one message (file,
- * thing, expected, found) to thread-local storage; callers only pass the status on. A failing function leaves its
- * outputs untouched or set to NULL and owns nothing afterwards. */
+ * thing, expected, found) to thread-local storage; callers only pass the status on. Unless its comment says otherwise a
+ * failing function leaves its outputs untouched or set to NULL and owns nothing afterwards, and any function may besides
+ * what its comment names fail with SL_ERROR_MEMORY, SL_ERROR_CANCELLED where it takes a cancel flag or progress, and
+ * SL_ERROR_ARGUMENT for a request whose `size` is not known.
+ *
+ * Threads: functions may be called from any thread at once. An open model is never changed by a call that takes it as
+ * const, and may be shared; any other object belongs to one thread at a time. Calls that write need folders of their
+ * own. */
 #ifndef SIGHTLINE_STATUS_H
 #define SIGHTLINE_STATUS_H
 

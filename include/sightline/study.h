@@ -66,7 +66,8 @@ typedef struct sl_study_merge_request {
 
 /* Puts shards together. Plans, model, data and versions must agree and no example may be there twice. Missing examples
  * are named in *summary ("missing": first ranges as text; "n_missing") and through `log`; the merged study can be gone
- * on with, which does them. */
+ * on with, which does them. Errors: SL_ERROR_ARGUMENT (studies that do not belong together), SL_ERROR_FILE,
+ * SL_ERROR_FORMAT (no study). */
 SL_API sl_status sl_study_merge(const sl_study_merge_request *request, char **summary);
 
 typedef struct sl_study_report_request {
@@ -83,7 +84,8 @@ typedef struct sl_study_report_request {
 /* Writes one self-contained page over a study: accuracy by label, mean curves of attention and CAM with intervals, cliff
  * curves with the cliff layer and its bootstrap interval, the mean map of head scores and how alike the examples are in
  * theirs, failures, settings and hashes. Its size does not grow with the number of examples. *summary is JSON text
- * (free()): the numbers of the page, and "report", the file. */
+ * (free()): the numbers of the page, and "report", the file. Errors: SL_ERROR_ARGUMENT (no such label), SL_ERROR_FILE,
+ * SL_ERROR_FORMAT (no study). */
 SL_API sl_status sl_study_report(const sl_study_report_request *request, char **summary);
 
 #ifdef __cplusplus

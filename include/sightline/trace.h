@@ -40,12 +40,14 @@ typedef struct sl_trace_request {
   int batch_size;           /* branches run at once; 0 = as many as a limit allows. Results do not depend on it */
   double budget_s;          /* seconds that the analyses may take: those that sample draw less; 0 = no limit */
   bool resume;              /* go on with the run in out_dir, which must be of the same model, picture, prompt, answer,
-                             * seed and options; it is replaced when the work is done */
+                             * seed and options (but for those that may change: sl_option_info); it is replaced when
+                             * the work is done */
 } sl_trace_request;
 
 /* Checks everything that can be known without a model: names and options of analyses, UTF-8 and lengths of the texts,
  * that picture and mask can be read and have one size, that the out folder can be made, that the plan is one, that the
- * run to resume is of the same picture, prompt, seed and options. Nothing is written. */
+ * run to resume is of the same picture, prompt, seed and options. Nothing is written. Errors: SL_ERROR_ARGUMENT,
+ * SL_ERROR_FILE, SL_ERROR_FORMAT (picture, plan). */
 SL_API sl_status sl_trace_check(const sl_trace_request *request);
 
 /* Runs the request (after sl_trace_check) on the calling thread, with the analyses that the asked ones need first.
@@ -53,8 +55,7 @@ SL_API sl_status sl_trace_check(const sl_trace_request *request);
  * analysis says in numbers and short arrays, timings, warnings, and where the files are.
  * When cancelled it returns SL_ERROR_CANCELLED; what was complete until then is kept: with an out folder and an answer
  * the run directory is written with the finished analyses and a warning, and *summary is set as well (otherwise NULL).
- * A report that cannot be built is an error too, but leaves the run directory; any other failure leaves nothing behind.
- * Calls on different threads with one model are independent. */
+ * A report that cannot be built is an error too, but leaves the run directory; any other failure leaves nothing behind. */
 SL_API sl_status sl_trace_run(const sl_model *model, const sl_trace_request *request, char **summary);
 
 #ifdef __cplusplus

@@ -45,6 +45,7 @@ typedef struct sl_analysis_context {
   const char *question;   /* that the image was encoded for, where that matters */
   const sl_answer_token *answer;
   int n_answer;           /* Q, at least 1 */
+  int max_answer;         /* length limit of a greedy answer; 0: the answer was given, without one */
   const bool *object;     /* [N] token shows the object; NULL without a mask */
   uint64_t seed;
   const sl_analysis_info *info; /* the analysis that runs */

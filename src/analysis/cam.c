@@ -128,11 +128,7 @@ static sl_status read_options(const sl_analysis_context *c, sl_cam_options *o) {
             sl_target_name(o->target));
   }
   o->target = SL_TARGET_CONTRAST;
-  SL_TRY(sl_target_contrast_id(c->model, contrast, c->answer[0].id, &o->contrast));
-  for (int a = 0; a < c->n_answer; a++) {
-    if (c->answer[a].id != o->contrast) return SL_OK;
-  }
-  SL_FAIL(SL_ERROR_ARGUMENT, "--contrast: \"%s\" is the answer itself, so there is nothing to contrast", contrast);
+  return sl_target_contrast_id(c->model, contrast, c->answer, c->n_answer, &o->contrast);
 }
 
 /* The picture plus noise j. Noise of deviation sigma on the [0, 1] picture is 255 sigma on its bytes, which the

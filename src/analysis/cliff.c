@@ -129,11 +129,12 @@ static sl_status cliff_check(const sl_analysis_context *c) {
   return SL_OK;
 }
 
-/* Tokens to decode for every cut; 0 when the model has no positions left. */
+/* Tokens to decode for every cut, no more than the plain answer might have; 0 when the model has no positions left. */
 static int answer_tokens(const sl_analysis_context *c) {
   const int asked = sl_context_int(c, "answer-tokens"), left =
       sl_model_get_shape(c->model)->max_position - c->layout->n_prompt;
   int n = asked > 0 ? asked : c->n_answer + MORE_TOKENS;
+  if (asked == 0 && c->max_answer > 0 && n > c->max_answer) n = c->max_answer;
   if (n > MAX_ANSWER) n = MAX_ANSWER;
   return n < left ? n : left > 0 ? left : 0;
 }

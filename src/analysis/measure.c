@@ -18,7 +18,7 @@ static sl_status read_contrast(sl_measure *m, const sl_analysis_context *c, int3
             "--contrast is a difference of two logits: it goes with --target logit or margin, not %s",
             sl_target_name(m->target));
   m->target = SL_TARGET_CONTRAST;
-  return sl_target_contrast_id(c->model, contrast, c->answer[0].id, id);
+  return sl_target_contrast_id(c->model, contrast, c->answer, m->n_row, id);
 }
 
 sl_status sl_measure_init(sl_measure *m, const sl_analysis_context *c) {

@@ -94,7 +94,7 @@ static bool begins_with_space(const sl_tokenizer *tokenizer, int32_t id) {
   return false;
 }
 
-sl_status sl_target_contrast_id(const sl_model *model, const char *text, int32_t like, int32_t *id) {
+static sl_status find_contrast(const sl_model *model, const char *text, int32_t like, int32_t *id) {
   const sl_tokenizer *tokenizer = sl_model_get_tokenizer(model);
   if (!*text) SL_FAIL(SL_ERROR_ARGUMENT, "--contrast: expected a token, found an empty text");
   int32_t forms[3];
@@ -112,4 +112,12 @@ sl_status sl_target_contrast_id(const sl_model *model, const char *text, int32_t
   SL_TRY(sl_tokenizer_encode(tokenizer, text, strlen(text), false, &ids, &n_id));
   free(ids);
   SL_FAIL(SL_ERROR_ARGUMENT, "--contrast: \"%s\" is %d tokens in this model's vocabulary, expected one", text, n_id);
+}
+
+sl_status sl_target_contrast_id(const sl_model *model, const char *text, const sl_answer_token *answer, int n_answer,
+                                int32_t *id) {
+  SL_TRY(find_contrast(model, text, answer[0].id, id));
+  for (int a = 0; a < n_answer; a++)
+    if (answer[a].id != *id) return SL_OK;
+  SL_FAIL(SL_ERROR_ARGUMENT, "--contrast: \"%s\" is the answer itself, so there is nothing to contrast", text);
 }

@@ -26,7 +26,9 @@ int32_t sl_target_rival(sl_target target, const sl_answer_token *a, int32_t cont
 double sl_target_gradient(sl_target target, const float *z, int n_vocab, int32_t id, int32_t rival, float *d);
 
 /* The token id of a user's --contrast text: it must be one token, with or without the tokenizer's space in front. Of
- * the two forms the one that begins like the answer's first token (`like`) counts. */
-sl_status sl_target_contrast_id(const sl_model *model, const char *text, int32_t like, int32_t *id);
+ * the two forms the one that begins like the answer's first token counts. answer [n_answer], at least 1: the tokens that
+ * it is to stand against; that it is all of them is an error. */
+sl_status sl_target_contrast_id(const sl_model *model, const char *text, const sl_answer_token *answer, int n_answer,
+                                int32_t *id);
 
 #endif

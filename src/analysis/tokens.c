@@ -411,9 +411,12 @@ static sl_status run_sides(tokens *t) {
   SL_TRY(sl_context_trunk(c, false, &t->trunk));
   SL_TRY(sl_ablation_say(&(sl_ablation){.context = c, .measure = &t->measure}, &t->standin));
   if (image) SL_TRY(run_image(t));
-  if (text && image && sl_context_check_cancel(c) != SL_OK) /* in the first side: that one is kept */
-    return sl_context_say(c, "interrupted", json_string("before the text side; --resume goes on with the same masks"));
-  return text ? run_text(t) : SL_OK;
+  if (!text) return SL_OK;
+  sl_status status = image ? sl_context_check_cancel(c) : SL_OK;
+  if (status == SL_OK) status = run_text(t);
+  if (!image || status != SL_ERROR_CANCELLED) return status;
+  /* The image side is kept. */
+  return sl_context_say(c, "interrupted", json_string("before the text side; --resume goes on with the same masks"));
 }
 
 static sl_status tokens_run(sl_analysis_context *c) {

@@ -150,6 +150,24 @@ sl_status sl_run_put(sl_run *run, const char *name, sl_dtype dtype, int n_dim, c
   return SL_OK;
 }
 
+sl_status sl_run_drop(sl_run *run, const char *prefix) {
+  int n = 0;
+  run->symbols = (sl_symbols){0};
+  for (int i = 0; i < run->n_tensor; i++) {
+    sl_tensor *tensor = &run->tensors[i];
+    if (strncmp(tensor->name, prefix, strlen(prefix)) != 0) {
+      run->tensors[n++] = *tensor;
+      continue;
+    }
+    free((char *)tensor->name);
+    free((void *)tensor->data);
+  }
+  run->n_tensor = n;
+  for (int i = 0; i < n; i++)
+    SL_TRY(sl_result_check(sl_result_find(run->tensors[i].name), &run->tensors[i], &run->symbols, SL_ERROR_ARGUMENT, NULL));
+  return SL_OK;
+}
+
 sl_status sl_run_put_picture(sl_run *run, const char *name, const void *png, size_t n_bytes) {
   if (name[0] == '\0' || strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != strlen(name)) {
     SL_FAIL(SL_ERROR_ARGUMENT, "picture \"%s\": a name consists of a-z, 0-9 and _", name);

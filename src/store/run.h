@@ -37,6 +37,9 @@ json_t *sl_run_json(sl_run *run);
  * fit the table and the results put so far. `shape` has n_dim <= SL_MAX_DIM entries. */
 sl_status sl_run_put(sl_run *run, const char *name, sl_dtype dtype, int n_dim, const int64_t *shape, const void *data);
 
+/* Forgets the results whose names begin with `prefix`, and the values of symbols that no other result has. */
+sl_status sl_run_drop(sl_run *run, const char *prefix);
+
 /* Keeps a copy of a PNG file's bytes as images/NAME.png; `name` consists of a-z, 0-9 and _. */
 sl_status sl_run_put_picture(sl_run *run, const char *name, const void *png, size_t n_bytes);
 
@@ -57,6 +60,8 @@ const char *sl_run_dir(const sl_run_reader *reader);
 json_t *sl_run_root(const sl_run_reader *reader);                               /* run.json's object */
 const sl_tensor *sl_run_find(const sl_run_reader *reader, const char *name);    /* NULL when absent */
 sl_status sl_run_get(const sl_run_reader *reader, const char *name, const sl_tensor **out); /* fails when absent */
+int sl_run_count(const sl_run_reader *reader);
+const sl_tensor *sl_run_at(const sl_run_reader *reader, int i); /* in the file's order */
 bool sl_run_symbol(const sl_run_reader *reader, const char *symbol, int64_t *value); /* L, H, N ...; false: unbound */
 
 /* The bytes of images/NAME.png into a new buffer (free()); fails when it is missing or not a PNG file. */

@@ -109,6 +109,9 @@ sl_status sl_run_get(const sl_run_reader *reader, const char *name, const sl_ten
   return SL_OK;
 }
 
+int sl_run_count(const sl_run_reader *reader) { return sl_safetensors_count(reader->tensors); }
+const sl_tensor *sl_run_at(const sl_run_reader *reader, int i) { return sl_safetensors_at(reader->tensors, i); }
+
 bool sl_run_symbol(const sl_run_reader *reader, const char *symbol, int64_t *value) {
   for (int i = 0; i < reader->symbols.count; i++) {
     if (strcmp(reader->symbols.at[i].name, symbol) == 0) {

@@ -143,11 +143,14 @@ static json_t *settings_of(json_t *root) {
   json_t *heads = sl_json_at(root, "analyses.heads"), *out = json_object();
   static const char *const paths[][2] = {{"target", "target"}, {"contrast", "contrast.id"},
                                          {"baseline", "baseline.kind"}, {"baseline path", "baseline.path"},
-                                         {"keep_probability", "regression.keep_probability"}};
+                                         {"keep_probability", "regression.keep_probability"},
+                                         {"solver", "regression.solver"}};
   for (size_t i = 0; i < sizeof paths / sizeof *paths && out; i++) {
     json_t *value = heads ? sl_json_at(heads, paths[i][1]) : NULL;
     if (value) json_object_set(out, paths[i][0], value);
   }
+  json_t *whole = sl_json_at(root, "options.heads.whole-answer");
+  if (whole && out) json_object_set(out, "--whole-answer", whole);
   return out;
 }
 

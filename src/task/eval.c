@@ -1,8 +1,10 @@
 /* `eval`: a benchmark's questions to a model, or others' predictions, scored by the official rules (metric/). */
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/text.h"
 #include "model/model.h"
@@ -35,7 +37,7 @@ static sl_status choose(int *index, const char *const *list, const char *name, c
   return status;
 }
 
-static sl_status check_request(sl_evaluation *e) {
+static sl_status check_choices(sl_evaluation *e) {
   const sl_eval_request *q = e->request;
   const char *names[16] = {NULL};
   int index;
@@ -47,9 +49,21 @@ static sl_status check_request(sl_evaluation *e) {
   SL_TRY(choose(&e->style, e->benchmark->styles, q->prompt_style, "no prompt style"));
   SL_TRY(choose(&e->rule, e->benchmark->rules, q->rule, "no scoring rule"));
   e->max_token = q->max_token > 0 ? q->max_token : e->benchmark->max_token;
+  if (q->cliff && q->predictions) SL_FAIL(SL_ERROR_ARGUMENT, "eval: the cliff needs a model, not predictions");
+  if (access(q->data, F_OK) != 0) SL_FAIL(SL_ERROR_FILE, "%s: %s", q->data, strerror(errno));
+  return SL_OK;
+}
+
+sl_status sl_eval_check(const sl_eval_request *request) {
+  sl_evaluation e = {.request = request};
+  return check_choices(&e);
+}
+
+static sl_status check_request(sl_evaluation *e) {
+  const sl_eval_request *q = e->request;
+  SL_TRY(check_choices(e));
   if (!e->model != (q->predictions != NULL))
     SL_FAIL(SL_ERROR_ARGUMENT, "eval: either a model is asked or a file of predictions is scored");
-  if (q->cliff && !e->model) SL_FAIL(SL_ERROR_ARGUMENT, "eval: the cliff needs a model, not predictions");
   if (q->cliff) e->n_layer = sl_model_get_shape(e->model)->decoder.n_layer;
   return SL_OK;
 }

@@ -1,5 +1,6 @@
 /* Holding a new run against the one that it goes on with, by their run.json. What differs is named; values that two
- * equal runs may differ in (time, threads, batch size, paths of files with equal content) are not looked at. */
+ * equal runs may differ in (time, threads, batch size, paths of files with equal content) are not looked at. And what an
+ * interrupted new run takes over from the earlier one, whose place it takes. */
 #include "task/resume.h"
 
 #include <stdlib.h>
@@ -92,4 +93,64 @@ sl_status sl_resume_check_run(const sl_run_reader *earlier, json_t *root) {
   SL_TRY(compare(earlier, root, "compute.backend", "--device"));
   SL_TRY(compare_tokens(earlier, root));
   return compare_analyses(earlier, root);
+}
+
+/* ---- after an interruption ---- */
+
+static const sl_tensor *find(const sl_run *run, const char *name) {
+  int n = 0;
+  const sl_tensor *tensors = sl_run_tensors(run, &n);
+  for (int i = 0; i < n; i++)
+    if (strcmp(tensors[i].name, name) == 0) return &tensors[i];
+  return NULL;
+}
+
+static bool is_of(const sl_tensor *tensor, const char *analysis) {
+  const size_t n = strlen(analysis);
+  return strncmp(tensor->name, analysis, n) == 0 && tensor->name[n] == '.';
+}
+
+static bool are_masks(const sl_tensor *tensor) {
+  const size_t n = strlen(tensor->name);
+  return n >= 5 && strcmp(tensor->name + n - 5, "masks") == 0;
+}
+
+/* Whether the new run has got at least as far with an analysis: has all of its masks where it draws some (the rest follows
+ * from them), else all of its results. */
+static bool got_as_far(const sl_run_reader *earlier, const sl_run *run, const char *analysis) {
+  bool draws = false, has_all = true, has_masks = true;
+  for (int i = 0; i < sl_run_count(earlier); i++) {
+    const sl_tensor *was = sl_run_at(earlier, i), *is = find(run, was->name);
+    if (!is_of(was, analysis)) continue;
+    has_all = has_all && is;
+    if (!are_masks(was)) continue;
+    draws = true;
+    has_masks = has_masks && is && is->shape[0] >= was->shape[0];
+  }
+  return draws ? has_masks : has_all;
+}
+
+static sl_status take_tensors(const sl_run_reader *earlier, sl_run *run, const char *analysis) {
+  for (int i = 0; i < sl_run_count(earlier); i++) {
+    const sl_tensor *t = sl_run_at(earlier, i);
+    if (analysis ? !is_of(t, analysis) : find(run, t->name) || !sl_result_find(t->name)) continue;
+    SL_TRY(sl_run_put(run, t->name, t->dtype, t->n_dim, t->shape, t->data));
+  }
+  return SL_OK;
+}
+
+sl_status sl_resume_take_over(const sl_run_reader *earlier, sl_run *run, json_t *root) {
+  json_t *was = sl_run_root(earlier), *analyses = json_object_get(root, "analyses"), *value;
+  const char *name;
+  json_object_foreach(json_object_get(was, "analyses"), name, value) {
+    char prefix[64], path[80];
+    if (json_object_get(analyses, name) && got_as_far(earlier, run, name)) continue;
+    snprintf(prefix, sizeof prefix, "%s.", name);
+    snprintf(path, sizeof path, "options.%s", name);
+    SL_TRY(sl_run_drop(run, prefix));
+    SL_TRY(take_tensors(earlier, run, name));
+    SL_TRY(sl_run_json_set(analyses, name, json_incref(value)));
+    if (sl_json_at(was, path)) SL_TRY(sl_run_json_set(json_object_get(root, "options"), name, json_incref(sl_json_at(was, path))));
+  }
+  return take_tensors(earlier, run, NULL); /* what belongs to no analysis: recorded sites, logits */
 }

@@ -12,4 +12,8 @@ sl_status sl_resume_open(sl_run_reader **out, const sl_trace_request *request, c
 /* Checks the rest, once run.json of the new run tells model, tokens and options: `root`. */
 sl_status sl_resume_check_run(const sl_run_reader *earlier, json_t *root);
 
+/* For a new run that was interrupted: what the earlier one holds and the new one has not reached again is taken over,
+ * analysis by analysis, so that the new folder can take the place of the old one. `root`: the new run.json. */
+sl_status sl_resume_take_over(const sl_run_reader *earlier, sl_run *run, json_t *root);
+
 #endif

@@ -42,7 +42,7 @@ static int count_class(const candidates *c, int class) {
   return n;
 }
 
-/* Marks of every class the same number, evenly spread over its examples; the number that fits is found by halving. */
+/* Marks of every class the same number, evenly spread over its examples; the largest number that fits. */
 static int mark_sample(const candidates *c, bool *chosen) {
   int each = MAX_SAMPLE, n = MAX_SAMPLE + 1;
   for (; each > 0 && n > MAX_SAMPLE; each--) {

@@ -44,7 +44,7 @@ static sl_status say_facts(sl_study_view *v) {
 /* What other parts of the page ask of a run. */
 static sl_status say_model(sl_study_view *v) {
   int64_t n_layer = 0, n_head = 0;
-  SL_TRY(sl_database_integer(v->database, "SELECT max(\"index\") + 1 FROM series WHERE analysis IN ('flow', 'cam')",
+  SL_TRY(sl_database_integer(v->database, "SELECT max(\"index\") + 1 FROM series WHERE name IN ('image_share', 'mass_share')",
                              &n_layer));
   if (n_layer == 0)
     SL_TRY(sl_database_integer(v->database, "SELECT max(\"index\") FROM series WHERE analysis = 'cliff'", &n_layer));

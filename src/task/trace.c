@@ -239,6 +239,7 @@ static sl_status finish(sl_trace *t, sl_status status, char **summary) {
     if (!t->answered) return status; /* nothing was complete yet */
     SL_TRY(warn(t, "interrupted: only what was complete is here"));
     SL_TRY(sl_run_json_set(t->root, "cancelled", json_true()));
+    if (t->earlier) SL_TRY(sl_resume_take_over(t->earlier, t->run, t->root));
   } else {
     SL_TRY(status);
   }

@@ -69,8 +69,8 @@ sl.causalFindings = word => {
       + `${percent(isNumber(cut.eps) ? cut.eps : 0.05)} of the picture’s effect.`
       : cut.layer >= last ? `The image is used to the end: hidden in the last layer alone, the answer’s ${target("cliff")} no longer `
         + `stays ${band}.`
-        : `${hidden} hidden from layer ${cut.layer} on, the answer’s ${target("cliff")} stays ${band}; hidden from layer ${cut.layer - 1} `
-          + `on, it does not.`
+        : `${hidden} hidden from layer ${cut.layer} on, the answer’s ${target("cliff")} stays ${band}`
+          + (isNumber(value.values[cut.layer - 1]) ? `; hidden from layer ${cut.layer - 1} on, it does not.` : ": that is the first cut at which this ranking exists.")
           + (Number.isInteger(cut.answer_layer) && cut.answer_layer < cut.layer
             ? ` The words of the answer stay the same from layer ${cut.answer_layer} on.` : ""));
   }

@@ -34,7 +34,7 @@ sl.view("compare", section => {
     const figure = sl.figure(grid, {name: "compare_matrix", title: `How alike are two ${many}?`, canvas: () => canvas,
       read: `Rows and columns are the ${many}, class by class, alike ones side by side; white lines part the classes. Yellow is alike; the `
         + `scale begins at the least value there is. Point at a cell for its two ${many}.`,
-      not: "Noise in the scores lowers every value" + (sl.run.study ? "." : ": the ceiling in the next figure is what two fits of one and the same run reach."),
+      not: "Noise in the scores lowers every value" + (sl.run.study ? "; but a study measures all examples under the same masks, so that part of their noise is alike and raises it." : ": the ceiling in the next figure is what two fits of one and the same run reach."),
       table: () => ({head: [noun, "most like", view.kind.title], rows: order.map(i => {
         const best = d3.range(n).filter(j => j !== i).reduce((a, b) => like(i, b) > like(i, a) ? b : a);
         return [label(i), label(best), fixed(like(i, best), 3)];

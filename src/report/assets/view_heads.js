@@ -21,8 +21,9 @@ sl.view("heads", section => {
     "mean-all": "shown the mean of other pictures",
     "image": "shown another picture"})[(said.baseline || {}).kind] || "given the baseline instead of the picture";
 
+  const half = said => said.keep_probability > 0 && said.keep_probability !== 0.5 ? `choice (${sl.percent(1 - said.keep_probability)})` : "half";
   section.append(el("p", {class: "lead"},
-    `The model answered ${regression.masks ?? "many"} times, each time with another random half of its heads ${plain}. `
+    `The model answered ${regression.masks ?? "many"} times, each time with another random ${half(regression)} of its heads ${plain}. `
     + `A regression then says what each head’s view of the picture adds to the answer’s ${target}. With all heads it is `
       + `${number(said.all)}, with none ${number(said.none)}.`));
   const grid = el("div", {class: "grid two columns"}), left = el("div", {}), right = el("div", {});

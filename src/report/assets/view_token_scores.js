@@ -8,10 +8,11 @@ sl.view("token_scores", section => {
   const withError = (value, error, i) => number(value) + (error && sl.isNumber(error.values[i]) ? ` ± ${number(error.values[i], 2)}` : "");
   const within = (value, error, i) => error !== null && sl.isNumber(error.values[i]) && Math.abs(value) < 2 * error.values[i];
 
+  const keep = ((said.image || said.text || {}).regression || {}).keep_probability;
+  const halves = keep > 0 && keep !== 0.5 ? `random choices (${percent(1 - keep)})` : "random halves";
   section.append(el("p", {class: "lead"},
     "The picture enters the answer twice: image tokens give, positions of the text take. On either side the model answered with "
-      + "random halves "
-    + `cut off, and a regression says what each token adds to the answer’s ${target}.`));
+      + `${halves} cut off, and a regression says what each token adds to the answer’s ${target}.`));
   if (image) addImage(said.image || {});
   if (words) addText(said.text || {});
   return true;
