@@ -176,19 +176,22 @@ static void contrast_is_one_token(void **state) {
   const sl_tokenizer *tokenizer = sl_model_get_tokenizer(f->model);
   const int spaced = sl_tokenizer_find(tokenizer, "\xe2\x96\x81the"), bare = sl_tokenizer_find(tokenizer, "re");
   int32_t id = -1;
+  const sl_answer_token like_spaced[2] = {{.id = spaced}, {.id = -1}}, like_bare[2] = {{.id = bare}, {.id = -1}};
   assert_true(spaced >= 0 && bare >= 0);
-  ASSERT_OK(sl_target_contrast_id(f->model, "the", &(sl_answer_token){.id = spaced}, 1, &id));
+  ASSERT_OK(sl_target_contrast_id(f->model, "the", like_spaced, 2, &id));
   assert_int_equal(id, spaced);
-  ASSERT_OK(sl_target_contrast_id(f->model, "re", &(sl_answer_token){.id = bare}, 1, &id));
+  ASSERT_OK(sl_target_contrast_id(f->model, "re", like_bare, 2, &id));
   assert_int_equal(id, bare);
   /* Both forms of "i" are tokens: the one that begins like the answer counts. */
-  ASSERT_OK(sl_target_contrast_id(f->model, "i", &(sl_answer_token){.id = spaced}, 1, &id));
+  ASSERT_OK(sl_target_contrast_id(f->model, "i", like_spaced, 2, &id));
   assert_int_equal(id, sl_tokenizer_find(tokenizer, "\xe2\x96\x81i"));
-  ASSERT_OK(sl_target_contrast_id(f->model, "i", &(sl_answer_token){.id = bare}, 1, &id));
+  ASSERT_OK(sl_target_contrast_id(f->model, "i", like_bare, 2, &id));
   assert_int_equal(id, sl_tokenizer_find(tokenizer, "i"));
-  assert_int_equal(sl_target_contrast_id(f->model, "elephant seal", &(sl_answer_token){.id = spaced}, 1, &id), SL_ERROR_ARGUMENT);
+  assert_int_equal(sl_target_contrast_id(f->model, "elephant seal", like_spaced, 2, &id), SL_ERROR_ARGUMENT);
   assert_non_null(strstr(sl_error_message(), "expected one"));
-  assert_int_equal(sl_target_contrast_id(f->model, "", &(sl_answer_token){.id = spaced}, 1, &id), SL_ERROR_ARGUMENT);
+  assert_int_equal(sl_target_contrast_id(f->model, "", like_spaced, 2, &id), SL_ERROR_ARGUMENT);
+  assert_int_equal(sl_target_contrast_id(f->model, "the", like_spaced, 1, &id), SL_ERROR_ARGUMENT);
+  assert_non_null(strstr(sl_error_message(), "the answer itself"));
   tear_down(f);
 }
 
