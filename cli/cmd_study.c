@@ -166,11 +166,11 @@ static void print_cliffs(const json_t *said) {
              *label ? " " : "", json_string_value(json_object_get(group, "value")),
              (long long)json_integer_value(json_object_get(one, "layer")),
              json_array_size(json_object_get(one, "mean")) - 1, json_number_value(json_object_get(estimate, "value")));
-      if (n > 1)
+      if (json_is_number(json_object_get(estimate, "low")))
         printf("[%g, %g], %lld examples\n", json_number_value(json_object_get(estimate, "low")),
                json_number_value(json_object_get(estimate, "high")), n);
       else
-        printf("(no interval: one example)\n");
+        printf("(no interval: one picture)\n");
     }
   }
 }

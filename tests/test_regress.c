@@ -370,7 +370,7 @@ static void bootstrap_columns_share_draws(void **state) {
   enum { N = 25, COL = 3, BOOT = 200 };
   double x[N * COL], column[N], means[BOOT * COL], sorted[BOOT];
   for (int i = 0; i < N * COL; i++) x[i] = sl_rng_normal(3, 1, (uint64_t)i);
-  assert_int_equal(sl_bootstrap_columns(means, x, N, COL, BOOT, 9), SL_OK);
+  assert_int_equal(sl_bootstrap_columns(means, x, NULL, N, N, COL, BOOT, 9), SL_OK);
   for (int c = 0; c < COL; c++) {
     sl_interval interval;
     for (int i = 0; i < N; i++) column[i] = x[i * COL + c];
@@ -385,7 +385,28 @@ static void bootstrap_columns_share_draws(void **state) {
     assert_near(sl_quantile(sorted, BOOT, 0.025), interval.low, 1e-12);
     assert_near(sl_quantile(sorted, BOOT, 0.975), interval.high, 1e-12);
   }
-  assert_int_equal(sl_bootstrap_columns(means, x, 0, COL, BOOT, 9), SL_ERROR_ARGUMENT);
+  assert_int_equal(sl_bootstrap_columns(means, x, NULL, 0, 0, COL, BOOT, 9), SL_ERROR_ARGUMENT);
+}
+
+/* Units are drawn with all of their rows: five copies of each of five rows are five rows, not 25. */
+static void bootstrap_draws_units(void **state) {
+  (void)state;
+  enum { UNIT = 5, COPY = 5, COL = 2, BOOT = 100 };
+  double few[UNIT * COL], many[UNIT * COPY * COL], alone[BOOT * COL], together[BOOT * COL];
+  int unit[UNIT * COPY];
+  for (int i = 0; i < UNIT * COL; i++) few[i] = sl_rng_normal(4, 1, (uint64_t)i);
+  for (int i = 0; i < UNIT * COPY; i++) {
+    unit[i] = i % UNIT;
+    for (int c = 0; c < COL; c++) many[i * COL + c] = few[unit[i] * COL + c];
+  }
+  assert_int_equal(sl_bootstrap_columns(alone, few, NULL, UNIT, UNIT, COL, BOOT, 9), SL_OK);
+  assert_int_equal(sl_bootstrap_columns(together, many, unit, UNIT, UNIT * COPY, COL, BOOT, 9), SL_OK);
+  for (int i = 0; i < BOOT * COL; i++) assert_near(alone[i], together[i], 1e-12);
+  /* A unit of two rows weighs twice. */
+  const double x[3] = {0, 3, 6};
+  const int of[3] = {0, 1, 1};
+  assert_int_equal(sl_bootstrap_columns(together, x, of, 2, 3, 1, BOOT, 9), SL_OK);
+  for (int k = 0; k < BOOT; k++) assert_true(together[k] == 0 || together[k] == 3 || together[k] == 4.5);
 }
 
 static void resampling_edges(void **state) {
@@ -450,6 +471,7 @@ static int unload(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(bootstrap_columns_share_draws),
+      cmocka_unit_test(bootstrap_draws_units),
       cmocka_unit_test(least_squares_golden), cmocka_unit_test(ridge_golden),     cmocka_unit_test(lasso_golden),
       cmocka_unit_test(rank_deficient),       cmocka_unit_test(exact_cases),      cmocka_unit_test(bootstrap_spread),
       cmocka_unit_test(refusals),             cmocka_unit_test(out_of_memory),    cmocka_unit_test(agreement),

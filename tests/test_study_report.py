@@ -161,6 +161,23 @@ class Cliffs(Report):
         alone = self.cliff(self.few(1))["", "logit"]
         self.assertEqual((alone["layer"], alone["n"], alone["estimate"]["low"]), (12, 1, None))
 
+    def test_pictures_are_drawn(self):
+        """Examples about one picture add nothing: with all of them about one, there is no interval; about two, a wider one."""
+        widths = []
+        for n_picture in (1, 2, 40):
+            folder = self.few(40)
+            database = sqlite3.connect(os.path.join(folder, "study.sqlite"))
+            with database:
+                database.execute("UPDATE example SET image_hash = example % ?", (n_picture,))
+            database.close()
+            one = self.cliff(folder)["", "correct"]
+            point = one["difference"][2]
+            self.assertEqual(one["pictures"], n_picture if n_picture < 40 else 40)
+            widths.append(None if point["low"] is None else point["high"] - point["low"])
+        self.assertIsNone(widths[0])
+        self.assertGreater(widths[2], 0)
+        self.assertNotEqual(widths[1], widths[2])
+
     def test_a_loss_of_exactly_the_limit_is_kept(self):
         """Every example loses 0.05 of its effect (and so does every draw of them): the limit itself."""
         folder = self.few(40)

@@ -53,18 +53,29 @@ sl_status sl_bootstrap(sl_interval *out, int n, sl_statistic statistic, void *us
   return status;
 }
 
-sl_status sl_bootstrap_columns(double *means, const double *x, int n, int n_col, int n_boot, uint64_t seed) {
-  if (n < 1 || n_col < 1 || n_boot < 1)
+sl_status sl_bootstrap_columns(double *means, const double *x, const int *unit, int n_unit, int n, int n_col, int n_boot,
+                               uint64_t seed) {
+  if (n < 1 || n_unit < 1 || n_col < 1 || n_boot < 1)
     SL_FAIL(SL_ERROR_ARGUMENT, "bootstrap of %d examples and %d columns with %d replicates", n, n_col, n_boot);
-  for (int k = 0; k < n_boot; k++) {
-    double *mean = means + (size_t)k * (size_t)n_col;
-    for (int c = 0; c < n_col; c++) mean[c] = 0;
-    for (int i = 0; i < n; i++) {
-      const double *row = x + (size_t)(sl_rng_uniform(seed, (uint64_t)k, (uint64_t)i) * n) * (size_t)n_col;
-      for (int c = 0; c < n_col; c++) mean[c] += row[c];
-    }
-    for (int c = 0; c < n_col; c++) mean[c] /= n;
+  const size_t width = (size_t)n_col + 1; /* sums of a unit's rows, and how many they are */
+  double *sums;
+  SL_TRY(SL_ALLOC(sums, (size_t)n_unit * width, "sums of units"));
+  for (int i = 0; i < n; i++) {
+    double *own = sums + (size_t)(unit ? unit[i] : i) * width;
+    for (int c = 0; c < n_col; c++) own[c] += x[(size_t)i * (size_t)n_col + (size_t)c];
+    own[n_col]++;
   }
+  for (int k = 0; k < n_boot; k++) {
+    double *mean = means + (size_t)k * (size_t)n_col, count = 0;
+    for (int c = 0; c < n_col; c++) mean[c] = 0;
+    for (int i = 0; i < n_unit; i++) {
+      const double *own = sums + (size_t)(sl_rng_uniform(seed, (uint64_t)k, (uint64_t)i) * n_unit) * width;
+      for (int c = 0; c < n_col; c++) mean[c] += own[c];
+      count += own[n_col];
+    }
+    for (int c = 0; c < n_col; c++) mean[c] /= count;
+  }
+  free(sums);
   return SL_OK;
 }
 

@@ -19,9 +19,11 @@ typedef double (*sl_statistic)(void *user, const int *index, int n);
 sl_status sl_bootstrap(sl_interval *out, int n, sl_statistic statistic, void *user, double level, int n_boot,
                        uint64_t seed);
 
-/* Means of every column of x[n, n_col] over the same draws as above: means[k, n_col] of replicate k, so a curve is
- * resampled as one. */
-sl_status sl_bootstrap_columns(double *means, const double *x, int n, int n_col, int n_boot, uint64_t seed);
+/* Means of every column of x[n, n_col] over draws of units with all of their rows: means[k, n_col] of replicate k, so a
+ * curve is resampled as one. unit[n] in [0, n_unit), each at least once; NULL: every row is its own (n_unit = n), and the
+ * draws are those of sl_bootstrap. */
+sl_status sl_bootstrap_columns(double *means, const double *x, const int *unit, int n_unit, int n, int n_col, int n_boot,
+                               uint64_t seed);
 
 /* order[n] becomes the permutation of 0..n-1 that replicate `stream` draws (Fisher and Yates). */
 void sl_shuffle(int *order, int n, uint64_t seed, uint64_t stream);

@@ -3,8 +3,9 @@
  *   cliff layer = smallest k so that for all k' >= k the lower end of the paired bootstrap 95 % interval of
  *                 score(k') - score(L) is at least -eps
  *
- * eps: one point of accuracy; for the target, the plan's share (--cliff-eps) of |score(L) - score(no picture)|. Wide
- * intervals put it late, and one example, which has none, at L. A few examples that all agree have intervals of no
+ * Pictures are drawn, each with all of its examples: questions about one picture are not independent. eps: one point of
+ * accuracy; for the target, the plan's share (--cliff-eps) of |score(L) - score(no picture)|. Wide
+ * intervals put it late, and one picture, which has none, at L. A few examples that all agree have intervals of no
  * width and may put it early: their number stands beside it. So does the estimate (the differences themselves) with its
  * percentile interval over the same draws. All points of a curve are resampled together.
  *
@@ -28,6 +29,7 @@
 typedef struct scores {
   const sl_study_view *view;
   int64_t *example; /* [n] ascending */
+  int64_t *picture; /* [n] the first example with the same picture */
   double *value;    /* [n, n_point]; NaN where a point is not there */
   double *none;     /* [n] the target without a picture, NaN = not known */
   int64_t n, capacity;
@@ -36,6 +38,7 @@ typedef struct scores {
 
 static void scores_dispose(scores *s) {
   free(s->example);
+  free(s->picture);
   free(s->value);
   free(s->none);
 }
@@ -49,6 +52,7 @@ static sl_status add_example(scores *s, int64_t example) {
   if (s->n == s->capacity) {
     s->capacity = s->capacity ? 2 * s->capacity : 1024;
     SL_TRY(SL_REALLOC(s->example, (size_t)s->capacity, "examples"));
+    SL_TRY(SL_REALLOC(s->picture, (size_t)s->capacity, "examples"));
     SL_TRY(SL_REALLOC(s->none, (size_t)s->capacity, "examples"));
     SL_TRY(SL_REALLOC(s->value, (size_t)s->capacity * (size_t)s->n_point, "cliff curves"));
   }
@@ -58,13 +62,14 @@ static sl_status add_example(scores *s, int64_t example) {
   return SL_OK;
 }
 
-/* example, index, value, no_image: ordered by example. */
+/* example, index, value, no_image, picture: ordered by example. */
 static sl_status take_point(void *user, sl_statement *row) {
   scores *s = user;
   const int64_t example = sl_statement_integer(row, 0), k = sl_statement_integer(row, 1);
   if (s->n == 0 || s->example[s->n - 1] != example) SL_TRY(add_example(s, example));
   if (k >= 0 && k < s->n_point) s->value[(s->n - 1) * s->n_point + k] = sl_statement_real(row, 2);
   s->none[s->n - 1] = sl_statement_real(row, 3);
+  s->picture[s->n - 1] = sl_statement_integer(row, 4);
   return SL_OK;
 }
 
@@ -73,7 +78,9 @@ static sl_status read_scores(scores *s, const char *name) {
                            take_width, &s->n_point));
   if (s->n_point < 2) return SL_OK;
   return sl_study_each_row(s->view,
-                           "SELECT s.example, s.\"index\", s.value, n.value FROM series AS s LEFT JOIN scalar AS n"
+                           "SELECT s.example, s.\"index\", s.value, n.value, p.first FROM series AS s JOIN"
+                           " (SELECT example, min(example) OVER (PARTITION BY coalesce(image_hash, example)) AS first"
+                           " FROM example) AS p ON p.example = s.example LEFT JOIN scalar AS n"
                            " ON n.example = s.example AND n.analysis = 'cliff' AND n.name = 'no_image'"
                            " WHERE s.analysis = 'cliff' AND s.name = ?1 ORDER BY 1, 2",
                            name, take_point, s);
@@ -107,6 +114,7 @@ static json_t *interval_json(sl_interval i) {
 typedef struct group_curve {
   int n, n_point;
   double *x;     /* [n, n_point] */
+  int *unit, n_unit; /* [n] the picture of each, counted from 0 */
   double *boot;  /* [N_BOOT, n_point] means of the replicates */
   double *mean, *low, *difference; /* [n_point]; low: of the difference's interval */
   double *sorted; /* [N_BOOT] scratch */
@@ -115,29 +123,48 @@ typedef struct group_curve {
 
 static void curve_dispose(group_curve *c) {
   free(c->x);
+  free(c->unit);
   free(c->boot);
   free(c->mean);
   free(c->sorted);
+}
+
+/* Pictures counted from 0 in the order they come. picture[n] < n_example. */
+static sl_status count_pictures(group_curve *c, const int64_t *picture, int64_t n_example) {
+  int *place; /* plus one */
+  SL_TRY(SL_ALLOC(place, (size_t)n_example, "pictures"));
+  const sl_status status = SL_ALLOC(c->unit, (size_t)c->n, "pictures");
+  for (int i = 0; i < c->n && status == SL_OK; i++) {
+    if (place[picture[i]] == 0) place[picture[i]] = ++c->n_unit;
+    c->unit[i] = place[picture[i]] - 1;
+  }
+  free(place);
+  return status;
 }
 
 /* Examples of the group that have every point that anybody has. member[i] = the example is one of the group. */
 static sl_status gather(group_curve *c, const scores *s, const bool *member, bool accuracy, double share) {
   const size_t width = (size_t)s->n_point;
   bool *there = NULL;
+  int64_t *picture = NULL;
   double none = 0;
   SL_TRY(SL_ALLOC(there, width, "points"));
   for (int64_t i = 0; i < s->n; i++)
     for (size_t k = 0; k < width; k++) there[k] = there[k] || !isnan(s->value[(size_t)i * width + k]);
   sl_status status = SL_ALLOC(c->x, (size_t)s->n * width, "cliff curves");
+  if (status == SL_OK) status = SL_ALLOC(picture, (size_t)s->n, "pictures");
   for (int64_t i = 0; i < s->n && status == SL_OK; i++) {
     const double *row = s->value + (size_t)i * width;
     bool whole = member[i];
     for (size_t k = 0; k < width; k++) whole = whole && (!there[k] || !isnan(row[k]));
     if (!whole) continue;
     none += isnan(s->none[i]) ? row[0] : s->none[i];
+    picture[c->n] = s->picture[i];
     memcpy(c->x + (size_t)c->n++ * width, row, width * sizeof *row);
   }
+  if (status == SL_OK) status = count_pictures(c, picture, s->example[s->n - 1] + 1);
   free(there);
+  free(picture);
   SL_TRY(status);
   c->n_point = s->n_point;
   SL_TRY(SL_ALLOC(c->mean, 3 * width, "cliff curves"));
@@ -159,7 +186,7 @@ static sl_status say_points(json_t *into, group_curve *c) {
   const int last = c->n_point - 1;
   for (int k = 0; k <= last; k++) {
     sl_interval own = {c->mean[k], NAN, NAN}, lost = {c->difference[k], NAN, NAN};
-    if (c->n > 1 && !isnan(c->mean[k])) {
+    if (c->n_unit > 1 && !isnan(c->mean[k])) {
       for (int b = 0; b < N_BOOT; b++) c->sorted[b] = c->boot[(size_t)b * (size_t)c->n_point + (size_t)k];
       own = interval_of(c->mean[k], c->sorted, N_BOOT);
       for (int b = 0; b < N_BOOT; b++) {
@@ -168,8 +195,8 @@ static sl_status say_points(json_t *into, group_curve *c) {
       }
       lost = interval_of(c->difference[k], c->sorted, N_BOOT);
     }
-    /* One example says nothing about others: no interval, so no cliff before the end. */
-    c->low[k] = isnan(c->mean[k]) ? NAN : c->n > 1 ? lost.low : k == last ? 0 : -INFINITY;
+    /* One picture says nothing about others: no interval, so no cliff before the end. */
+    c->low[k] = isnan(c->mean[k]) ? NAN : c->n_unit > 1 ? lost.low : k == last ? 0 : -INFINITY;
     SL_TRY(sl_study_append(means, sl_json_number(c->mean[k])));
     SL_TRY(sl_study_append(scores_json, interval_json(own)));
     SL_TRY(sl_study_append(differences, interval_json(lost)));
@@ -181,13 +208,13 @@ static sl_status say_points(json_t *into, group_curve *c) {
 static sl_status say_layer(json_t *into, group_curve *c) {
   const int last = c->n_point - 1;
   sl_interval estimate = {cliff_of(c->difference, c->n_point, c->eps), NAN, NAN};
-  for (int b = 0; b < N_BOOT && c->n > 1; b++) {
+  for (int b = 0; b < N_BOOT && c->n_unit > 1; b++) {
     double *means = c->boot + (size_t)b * (size_t)c->n_point; /* not needed any more: becomes differences */
     const double plain = means[last];
     for (int k = 0; k <= last; k++) means[k] -= plain;
     c->sorted[b] = cliff_of(means, c->n_point, c->eps);
   }
-  if (c->n > 1) estimate = interval_of(estimate.value, c->sorted, N_BOOT);
+  if (c->n_unit > 1) estimate = interval_of(estimate.value, c->sorted, N_BOOT);
   SL_TRY(sl_run_json_set(into, "eps", json_real(c->eps)));
   SL_TRY(sl_run_json_set(into, "layer", json_integer(cliff_of(c->low, c->n_point, c->eps))));
   return sl_run_json_set(into, "estimate", interval_json(estimate));
@@ -200,8 +227,9 @@ static sl_status say_group(json_t *list, const scores *s, int group, const bool 
   if (status == SL_OK && c.n > 0) {
     status = SL_ALLOC(c.boot, (size_t)N_BOOT * (size_t)c.n_point, "replicates");
     if (status == SL_OK) status = SL_ALLOC(c.sorted, N_BOOT, "replicates");
-    if (status == SL_OK) status = sl_bootstrap_columns(c.boot, c.x, c.n, c.n_point, N_BOOT, s->view->request->seed);
+    if (status == SL_OK) status = sl_bootstrap_columns(c.boot, c.x, c.unit, c.n_unit, c.n, c.n_point, N_BOOT, s->view->request->seed);
     if (status == SL_OK) status = sl_run_json_set(out, "n", json_integer(c.n));
+    if (status == SL_OK) status = sl_run_json_set(out, "pictures", json_integer(c.n_unit));
     if (status == SL_OK) status = say_points(out, &c);
     if (status == SL_OK) status = say_layer(out, &c);
     if (status == SL_OK) status = sl_study_append(list, json_incref(out));

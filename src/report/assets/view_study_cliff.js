@@ -20,7 +20,7 @@ sl.view("cliffs", section => {
   if (curves.correct.length) add({name: "cliff_accuracy", title: "Accuracy with the picture hidden from layer k on",
     list: curves.correct, part: "score", format: points, domain: [0, 1],
     ticks: [0, 0.25, 0.5, 0.75, 1],
-      read: "Share of expected answers; bands are 95 % bootstrap intervals over examples. The limit of the cliff is "
+      read: "Share of expected answers; bands are 95 % bootstrap intervals over draws of pictures. The limit of the cliff is "
         + "one point.",
     not: "What the question’s own tokens have already copied from the image stays: this shows when the image was "
       + "read."});
