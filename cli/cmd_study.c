@@ -167,8 +167,9 @@ static void print_cliffs(const json_t *said) {
              (long long)json_integer_value(json_object_get(one, "layer")),
              json_array_size(json_object_get(one, "mean")) - 1, json_number_value(json_object_get(estimate, "value")));
       if (json_is_number(json_object_get(estimate, "low")))
-        printf("[%g, %g], %lld examples\n", json_number_value(json_object_get(estimate, "low")),
-               json_number_value(json_object_get(estimate, "high")), n);
+        printf("[%g, %g], %lld examples of %lld pictures\n", json_number_value(json_object_get(estimate, "low")),
+               json_number_value(json_object_get(estimate, "high")), n,
+               (long long)json_integer_value(json_object_get(one, "pictures")));
       else
         printf("(no interval: one picture)\n");
     }

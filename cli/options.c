@@ -107,7 +107,7 @@ const cli_option cli_options[OPT_COUNT] = {
                      "Result tensors to keep for every example: none, all, or names and globs with commas between them."},
     [OPT_STUDY_RESUME] = {"resume", NULL, RESULT, "Go on with the study in --out if there is one, which must be of the same plan."},
     [OPT_STUDY_LABEL] = {"label", "NAME", RESULT, "Split the curves of `study report` by this label. Default: by the first few with few values."},
-    [OPT_STUDY_RETRY] = {"retry-failed", NULL, RESULT, "Where a study goes on: do again what failed."},
+    [OPT_STUDY_RETRY] = {"retry-failed", NULL, RESULT, "Where a study goes on: do again what failed. A new study has nothing that did."},
     [OPT_STRICT] = {"strict", NULL, HOW, "Stop at the first example that cannot be done, instead of recording its error."},
     [OPT_SHARD] = {"shard", "I/N", HOW, "Do examples I, I + N, I + 2 N, ... alone (I from 0)."},
     [OPT_BENCH_DATA] = {"data", "PATH", WHAT,

@@ -580,7 +580,7 @@ class Resume(Cli):
         """However early it is interrupted, what the earlier run held is in the new one."""
         record = ("--record", "blocks.1.hook_resid_post@-1")
         self.assertEqual(self.heads("--samples", "40", *record).returncode, 0)
-        before = read_tensors(self.path("run", "tensors.safetensors"))
+        before, told = read_tensors(self.path("run", "tensors.safetensors")), read_json(self.path("run", "run.json"))["analyses"]["heads"]
         for seconds in (0, 0.02, 0.3):
             run = self.interrupted(seconds, "--resume", *record)
             after = read_tensors(self.path("run", "tensors.safetensors"))
@@ -589,8 +589,10 @@ class Resume(Cli):
             self.assertEqual(after["heads.masks"][1][0], n_mask)
             self.assertIn("heads.score", after)
             self.assertEqual(after["site/blocks.1.hook_resid_post"], before["site/blocks.1.hook_resid_post"])
+            self.assertEqual("curves" in run["analyses"]["heads"], "heads.steps" in after)  # of these scores or not at all
             if n_mask == 40:
                 self.assertEqual({k: v for k, v in after.items() if k.startswith("heads.")}, {k: v for k, v in before.items() if k.startswith("heads.")})
+                self.assertEqual(run["analyses"]["heads"], told)
 
     def test_what_differs_is_named(self):
         self.fails(self.heads("--resume", model="nowhere"), 1, "run", "No such file")

@@ -416,7 +416,7 @@ static sl_status run_sides(tokens *t) {
   if (status == SL_OK) status = run_text(t);
   if (!image || status != SL_ERROR_CANCELLED) return status;
   /* The image side is kept. */
-  return sl_context_say(c, "interrupted", json_string("before the text side; --resume goes on with the same masks"));
+  return sl_context_say(c, "interrupted", json_string("before the text side was whole; --resume goes on with the same masks"));
 }
 
 static sl_status tokens_run(sl_analysis_context *c) {

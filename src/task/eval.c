@@ -93,6 +93,7 @@ static sl_status make_settings(sl_evaluation *e) {
   (void)json_object_del(part, "path"); /* the hashes tell what it is, wherever it lies */
   (void)json_object_del(part, "name");
   (void)json_object_del(json_object_get(part, "vision"), "path");
+  (void)json_object_del(json_object_get(part, "vision"), "path_holds");
   SL_TRY(sl_model_compute_to_json(e->model, &part));
   (void)json_object_del(part, "threads"); /* answers do not depend on them */
   return sl_metric_set(e->settings, "compute", part);

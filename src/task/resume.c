@@ -1,6 +1,6 @@
 /* Holding a new run against the one that it goes on with, by their run.json. What differs is named; values that two
- * equal runs may differ in (time, threads, batch size, paths of files with equal content) are not looked at. And what an
- * interrupted new run takes over from the earlier one, whose place it takes. */
+ * equal runs may differ in (time, threads, batch size, paths of files with equal content) are not looked at. And what
+ * an interrupted new run takes over from the earlier one, whose place it takes. */
 #include "task/resume.h"
 
 #include <stdlib.h>
@@ -115,42 +115,75 @@ static bool are_masks(const sl_tensor *tensor) {
   return n >= 5 && strcmp(tensor->name + n - 5, "masks") == 0;
 }
 
-/* Whether the new run has got at least as far with an analysis: has all of its masks where it draws some (the rest follows
- * from them), else all of its results. */
+/* Whether the new run has got at least as far with an analysis: has all of its results, or has drawn more masks (the
+ * rest follows from them). */
 static bool got_as_far(const sl_run_reader *earlier, const sl_run *run, const char *analysis) {
-  bool draws = false, has_all = true, has_masks = true;
+  bool has_all = true, fewer = false, more = false;
   for (int i = 0; i < sl_run_count(earlier); i++) {
     const sl_tensor *was = sl_run_at(earlier, i), *is = find(run, was->name);
     if (!is_of(was, analysis)) continue;
     has_all = has_all && is;
     if (!are_masks(was)) continue;
-    draws = true;
-    has_masks = has_masks && is && is->shape[0] >= was->shape[0];
+    fewer = fewer || !is || is->shape[0] < was->shape[0];
+    more = more || (is && is->shape[0] > was->shape[0]);
   }
-  return draws ? has_masks : has_all;
+  return !fewer && (has_all || more);
 }
 
-static sl_status take_tensors(const sl_run_reader *earlier, sl_run *run, const char *analysis) {
+static sl_status take_tensor(sl_run *run, const sl_tensor *t) {
+  return sl_run_put(run, t->name, t->dtype, t->n_dim, t->shape, t->data);
+}
+
+/* Tensors of an analysis, which the new run has none of. */
+static sl_status take_results(const sl_run_reader *earlier, sl_run *run, const char *analysis) {
+  for (int i = 0; i < sl_run_count(earlier); i++)
+    if (is_of(sl_run_at(earlier, i), analysis)) SL_TRY(take_tensor(run, sl_run_at(earlier, i)));
+  return SL_OK;
+}
+
+/* What belongs to no analysis: recorded sites, logits. */
+static sl_status take_others(const sl_run_reader *earlier, sl_run *run) {
   for (int i = 0; i < sl_run_count(earlier); i++) {
     const sl_tensor *t = sl_run_at(earlier, i);
-    if (analysis ? !is_of(t, analysis) : find(run, t->name) || !sl_result_find(t->name)) continue;
-    SL_TRY(sl_run_put(run, t->name, t->dtype, t->n_dim, t->shape, t->data));
+    bool owned = find(run, t->name) || !sl_result_find(t->name);
+    for (int k = 0; k < sl_analysis_count() && !owned; k++) owned = is_of(t, sl_analysis_at(k)->name);
+    if (!owned) SL_TRY(take_tensor(run, t));
   }
   return SL_OK;
 }
 
-sl_status sl_resume_take_over(const sl_run_reader *earlier, sl_run *run, json_t *root) {
-  json_t *was = sl_run_root(earlier), *analyses = json_object_get(root, "analyses"), *value;
-  const char *name;
-  json_object_foreach(json_object_get(was, "analyses"), name, value) {
-    char prefix[64], path[80];
-    if (json_object_get(analyses, name) && got_as_far(earlier, run, name)) continue;
-    snprintf(prefix, sizeof prefix, "%s.", name);
-    snprintf(path, sizeof path, "options.%s", name);
-    SL_TRY(sl_run_drop(run, prefix));
-    SL_TRY(take_tensors(earlier, run, name));
-    SL_TRY(sl_run_json_set(analyses, name, json_incref(value)));
-    if (sl_json_at(was, path)) SL_TRY(sl_run_json_set(json_object_get(root, "options"), name, json_incref(sl_json_at(was, path))));
+/* Warnings begin with the analysis that they are of. */
+static sl_status take_warnings(json_t *was, json_t *root, const char *analysis) {
+  const json_t *line;
+  size_t i;
+  json_array_foreach(json_object_get(was, "warnings"), i, line) {
+    const char *text = json_string_value(line);
+    if (!text || strncmp(text, analysis, strlen(analysis)) != 0) continue;
+    if (json_array_append(json_object_get(root, "warnings"), (json_t *)line) != 0)
+      SL_FAIL(SL_ERROR_MEMORY, "no memory for warnings");
   }
-  return take_tensors(earlier, run, NULL); /* what belongs to no analysis: recorded sites, logits */
+  return SL_OK;
+}
+
+/* One analysis as the earlier run has it, in place of what the new one has. */
+static sl_status take_analysis(const sl_run_reader *earlier, sl_run *run, json_t *root, const char *name) {
+  json_t *was = sl_run_root(earlier), *options = json_object_get(json_object_get(was, "options"), name);
+  char prefix[64];
+  snprintf(prefix, sizeof prefix, "%s.", name);
+  SL_TRY(sl_run_drop(run, prefix));
+  SL_TRY(take_results(earlier, run, name));
+  SL_TRY(sl_run_json_set(json_object_get(root, "analyses"), name,
+                         json_incref(json_object_get(json_object_get(was, "analyses"), name))));
+  if (options) SL_TRY(sl_run_json_set(json_object_get(root, "options"), name, json_incref(options)));
+  return take_warnings(was, root, name);
+}
+
+sl_status sl_resume_take_over(const sl_run_reader *earlier, sl_run *run, json_t *root) {
+  const char *name;
+  json_t *value;
+  json_object_foreach(json_object_get(sl_run_root(earlier), "analyses"), name, value) {
+    const bool is_there = json_object_get(json_object_get(root, "analyses"), name) != NULL;
+    if (!is_there || !got_as_far(earlier, run, name)) SL_TRY(take_analysis(earlier, run, root, name));
+  }
+  return take_others(earlier, run);
 }

@@ -312,8 +312,7 @@ sl_status sl_study_make_result(const sl_study *s, int64_t number, sl_mask_block 
     status = fail_example(s, number, &e, bad ? bad : sl_error_message(), result);
   } else {
     const sl_status traced = trace_example(s, &e, known, &run);
-    /* Memory that is short now is no property of the example. */
-    if (traced == SL_ERROR_CANCELLED || traced == SL_ERROR_MEMORY || (traced != SL_OK && s->request->strict))
+    if (traced == SL_ERROR_CANCELLED || (traced != SL_OK && s->request->strict))
       status = traced;
     else if (traced != SL_OK)
       status = fail_example(s, number, &e, sl_error_message(), result);

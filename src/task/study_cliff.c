@@ -5,7 +5,7 @@
  *
  * Pictures are drawn, each with all of its examples: questions about one picture are not independent. eps: one point of
  * accuracy; for the target, the plan's share (--cliff-eps) of |score(L) - score(no picture)|. Wide
- * intervals put it late, and one picture, which has none, at L. A few examples that all agree have intervals of no
+ * intervals put it late, and one picture, which has none, at L. A few pictures that all agree have intervals of no
  * width and may put it early: their number stands beside it. So does the estimate (the differences themselves) with its
  * percentile interval over the same draws. All points of a curve are resampled together.
  *
@@ -227,7 +227,8 @@ static sl_status say_group(json_t *list, const scores *s, int group, const bool 
   if (status == SL_OK && c.n > 0) {
     status = SL_ALLOC(c.boot, (size_t)N_BOOT * (size_t)c.n_point, "replicates");
     if (status == SL_OK) status = SL_ALLOC(c.sorted, N_BOOT, "replicates");
-    if (status == SL_OK) status = sl_bootstrap_columns(c.boot, c.x, c.unit, c.n_unit, c.n, c.n_point, N_BOOT, s->view->request->seed);
+    if (status == SL_OK)
+      status = sl_bootstrap_columns(c.boot, c.x, c.unit, c.n_unit, c.n, c.n_point, N_BOOT, s->view->request->seed);
     if (status == SL_OK) status = sl_run_json_set(out, "n", json_integer(c.n));
     if (status == SL_OK) status = sl_run_json_set(out, "pictures", json_integer(c.n_unit));
     if (status == SL_OK) status = say_points(out, &c);

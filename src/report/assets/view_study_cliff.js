@@ -13,7 +13,7 @@ sl.view("cliffs", section => {
     "The picture is hidden from every later position, from layer k on. The cliff layer is the first from which on "
       + "that costs nothing: "
     + "in it and in every later layer the lower end of the 95 % interval of the loss stays within the limit. Wide "
-    + "intervals put it late. A few examples that all agree have intervals of no width, and may put it early: read it with their number."),
+    + "intervals put it late. A few pictures that all agree have intervals of no width, and may put it early: read it with their number."),
     control() || "");
   const grid = el("div", {class: "grid two"});
   section.append(grid);
@@ -36,7 +36,7 @@ sl.view("cliffs", section => {
   function add({name, title, list, part, format, domain, ticks, read, not}) {
     const chosen = () => list.filter(one => inSplit(one.group));
     const make = () => chosen().map(one => ({name: nameOf(one.group), style: styleOf(one.group),
-      note: `${count(one.n)} examples`,
+      note: `${count(one.n)} examples of ${count(one.pictures)} pictures`,
       ...Object.fromEntries([["values", "value"], ["low", "low"], ["high", "high"]].map(([to, from]) => [to,
         one[part].map(point => point[from] ?? NaN)]))}));
     const figure = sl.figure(grid, {name, title, read, not, table: () => {

@@ -124,8 +124,8 @@ sl.view("study", section => {
       el("h2", {class: "small"}, "What the numbers say"),
       el("ol", {class: "findings"}, out),
       el("p", {class: "caption"},
-        "Layers count from 0. Intervals are of 95 % over examples, which count as independent: many questions about "
-          + "one picture make them too narrow. "
+        "Layers count from 0. Intervals are of 95 %. Those of cliff curves draw pictures with all of their examples; the others count "
+          + "examples as independent: many questions about one picture make them too narrow. "
         + "Attention and gradients show where information could come from, not by themselves what caused the "
         + "answers.")));
 });
