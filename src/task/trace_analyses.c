@@ -184,6 +184,13 @@ static double budget_for(sl_trace *t, int i, double since_ms) {
 
 /* ---- running ---- */
 
+/* Tensors without what run.json says of them would be read wrongly. */
+static sl_status drop_results(sl_trace *t, const char *analysis) {
+  char prefix[64];
+  snprintf(prefix, sizeof prefix, "%s.", analysis);
+  return sl_run_drop(t->run, prefix);
+}
+
 static sl_status run_analysis(sl_trace *t, const sl_analysis *analysis, double budget_s) {
   const double since = sl_now_ms();
   json_t *said = json_object();
@@ -195,6 +202,7 @@ static sl_status run_analysis(sl_trace *t, const sl_analysis *analysis, double b
   if (status == SL_OK) status = sl_run_json_set(t->analyses, analysis->info.name, json_incref(said));
   if (status == SL_OK) status = sl_trace_note_time(t, analysis->info.name, since);
   json_decref(said);
+  if (status == SL_ERROR_CANCELLED && t->run) SL_TRY(drop_results(t, analysis->info.name));
   return status;
 }
 

@@ -13,6 +13,7 @@
 
 #include "analysis/cam_map.h"
 #include "analysis/shared.h"
+#include "analysis/token_json.h"
 #include "base/text.h"
 #include "model/record.h"
 #include "task/verify_internal.h"
@@ -47,13 +48,13 @@ typedef struct trial {
 
 /* ---- checks ---- */
 
-/* Adds a row to the table; `note` may be NULL. */
+/* Adds a row to the table; `note` may be NULL, and cut inside a character. */
 static sl_status add_check(const trial *t, const char *name, double error, double tolerance, bool equal,
                            const char *note) {
   verification *v = t->v;
-  json_t *check = json_pack("{s:s, s:s, s:o, s:f, s:b, s:s?}", "case", t->name, "name", name, "error",
+  json_t *check = json_pack("{s:s, s:s, s:o, s:f, s:b, s:o?}", "case", t->name, "name", name, "error",
                             isfinite(error) ? json_real(error) : json_null(), "tolerance", tolerance, "equal",
-                            (int)equal, "note", note);
+                            (int)equal, "note", note ? sl_json_text(note, strlen(note)) : NULL);
   if (json_array_append_new(v->checks, check) != 0) SL_FAIL(SL_ERROR_MEMORY, "no memory for the table of checks");
   if (!equal && !v->first) v->first = check;
   if (!(error <= v->largest)) v->largest = error;

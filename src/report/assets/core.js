@@ -79,7 +79,8 @@ const sl = (() => {
     return (size >= 1e5 || size < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(digits)))).replace("-", "−");
   }
   const percent = value => !isNumber(value) ? dash
-    : (value === 0 ? "0" : value < 0.00005 ? "< 0.01" : String(Number((value * 100).toPrecision(2)))) + "\u202f%";
+    : (value === 0 ? "0" : Math.abs(value) < 0.00005 ? (value > 0 ? "< 0.01" : "> −0.01")
+      : String(Number((value * 100).toPrecision(2))).replace("-", "−")) + "\u202f%";
 
   const fixed = (value, digits) => isNumber(value) ? value.toFixed(digits).replace(/^-(?=0\.0*$)/, "").replace("-", "−") : dash;
 

@@ -77,7 +77,7 @@ sl.table = make => {
         i === 0 ? el("th", {scope: "row"}, String(cell)) : el("td", {}, String(cell))))))));
   };
   details.addEventListener("toggle", fill);
-  sl.on("query kind map split", fill);
+  sl.on("query kind map split likeness studyMap", fill);
   return details;
 };
 

@@ -63,14 +63,13 @@ sl.causalFindings = word => {
 
   const cut = of("cliff"), value = tensor("cliff.logit"), target = key => String(of(key).target ?? "logit");
   if (value && Number.isInteger(cut.layer) && cut.layer >= 0) {
-    const last = value.shape[0] - 1, band = `within ${percent(isNumber(cut.eps) ? cut.eps : 0.05)} of the picture’s effect`;
+    const last = value.shape[0] - 1, least = `${percent(isNumber(cut.eps) ? cut.eps : 0.05)} of the picture’s effect`;
     const hidden = cut.keep > 0 ? `With all but ${cut.keep} image tokens` : "With the image";
-    say(cut.layer === 0 ? `${hidden} hidden from the first layer on, the answer’s ${target("cliff")} does not change by more than `
-      + `${percent(isNumber(cut.eps) ? cut.eps : 0.05)} of the picture’s effect.`
-      : cut.layer >= last ? `The image is used to the end: hidden in the last layer alone, the answer’s ${target("cliff")} no longer `
-        + `stays ${band}.`
-        : `${hidden} hidden from layer ${cut.layer} on, the answer’s ${target("cliff")} stays ${band}`
-          + (isNumber(value.values[cut.layer - 1]) ? `; hidden from layer ${cut.layer - 1} on, it does not.` : ": that is the first cut at which this ranking exists.")
+    say(cut.layer === 0 ? `${hidden} hidden from the first layer on, the answer’s ${target("cliff")} loses no more than ${least}.`
+      : cut.layer >= last ? `The image is used to the end: hidden in the last layer alone, the answer’s ${target("cliff")} loses `
+        + `more than ${least}.`
+        : `${hidden} hidden from layer ${cut.layer} on, the answer’s ${target("cliff")} loses no more than ${least}`
+          + (isNumber(value.values[cut.layer - 1]) ? `; hidden from layer ${cut.layer - 1} on, it loses more.` : ": that is the first cut at which this ranking exists.")
           + (Number.isInteger(cut.answer_layer) && cut.answer_layer < cut.layer
             ? ` The words of the answer stay the same from layer ${cut.answer_layer} on.` : ""));
   }

@@ -27,8 +27,8 @@ sl.view("cliff", section => {
   const figure = sl.figure(section,
     {name: "cliff", title: `${target[0].toUpperCase() + target.slice(1)} of the answer when the image is cut off`, wide: true, table,
     read: "Each point is one run of the model with the image hidden from that layer on; the last point is the plain run. "
-      + `The hatched band is where the ${target} counts as kept: within ${percent(eps)} of the whole effect of the image. The cliff layer `
-        + `is the first from which the curve stays there.`,
+      + `The hatched band is where the ${target} counts as kept: no more than ${percent(eps)} of the whole effect of the image below the `
+        + `plain run. The cliff layer is the first from which on the curve does not fall below it.`,
     not: kept ? "Which tokens are kept was decided by their rank one layer before; another ranking gives another curve."
       : "What the question’s own tokens have already copied from the image stays: this shows when the image was read, not that it no "
         + "longer matters."});
@@ -36,7 +36,7 @@ sl.view("cliff", section => {
     high = d3.max([...finite, plain + slack]);
   const room = (high - low || 1) * 0.06;
   chart.lines(figure.body, [{name: target, values: value.values, colour: "--s-attention", shape: "circle"}],
-    {...options, domain: [low - room, high + room], band: [plain - slack, plain + slack], label: `${target} over the first hidden layer`});
+    {...options, domain: [low - room, high + room], band: [plain - slack, high + room], label: `${target} over the first hidden layer`});
 
   const grid = el("div", {class: "grid two"});
   section.append(grid);
@@ -87,7 +87,7 @@ sl.view("cliff", section => {
     const all = series.flatMap(one => Array.from(one.values)).filter(sl.isNumber), body = el("div", {});
     const ranks = sl.figure(section, {name: "cliff_ranks", title: `Which ${kept} tokens to keep?`, wide: true,
       read: "One curve per ranking at the same number of kept tokens; the higher, the better the ranking found what the answer needs. The "
-        + "loss is the mean distance to the plain run over the cuts that all rankings have.",
+        + "loss is the mean of plain run minus cut over the cuts that all rankings have: below 0 is better than the plain run.",
       not: "One picture does not rank the rankings.",
       table: () => ({head: ["ranking", "mean loss", "same first token", "cliff layer"],
         rows: list.map((one, r) => [String(one.rank) + (drawn(r) ? ` ${one.order + 1}` : ""),

@@ -20,7 +20,7 @@ sl.view("compare", section => {
     `Head scores of ${n} ${many}${said.of > n ? `, a sample of ${said.of},` : ","} compared pair by pair: do pictures of one kind reach the `
       + "answer through the same heads?"),
     el("div", {class: "controls"}, sl.radios("Likeness", "likeness", kinds.map((one, k) => ({value: k, label: one.title})), 0,
-      k => { view.kind = kinds[k]; redraw.forEach(draw => draw()); })));
+      k => { view.kind = kinds[k]; redraw.forEach(draw => draw()); sl.set({likeness: k}); })));
   const grid = el("div", {class: "grid two"});
   section.append(grid);
   addMatrix();
@@ -81,11 +81,12 @@ sl.view("compare", section => {
     const holder = el("div", {}), key = el("div", {});
     figure.body.append(holder, key);
     const series = () => {
-      const groups = [[], []];
-      for (let i = 0; i < n; i++) for (let j = 0; j < i; j++) if (isNumber(like(i, j))) groups[classes.length > 1 && classOf(i) >= 0
-        && classOf(i) === classOf(j) ? 0 : 1].push(like(i, j));
-      return [["one class", groups[0], 0], [groups[0].length ? "two classes" : "all pairs", groups[1],
-        1]].filter(one => one[1].length).map(([name, pairs, s]) => ({name, pairs, style: sl.curve.styles[s]}));
+      const groups = [[], []], split = classes.length > 1;
+      for (let i = 0; i < n; i++) for (let j = 0; j < i; j++) {
+        if (!isNumber(like(i, j)) || (split && (classOf(i) < 0 || classOf(j) < 0))) continue;
+        groups[split && classOf(i) === classOf(j) ? 0 : 1].push(like(i, j));
+      }
+      return [["one class", groups[0], 0], [split ? "two classes" : "all pairs", groups[1], 1]].filter(one => one[1].length).map(([name, pairs, s]) => ({name, pairs, style: sl.curve.styles[s]}));
     };
     const draw = () => {
       const all = series(), low = Math.min(0, d3.min(all, one => d3.min(one.pairs))), bins = 24, width = (1 - low) / bins,

@@ -35,7 +35,7 @@ sl.view("flow", section => {
   grid.classList.add("columns");
 
   // Stacked shares.
-  const stackTable = () => ({head: ["layer", ...classes.map(one => one.name), ...(tensor("flow.sinks") ? ["most attended position"] : [])],
+  const stackTable = () => ({head: ["layer", ...classes.map(one => one.name), ...(tensor("flow.sinks") ? [`most attended position${facts.nQuery > 1 ? " (first answer token)" : ""}`] : [])],
     rows: d3.range(nLayer).map(il => [il, ...classes.map((one, c) => sl.percent(share.at(il, state.query, c))), ...sinkCell(il)])});
   const sinkCell = il => {
     const sinks = tensor("flow.sinks"), weights = tensor("flow.sink_share");

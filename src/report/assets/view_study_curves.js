@@ -70,7 +70,7 @@ sl.view("curves", section => {
   section.append(el("h3", {class: "part"}, "Does it settle on something?"));
   const choose = kinds.length > 1 ? el("div", {class: "controls"}, sl.radios("Maps, where curves are split",
     "study-map", kinds.map((one, i) => ({value: i, label: one.name})), 0,
-    i => { kind = kinds[i]; redraw.forEach(draw => draw()); })) : null;
+    i => { kind = kinds[i]; redraw.forEach(draw => draw()); sl.set({studyMap: i}); })) : null;
   const hide = () => { if (choose) choose.hidden = sl.state.split < 0; };
   hide();
   sl.on("split", hide);

@@ -19,8 +19,8 @@ sl.view("mean_heads", section => {
       format]) => `${words}: ${format(of(key, l, h))}`), `${count(of("n", l, h))} examples`];
 
   section.append(el("p", {class: "lead"},
-    "In every example random halves of the heads were cut off from the picture; a regression says what each head’s "
-      + "view of it adds to the answer’s target. Here is the mean over examples."));
+    "In every example random choices of heads were cut off from the picture, or shown a stand-in for it; a regression says what each "
+      + "head’s view of it adds to the answer’s target. Here is the mean over examples."));
   const grid = el("div", {class: "grid two"});
   section.append(grid);
   const figure = sl.figure(grid, {name: "mean_heads", title: "What each head’s view of the picture adds, on average",

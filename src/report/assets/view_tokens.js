@@ -21,7 +21,9 @@ sl.view("tokens", section => {
   const chips = [];
   const add = (first, last) => {
     const token = tokens[first], run = last > first, query = token.class === "generated" ? queryOf(first) : -1;
-    const text = facts.text(token), label = run ? `${last - first + 1} image tokens` : sl.word(text) || "∅";
+    const images = tokens.slice(first, last + 1).filter(one => one.class === "image").length, others = last - first + 1 - images;
+    const counted = `${images} image tokens${others ? ` and ${others} of structure` : ""}`;
+    const text = facts.text(token), label = run ? counted : sl.word(text) || "∅";
     const lines = run ? [label, `positions ${first} to ${last}; point at the picture to find one`] : describe(token, first);
     const chip = el("button", {type: "button", class: "token c-" + (names[token.class] ? token.class : "system") + (continues(token) && !run ? " joined" : ""), tabindex: "-1",
       "data-query": query >= 0 && query < facts.nQuery ? query : null, "aria-label": lines.join("; ")}, label);
