@@ -348,6 +348,57 @@ static void test_orientation_webp(void **state) {
   free(animated);
 }
 
+/* `n` bytes put into a picture's at `at`, in a new buffer. */
+static uint8_t *insert(const uint8_t *bytes, size_t n_bytes, size_t at, const uint8_t *more, size_t n) {
+  uint8_t *out = malloc(n_bytes + n);
+  assert_non_null(out);
+  memcpy(out, bytes, at);
+  memcpy(out + at, more, n);
+  memcpy(out + at + n, bytes + at, n_bytes - at);
+  return out;
+}
+
+/* XMP counts where EXIF tells no orientation, in both of its spellings; EXIF's goes first. */
+static void test_orientation_xmp(void **state) {
+  (void)state;
+  static const char *const spellings[] = {"<rdf:Description tiff:Orientation=\"%d\"/>", "<tiff:Orientation>%d</tiff:Orientation>",
+                                          "<tiff:Orientation=x tiff:Orientation=\"%d\"/>"};
+  size_t n_jpeg, n_png, n_exif;
+  uint8_t *jpeg = read_golden("444.jpg", &n_jpeg), *png = read_golden("odd.png", &n_png);
+  uint8_t *exif = read_golden("exif6.jpg", &n_exif);
+  for (int k = 0; k < 3; k++)
+    for (int orientation = 0; orientation <= 9; orientation++) {
+      char text[80];
+      const int n_text = snprintf(text, sizeof text, spellings[k], orientation);
+      uint8_t segment[160] = {0xff, 0xe1}, chunk[160] = {0}, *made;
+      const size_t n_segment = 4 + 29 + (size_t)n_text, n_chunk = 12 + 22 + (size_t)n_text;
+      segment[3] = (uint8_t)(n_segment - 2);
+      memcpy(segment + 4, "http://ns.adobe.com/xap/1.0/", 29);
+      memcpy(segment + 33, text, (size_t)n_text);
+      made = insert(jpeg, n_jpeg, 2, segment, n_segment);
+      check_upright(made, n_jpeg + n_segment, orientation, "xmp.jpg");
+      free(made);
+      made = insert(exif, n_exif, 2, segment, n_segment);
+      check_upright(made, n_exif + n_segment, 6, "exif and xmp.jpg");
+      free(made);
+      put_be32(chunk, (uint32_t)n_chunk - 12);
+      memcpy(chunk + 4, "iTXtXML:com.adobe.xmp\0\0\0\0\0", 26);
+      memcpy(chunk + 30, text, (size_t)n_text);
+      put_be32(chunk + n_chunk - 4, crc32_of(chunk + 4, n_chunk - 8));
+      made = insert(png, n_png, 33, chunk, n_chunk); /* behind IHDR */
+      check_upright(made, n_png + n_chunk, orientation, "xmp.png");
+      free(made);
+      size_t n_webp;
+      made = make_webp((const uint8_t *)text, (size_t)n_text, 0x04, &n_webp);
+      memcpy(made + n_webp - (size_t)n_text - (size_t)(n_text & 1) - 8, "XMP ", 4);
+      check_upright(made, n_webp, orientation, "xmp.webp");
+      free(made);
+    }
+  free(jpeg);
+  free(png);
+  free(exif);
+}
+
 /* ---- resizing, writing, masks ---- */
 
 static void test_resize(void **state) {
@@ -479,6 +530,7 @@ int main(void) {
       cmocka_unit_test(test_orientation_jpeg),
       cmocka_unit_test(test_orientation_png),
       cmocka_unit_test(test_orientation_webp),
+      cmocka_unit_test(test_orientation_xmp),
       cmocka_unit_test(test_resize),
       cmocka_unit_test(test_png_write),
       cmocka_unit_test(test_mask),

@@ -19,9 +19,10 @@ typedef struct sl_grey {
 /* Decodes a file by its content, not its name: PNG, JPEG, still WebP, binary PPM/PGM. As Pillow's
  * open(...).convert("RGB") does: alpha dropped (what transformers does with a path or URL; a Pillow picture handed to
  * its processor is put on white since version 5), palette expanded, 16-bit colour cut to the high byte, 16-bit grey
- * clipped at 255, CMYK/YCCK taken as inverted (Adobe), EXIF orientation applied when `apply_exif`. Limits: at most
- * 64 MiB of file, 65535 px a side and 100 Mpx (a decompression bomb is an error naming the size). A file cut anywhere,
- * even after its last pixel, is an error. Thread-safe. `name` is what messages call the picture. */
+ * clipped at 255, CMYK/YCCK taken as inverted (Adobe), orientation of EXIF, or else of XMP, applied when
+ * `apply_exif`. Limits: at most 64 MiB of file, 65535 px a side and 100 Mpx (a decompression bomb is an error naming
+ * the size). A file cut anywhere, even after its last pixel, is an error. Thread-safe. `name` is what messages call the
+ * picture. */
 sl_status sl_rgb_load(sl_rgb *out, const char *path, bool apply_exif);
 sl_status sl_rgb_decode(sl_rgb *out, const void *bytes, size_t n_bytes, const char *name, bool apply_exif);
 void sl_rgb_dispose(sl_rgb *image);

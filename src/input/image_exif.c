@@ -1,5 +1,7 @@
 /* The one field of EXIF that changes what a picture looks like: tag 0x0112, orientation, in the first directory of the
- * TIFF structure inside. Anything malformed means "upright", as it does for Pillow. */
+ * TIFF structure inside; and its copy in XMP, which counts where EXIF has none. Anything malformed means "upright". All
+ * of it as Pillow's getexif has it. */
+#define _GNU_SOURCE /* memmem */
 #include <string.h>
 
 #include "input/image_internal.h"
@@ -12,13 +14,13 @@ static uint32_t read_uint(const uint8_t *at, int n_bytes, bool big_endian) {
 
 int sl_exif_orientation(const uint8_t *bytes, size_t n_bytes) {
   while (n_bytes >= 6 && memcmp(bytes, "Exif\0\0", 6) == 0) bytes += 6, n_bytes -= 6;
-  if (n_bytes < 8) return 1;
+  if (n_bytes < 8) return 0;
   bool big = bytes[0] == 'M';
-  if (memcmp(bytes, big ? "MM\0*" : "II*\0", 4) != 0) return 1;
+  if (memcmp(bytes, big ? "MM\0*" : "II*\0", 4) != 0) return 0;
   size_t at = read_uint(bytes + 4, 4, big);
-  if (at > n_bytes || n_bytes - at < 2) return 1;
+  if (at > n_bytes || n_bytes - at < 2) return 0;
   uint32_t n_entry = read_uint(bytes + at, 2, big);
-  int orientation = 1;
+  int orientation = 0;
   at += 2;
   for (uint32_t i = 0; i < n_entry && n_bytes - at >= 12; i++, at += 12) {
     const uint8_t *entry = bytes + at; /* tag 2, type 2, count 4, value or offset 4 */
@@ -29,4 +31,17 @@ int sl_exif_orientation(const uint8_t *bytes, size_t n_bytes) {
     orientation = value >= 1 && value <= 8 ? (int)value : 1; /* a later entry wins, as in Pillow's dictionary */
   }
   return orientation;
+}
+
+int sl_xmp_orientation(const uint8_t *bytes, size_t n_bytes) {
+  static const char name[] = "tiff:Orientation";
+  const uint8_t *end = bytes + n_bytes, *at = bytes;
+  while ((at = memmem(at, (size_t)(end - at), name, sizeof name - 1)) != NULL) {
+    at += sizeof name - 1;
+    const uint8_t *digit = end;
+    if (end - at >= 2 && memcmp(at, "=\"", 2) == 0) digit = at + 2;
+    if (end - at >= 1 && *at == '>') digit = at + 1;
+    if (digit < end && *digit >= '0' && *digit <= '9') return *digit >= '1' && *digit <= '8' ? *digit - '0' : 1;
+  }
+  return 0;
 }

@@ -17,8 +17,8 @@ typedef struct sl_encoded {
   const char *name;
 } sl_encoded;
 
-/* Decoders. *orientation is the EXIF orientation 1..8, or 1. On failure *out is empty. Sizes are checked before
- * anything of that size is allocated. */
+/* Decoders. *orientation is what EXIF tells, or where it does not XMP: 1..8, else 1. On failure *out is empty. Sizes
+ * are checked before anything of that size is allocated. */
 sl_status sl_png_decode(sl_rgb *out, const sl_encoded *file, int *orientation);
 sl_status sl_jpeg_decode(sl_rgb *out, const sl_encoded *file, int *orientation);
 sl_status sl_webp_decode(sl_rgb *out, const sl_encoded *file, int *orientation);
@@ -27,8 +27,12 @@ sl_status sl_ppm_decode(sl_rgb *out, const sl_encoded *file);
 /* Allocates out->data for a picture whose size comes from a file: fails above the limits, naming file and size. */
 sl_status sl_rgb_alloc(sl_rgb *out, uint64_t width_px, uint64_t height_px, const char *name);
 
-/* Orientation (1..8; 1 when absent or malformed) in an EXIF block, with or without its "Exif\0\0" introduction. */
+/* Orientation in an EXIF block, with or without its "Exif\0\0" introduction: 1..8, 1 for another value; 0: it tells
+ * none. */
 int sl_exif_orientation(const uint8_t *bytes, size_t n_bytes);
+
+/* The same in a packet of XMP (tiff:Orientation, as attribute or element). */
+int sl_xmp_orientation(const uint8_t *bytes, size_t n_bytes);
 
 /* A picture on a larger plain sheet of colour `rgb`; nothing of the sheet is stored. */
 typedef struct sl_sheet {

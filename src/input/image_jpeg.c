@@ -66,11 +66,21 @@ static void job_init(jpeg_job *job) {
   job->cinfo.progress = &job->progress;
 }
 
+static bool begins(const struct jpeg_marker_struct *marker, const char *text, size_t n) {
+  return marker->marker == JPEG_APP0 + 1 && marker->data_length >= n && memcmp(marker->data, text, n) == 0;
+}
+
 static int find_orientation(j_decompress_ptr cinfo) {
-  for (jpeg_saved_marker_ptr marker = cinfo->marker_list; marker != NULL; marker = marker->next)
-    if (marker->marker == JPEG_APP0 + 1 && marker->data_length >= 6 && memcmp(marker->data, "Exif\0\0", 6) == 0)
-      return sl_exif_orientation(marker->data, marker->data_length);
-  return 1;
+  static const char xmp_name[] = "http://ns.adobe.com/xap/1.0/"; /* with the zero behind it */
+  bool has_exif = false;
+  int exif = 0, xmp = 0;
+  for (jpeg_saved_marker_ptr marker = cinfo->marker_list; marker != NULL; marker = marker->next) {
+    if (begins(marker, xmp_name, sizeof xmp_name)) xmp = sl_xmp_orientation(marker->data, marker->data_length);
+    if (has_exif || !begins(marker, "Exif\0\0", 6)) continue;
+    has_exif = true;
+    exif = sl_exif_orientation(marker->data, marker->data_length);
+  }
+  return exif ? exif : xmp ? xmp : 1;
 }
 
 /* a * b / 255, rounded (Pillow's MULDIV255). */

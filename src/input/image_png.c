@@ -81,15 +81,21 @@ static uint32_t be32(const uint8_t *at) {
   return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
 }
 
-/* Walks the chunks (length, type, data, check sum) to eXIf, which may also follow the pixels. */
+/* Walks the chunks (length, type, data, check sum) to eXIf, which may also follow the pixels, and to XMP's text. */
 static int find_orientation(const sl_encoded *file) {
+  static const char xmp_name[] = "XML:com.adobe.xmp"; /* with the zero behind it */
+  int xmp = 0;
   for (size_t at = 8; file->n_bytes - at >= 12;) {
-    size_t length = be32(file->bytes + at);
-    if (length > file->n_bytes - at - 12 || memcmp(file->bytes + at + 4, "IEND", 4) == 0) return 1;
-    if (memcmp(file->bytes + at + 4, "eXIf", 4) == 0) return sl_exif_orientation(file->bytes + at + 8, length);
+    const size_t length = be32(file->bytes + at);
+    const uint8_t *type = file->bytes + at + 4, *data = type + 4;
+    if (length > file->n_bytes - at - 12 || memcmp(type, "IEND", 4) == 0) break;
+    const int exif = memcmp(type, "eXIf", 4) == 0 ? sl_exif_orientation(data, length) : 0;
+    if (exif) return exif;
+    const bool is_text = memcmp(type, "iTXt", 4) == 0 && length >= sizeof xmp_name;
+    if (is_text && memcmp(data, xmp_name, sizeof xmp_name) == 0) xmp = sl_xmp_orientation(data, length);
     at += 12 + length;
   }
-  return 1;
+  return xmp ? xmp : 1;
 }
 
 /* Runs under job_run's setjmp: libpng leaves from anywhere in here. */

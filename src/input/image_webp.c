@@ -8,17 +8,21 @@ static uint32_t le32(const uint8_t *at) {
   return at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
-/* Walks the RIFF chunks to the EXIF one. */
+/* Walks the RIFF chunks to those of EXIF and XMP. */
 static int find_orientation(const sl_encoded *file) {
   size_t at = 12;
+  int xmp = 0;
   while (file->n_bytes - at >= 8) {
-    size_t length = le32(file->bytes + at + 4);
-    if (length > file->n_bytes - at - 8) return 1;
-    if (memcmp(file->bytes + at, "EXIF", 4) == 0) return sl_exif_orientation(file->bytes + at + 8, length);
+    const size_t length = le32(file->bytes + at + 4);
+    const uint8_t *type = file->bytes + at, *data = type + 8;
+    if (length > file->n_bytes - at - 8) break;
+    const int exif = memcmp(type, "EXIF", 4) == 0 ? sl_exif_orientation(data, length) : 0;
+    if (exif) return exif;
+    if (memcmp(type, "XMP ", 4) == 0) xmp = sl_xmp_orientation(data, length);
     at += 8 + length;
     if ((length & 1) != 0 && at < file->n_bytes) at++; /* chunks are padded to even length */
   }
-  return 1;
+  return xmp ? xmp : 1;
 }
 
 static sl_status fail_webp(const sl_encoded *file, VP8StatusCode code) {
