@@ -50,8 +50,8 @@ typedef struct sl_compare_request {
  *
  * *summary is JSON text (free()); with an out folder a run directory is made: run.json (analyses.compare),
  * tensors.safetensors (compare.*), report.html. Runs must be of one model (content hash) and hold heads.score of one
- * shape, target, contrast, baseline, keep probability, solver and --whole-answer; the message names the two runs that differ. Cancelled, it leaves
- * nothing. Errors: SL_ERROR_ARGUMENT (runs that cannot be compared), SL_ERROR_FILE, SL_ERROR_FORMAT (a damaged run). */
+ * shape, target, contrast, baseline, keep probability, solver and --whole-answer; the message names the two runs that
+ * differ. Cancelled, it leaves nothing. Errors: SL_ERROR_ARGUMENT (runs that cannot be compared), SL_ERROR_FILE, SL_ERROR_FORMAT (a damaged run). */
 SL_API sl_status sl_compare(const sl_compare_request *request, char **summary);
 
 #ifdef __cplusplus

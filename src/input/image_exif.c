@@ -1,6 +1,6 @@
 /* The one field of EXIF that changes what a picture looks like: tag 0x0112, orientation, in the first directory of the
  * TIFF structure inside; and its copy in XMP, which counts where EXIF has none. Anything malformed means "upright". All
- * of it as Pillow's getexif has it. */
+ * of it as Pillow's getexif has it, but for XMP that a PNG holds compressed, which is not read. */
 #define _GNU_SOURCE /* memmem */
 #include <string.h>
 
