@@ -31,16 +31,18 @@ static bool cut(part *p, const char *given) {
   return true;
 }
 
-static double number_at(const json_t *of, const char *a, const char *b) {
-  const json_t *value = json_object_get(of, a);
-  return json_number_value(b ? json_object_get(value, b) : value);
-}
+static double number_at(const json_t *of, const char *key) { return json_number_value(json_object_get(of, key)); }
 
 static void print_contrast(const json_t *like, const char *name, const char *what) {
   const json_t *test = json_object_get(like, name);
   if (!json_is_number(json_object_get(test, "value"))) return; /* no such pairs, or not defined */
-  printf("  %-52s %+.3f  [%+.3f, %+.3f]  p = %.4f\n", what, number_at(test, "value", NULL),
-         number_at(test, "low", NULL), number_at(test, "high", NULL), number_at(test, "p", NULL));
+  printf("  %-52s %+.3f  ", what, number_at(test, "value"));
+  if (json_is_number(json_object_get(test, "low")))
+    printf("[%+.3f, %+.3f]", number_at(test, "low"), number_at(test, "high"));
+  else
+    printf("no interval: too few runs");
+  if (json_is_number(json_object_get(test, "p"))) printf("  p = %.4f", number_at(test, "p"));
+  putchar('\n');
 }
 
 static void print_result(const char *summary) {
@@ -52,8 +54,14 @@ static void print_result(const char *summary) {
   printf("%zu runs\n", json_array_size(json_object_get(said, "runs")));
   for (size_t k = 0; k < sizeof likes / sizeof *likes; k++) {
     const json_t *like = json_object_get(said, likes[k][0]), *half = json_object_get(like, "split_half");
-    printf("%s: %.3f on average", likes[k][1], number_at(like, "mean", NULL));
+    const json_t *mean = json_object_get(like, "mean"), *ceiling = json_object_get(like, "ceiling");
+    printf("%s: ", likes[k][1]);
+    if (json_is_number(mean))
+      printf("%.3f on average", json_number_value(mean));
+    else
+      printf("not defined");
     if (json_is_number(half)) printf("; two halves of one run's masks: %.3f", json_number_value(half));
+    if (json_is_number(ceiling)) printf(" (all of its masks: %.3f)", json_number_value(ceiling));
     putchar('\n');
     print_contrast(like, "class", "same class - other class");
     print_contrast(like, "appearance", "in a class: same appearance - other appearance");
@@ -132,7 +140,8 @@ const cli_command cmd_compare = {
     .details =
         "Reads the head scores of each run directory (made by `heads` or `trace`, all of one model, target and "
         "baseline) and measures how alike every two are: cosine, rank correlation, share of common top heads. Beside "
-        "it stands the ceiling that sampling leaves: the likeness of scores fitted to either half of one run's masks.\n"
+        "it stands the ceiling that sampling leaves: the likeness of scores fitted to either half of one run's masks, and "
+        "what that comes to for all of its masks (Spearman and Brown).\n"
         "CLASS says what a picture shows, APPEARANCE how (photo, drawing); or give them with --labels. Then the "
         "differences within and between are tested by permuting labels over runs, with bootstrap intervals over runs; "
         "and, where the runs hold the tower's features (image.feature), class and look are told apart by partial "

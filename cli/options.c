@@ -57,8 +57,8 @@ const cli_option cli_options[OPT_COUNT] = {
     [OPT_RESUME] =
         {"resume", NULL, RESULT,
          "Go on with the interrupted run in --out (or its default): masks that were measured are not measured again. "
-         "Model, picture, prompt, answer, seed and options must be the same; what may be more is the number of "
-         "samples."},
+         "Model, picture, prompt, answer, seed and options must be the same; but the number of samples, solver, "
+         "errors and --min-effect may be others."},
     [OPT_NO_REPORT] = {"no-report", NULL, RESULT, "Leave out report.html and the overlay pictures."},
     [OPT_RECORD] =
         {"record", "SITES", RESULT,

@@ -40,8 +40,11 @@ static void print_curves(const json_t *cliff, const json_t *lens) {
   putchar('\n');
 }
 
-static void print_layer(const char *before, const json_t *layer) {
-  if (json_is_integer(layer)) printf("%s: layer %d\n", before, (int)json_integer_value(layer));
+/* `curve` has a value for every layer and one for the end. */
+static void print_layer(const char *before, const json_t *layer, const json_t *curve) {
+  const bool at_end = (size_t)json_integer_value(layer) + 1 == json_array_size(curve);
+  if (json_is_integer(layer) && at_end) printf("%s: the end\n", before);
+  if (json_is_integer(layer) && !at_end) printf("%s: layer %d\n", before, (int)json_integer_value(layer));
   if (json_is_null(layer)) printf("%s: none\n", before);
 }
 
@@ -83,7 +86,13 @@ static void print_tokens(const json_t *tokens) {
            whole(json_object_get(image, "regression"), "components"));
   if (text) print_fit("text tokens", json_object_get(text, "regression"));
   if (json_object_size(share) > 0) printf("  what they take from the image:");
-  json_object_foreach((json_t *)share, name, value) printf(" %s %.0f %%", name, 100 * json_number_value(value));
+  json_object_foreach((json_t *)share, name, value) {
+    printf(" %s", name);
+    if (json_is_number(value))
+      printf(" %.0f %%", 100 * json_number_value(value));
+    else
+      printf(" -");
+  }
   if (json_object_size(share) > 0) putchar('\n');
 }
 
@@ -107,9 +116,12 @@ void cli_print_interventions(const json_t *summary) {
   const json_t *all = json_object_get(summary, "analyses");
   const json_t *cliff = json_object_get(all, "cliff"), *lens = json_object_get(all, "lens");
   print_curves(cliff, lens);
-  print_layer("cliff layer (the target holds from there on)", json_object_get(cliff, "layer"));
-  print_layer("cliff layer (the greedy answer is unchanged)", json_object_get(cliff, "answer_layer"));
-  print_layer("lens: the answer is first from there on", json_object_get(lens, "decided"));
+  print_layer("cliff layer (the target holds from there on)", json_object_get(cliff, "layer"),
+              json_object_get(cliff, "logit"));
+  print_layer("cliff layer (the greedy answer is unchanged)", json_object_get(cliff, "answer_layer"),
+              json_object_get(cliff, "logit"));
+  print_layer("lens: the answer is first from there on", json_object_get(lens, "decided"),
+              json_object_get(lens, "prob"));
   print_heads(json_object_get(all, "heads"));
   print_tokens(json_object_get(all, "tokens"));
   print_knockout(json_object_get(all, "knockout"));

@@ -202,6 +202,41 @@ static void semantics_not_appearance(void **state) {
   json_decref(said);
 }
 
+/* Three runs have three pairs: no partial correlation, and no intervals from the few draws that hold all three. */
+static void three_runs_say_little(void **state) {
+  (void)state;
+  static const float features[6][3] = {{1, 0, 0}, {0.2f, 1, 0}, {-1, 0.5f, 0.1f}, {1, 0, 0.1f}, {-1, 0.1f, 0}, {-1, 0, 0}};
+  const char *runs[6], *three[3], *classes[] = {"cat", "cat", "dog"};
+  json_t *said;
+  make_six(features);
+  six_paths(runs);
+  for (int i = 0; i < 3; i++) three[i] = runs[i < 2 ? i : 4];
+  const sl_compare_request r = {.runs = three, .n_run = 3, .classes = classes};
+  assert_int_equal(compare(r, &said), SL_OK);
+  assert_near(real(said, "cosine.class.value"), 0.9, 1e-6);
+  assert_true(isnan(real(said, "cosine.class.low")));
+  assert_non_null(sl_json_at(said, "cosine.partial.class_given_visual"));
+  assert_true(isnan(real(said, "cosine.partial.class_given_visual.value")));
+  assert_true(isnan(real(said, "cosine.partial.visual_given_class.value")));
+  json_decref(said);
+}
+
+/* Four runs have six pairs, but a draw of three of them has three: none of the replicates is 1 because it must be. */
+static void draws_of_three_pairs_are_left_out(void **state) {
+  (void)state;
+  static const float features[6][3] = {{1, 0, 0}, {0.2f, 1, 0}, {-1, 0.5f, 0.1f}, {1, 0, 0.1f}, {-1, 0.1f, 0.7f}, {-1, 0, 0}};
+  const char *runs[6], *four[4], *classes[] = {"cat", "cat", "dog", "dog"};
+  json_t *said;
+  make_six(features);
+  six_paths(runs);
+  for (int i = 0; i < 4; i++) four[i] = runs[i < 2 ? i : i + 1];
+  const sl_compare_request r = {.runs = four, .n_run = 4, .classes = classes};
+  assert_int_equal(compare(r, &said), SL_OK);
+  assert_near(real(said, "cosine.partial.class_given_visual.value"), 1, 1e-6);
+  assert_true(isnan(real(said, "cosine.partial.class_given_visual.low")));
+  json_decref(said);
+}
+
 /* Noise in the targets lowers the ceiling of a run with weak scores. */
 static void ceiling_tells_noise(void **state) {
   (void)state;
@@ -291,7 +326,9 @@ static int remove_root(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(classes_by_hand),     cmocka_unit_test(order_without_classes),
-      cmocka_unit_test(semantics_not_appearance), cmocka_unit_test(ceiling_tells_noise),
+      cmocka_unit_test(semantics_not_appearance), cmocka_unit_test(three_runs_say_little),
+      cmocka_unit_test(draws_of_three_pairs_are_left_out),
+      cmocka_unit_test(ceiling_tells_noise),
       cmocka_unit_test(refusals),            cmocka_unit_test(cancelled),
       cmocka_unit_test(out_of_memory),
   };

@@ -380,31 +380,54 @@ static void tiles_in_the_original_layout(void **state) {
   }
 }
 
-/* The 34B is a LLaMA that was taught another template: its tokenizer tells. */
-static void prompt_follows_the_tokenizer(void **state) {
-  (void)state;
-  static const char *const tokens[] = {"<|im_start|>", "<|im_end|>"};
-  folder f = folder_copy("llava-next-vicuna");
+/* Opens the folder after adding two tokens at the end of its tokenizer; the second one's id to *id. */
+static sl_model *open_with_tokens(folder *f, const char *const tokens[2], int *id) {
   sl_model *model = NULL;
-  ASSERT_OK(open_at(&model, f.dir, NULL));
-  assert_non_null(strstr(sl_model_get_template(model), "USER: <image>"));
-  sl_model_close(model);
-  json_t *tokenizer = load(&f, "tokenizer.json"), *added = json_object_get(tokenizer, "added_tokens");
+  json_t *tokenizer = load(f, "tokenizer.json"), *added = json_object_get(tokenizer, "added_tokens");
   for (int i = 0; i < 2; i++) {
     json_t *token = json_copy(json_array_get(added, json_array_size(added) - 1));
-    json_object_set_new(token, "id", json_integer(342 + i));
+    *id = (int)json_integer_value(json_object_get(token, "id")) + 1;
+    json_object_set_new(token, "id", json_integer(*id));
     json_object_set_new(token, "content", json_string(tokens[i]));
     json_array_append_new(added, token);
   }
-  save(&f, "tokenizer.json", tokenizer);
+  save(f, "tokenizer.json", tokenizer);
   json_decref(tokenizer);
-  ASSERT_OK(open_at(&model, f.dir, NULL));
-  assert_string_equal(sl_model_get_template(model),
-                      "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n<image>\n{question}"
-                      "<|im_end|><|im_start|>assistant\n"); /* the repository's chatml_direct */
-  assert_true(sl_shape_is_eos(sl_model_get_shape(model), 343));
-  sl_model_close(model);
-  folder_remove(&f);
+  ASSERT_OK(open_at(&model, f->dir, NULL));
+  return model;
+}
+
+/* The 34B is a LLaMA that was taught another template, and so are those on LLaMA 3: the tokenizer tells. */
+static void prompt_follows_the_tokenizer(void **state) {
+  (void)state;
+  static const struct {
+    const char *folder, *plain; /* the template without the tokens holds this */
+    const char *tokens[2];      /* the second one ends an answer */
+    const char *text;
+  } rows[] = {
+      {"llava-next-vicuna", "USER: <image>", {"<|im_start|>", "<|im_end|>"},
+       "<|im_start|>system\nAnswer the questions.<|im_end|><|im_start|>user\n<image>\n{question}<|im_end|>"
+       "<|im_start|>assistant\n"}, /* the repository's chatml_direct */
+      {"llava-next-vicuna", "USER: <image>", {"<|start_header_id|>", "<|eot_id|>"},
+       "<|start_header_id|>user<|end_header_id|>\n\n<image>\n{question}<|eot_id|>"
+       "<|start_header_id|>assistant<|end_header_id|>\n\n"},
+      {"llava-gqa", "USER: <image>", {"<|start_header_id|>", "<|eot_id|>"},
+       "<|start_header_id|>user<|end_header_id|>\n\n<image>\n{question}<|eot_id|>"
+       "<|start_header_id|>assistant<|end_header_id|>\n\n"},
+  };
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    folder f = folder_copy(rows[i].folder);
+    sl_model *model = NULL;
+    int end = -1;
+    ASSERT_OK(open_at(&model, f.dir, NULL));
+    assert_non_null(strstr(sl_model_get_template(model), rows[i].plain));
+    sl_model_close(model);
+    model = open_with_tokens(&f, rows[i].tokens, &end);
+    assert_string_equal(sl_model_get_template(model), rows[i].text);
+    assert_true(sl_shape_is_eos(sl_model_get_shape(model), end));
+    sl_model_close(model);
+    folder_remove(&f);
+  }
 }
 
 /* A folder that brings its own tower needs no other when the name says the tower's shape. */

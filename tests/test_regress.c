@@ -213,6 +213,17 @@ static void exact_cases(void **state) {
   assert_int_equal(sl_regress(&fit, &r), SL_OK);
   for (int j = 0; j < P; j++) assert_true(isnan(fit.error[j]));
   sl_regression_dispose(&fit);
+  /* A target that never changes has no scores, whatever its mean is rounded to. */
+  for (int kind = 0; kind < SL_REGRESS_KIND_COUNT; kind++) {
+    double constant[N];
+    for (int i = 0; i < N; i++) constant[i] = 0.1;
+    r = (sl_regress_request){.kind = (sl_regress_kind)kind, .n = 300, .p = P, .masks = masks, .target = constant,
+                             .n_valid = 30, .valid_masks = masks + 300 * P, .valid_target = constant};
+    assert_int_equal(sl_regress(&fit, &r), SL_OK);
+    for (int j = 0; j < P; j++) assert_true(fit.score[j] == 0);
+    assert_true(fit.intercept == 0.1);
+    sl_regression_dispose(&fit);
+  }
   memset(masks, 1, sizeof masks);
   for (int kind = 0; kind < SL_REGRESS_KIND_COUNT; kind++) {
     const double three[] = {1, 2, 6};
@@ -409,6 +420,14 @@ static void bootstrap_draws_units(void **state) {
   for (int k = 0; k < BOOT; k++) assert_true(together[k] == 0 || together[k] == 3 || together[k] == 4.5);
 }
 
+/* Defined only for a sample that holds all three examples. */
+static double of_three(void *user, const int *index, int n) {
+  int seen = 0;
+  ++*(int *)user;
+  for (int i = 0; i < n; i++) seen |= 1 << index[i];
+  return seen == 7 ? 7 : NAN;
+}
+
 static void resampling_edges(void **state) {
   (void)state;
   const double x[] = {1, 2, 4}, same[] = {2, 4, 8}, one[] = {5};
@@ -419,7 +438,12 @@ static void resampling_edges(void **state) {
   assert_true(isnan(interval.value));
   assert_int_equal(bootstrap_mean(&interval, x, 3, 1, 100, 1), SL_ERROR_ARGUMENT);
   assert_true(isnan(sl_partial_correlation(x, one, same, 1)));
-  assert_true(isnan(sl_partial_correlation(x, (double[]){3, 1, 2}, same, 3))); /* z explains x wholly */
+  assert_true(isnan(sl_partial_correlation((double[]){1, 2, 4, 7}, (double[]){3, 1, 2, 5}, (double[]){2, 4, 8, 14}, 4)));
+  assert_true(isnan(sl_partial_correlation(x, (double[]){3, 1, 2}, (double[]){1, 5, 2}, 3))); /* 1 or -1 always */
+  /* Three draws of three examples are three different ones in 2 of 9 cases: too few for an interval. */
+  int n_call = 0;
+  assert_int_equal(sl_bootstrap(&interval, 3, of_three, &n_call, 0.95, 1000, 1), SL_OK);
+  assert_true(interval.value == 7 && isnan(interval.low) && isnan(interval.high) && n_call == 1001);
 }
 
 static void similarities(void **state) {

@@ -66,6 +66,12 @@ const char *sl_context_text(const sl_analysis_context *c, const char *name) {
   return sl_option_text(c->info, name, c->options, c->n_option);
 }
 
+bool sl_context_given(const sl_analysis_context *c, const char *name) {
+  for (int i = 0; i < c->n_option; i++)
+    if (strcmp(c->options[i].name, name) == 0) return true;
+  return false;
+}
+
 sl_status sl_context_put(sl_analysis_context *c, const char *name, sl_dtype dtype, int n_dim, const int64_t *shape,
                          const void *data) {
   return c->run ? sl_run_put(c->run, name, dtype, n_dim, shape, data) : SL_OK;

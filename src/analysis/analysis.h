@@ -92,6 +92,7 @@ bool sl_context_flag(const sl_analysis_context *context, const char *name);
 int sl_context_int(const sl_analysis_context *context, const char *name);
 double sl_context_real(const sl_analysis_context *context, const char *name);
 const char *sl_context_text(const sl_analysis_context *context, const char *name);
+bool sl_context_given(const sl_analysis_context *context, const char *name); /* not left to its default */
 
 /* Stores a result tensor when there is a run directory. */
 sl_status sl_context_put(sl_analysis_context *context, const char *name, sl_dtype dtype, int n_dim,

@@ -80,6 +80,13 @@ sl_status sl_attribution_read(sl_attribution_request *r, const sl_analysis_conte
   for (int i = 0; sl_attribution_solvers[i]; i++) {
     if (strcmp(sl_attribution_solvers[i], solver) == 0) r->solver = solver_kinds[i];
   }
+  if (n_component > SL_REGRESS_MAX_COLUMN)
+    SL_FAIL(SL_ERROR_ARGUMENT, "%s: %d components; a regression takes %d at most%s", c->info->name, n_component,
+            SL_REGRESS_MAX_COLUMN, sl_option_find(sl_analysis_find(c->info->name), "bands")
+                                       ? " (--text-by class, fewer --bands or a larger --block make fewer)"
+                                       : "");
+  if (r->bootstrap && r->solver == SL_REGRESS_LASSO)
+    SL_FAIL(SL_ERROR_ARGUMENT, "--errors bootstrap goes with --solver ridge or ols: lasso has no standard errors");
   const int needed = sl_masks_needed(r, n_component);
   if (r->n_sample == 0 || r->n_sample >= needed) return SL_OK;
   if (needed == SL_MASKS_LEAST)

@@ -31,6 +31,9 @@ int sl_curve_steps(int n_component, int32_t *steps);
 /* Orders of so many rankings, of which the last n_chance are by chance. */
 static inline int sl_curve_orders(int n_ranking, int n_chance) { return n_ranking + (SL_CURVE_CHANCE - 1) * n_chance; }
 
+/* Why there are no shares of the effect all - none (a new string for run.json); NULL when it is `least` or more. */
+json_t *sl_curves_refused(double all, double none, double least);
+
 /* Measures both curves of rankings orders[sl_curve_orders(), n_component] (component numbers, best first; a ranking by
  * chance has SL_CURVE_CHANCE of them, one after the other). */
 sl_status sl_curves_run(sl_curves *out, const sl_evaluate *evaluate, int n_component, const int *orders, int n_ranking,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "analysis/attribution.h"
+#include "base/text.h"
 
 static const char *const end_names[] = {[SL_GROWTH_CORRELATION] = "correlation stopped rising",
                                         [SL_GROWTH_SAMPLES] = "all samples drawn",
@@ -103,20 +104,40 @@ static sl_status say_unfinished(json_t *out, const sl_attribution *a) {
   SL_FAIL(SL_ERROR_MEMORY, "no memory for run.json");
 }
 
+static sl_status add_words(sl_text *text, const char *words) {
+  return sl_text_format(text, "%s%s", text->length > 0 ? "; " : "", words);
+}
+
 /* What makes the fit doubtful, in words. */
-static int set_note(json_t *out, const sl_attribution *a) {
-  static const char *const edges[] = {
-      "the penalty is the smallest that was tried: hardly different from least squares",
-      "",
-      "the penalty is the largest that was tried: the masks predict next to nothing of the target"};
+static sl_status write_note(sl_text *text, const sl_attribution *a) {
+  char words[160];
   const double rise = a->steps[a->n_step - 1].rise;
-  const bool fell = rise < -SL_GROWTH_RISE;
-  const char *edge = edges[a->penalty_edge + 1];
-  char words[96] = "";
-  if (fell)
+  const int n_constant = a->fit.n_constant - (a->n_component - a->n_live), n_unused = a->n_earlier - a->n_mask;
+  if (rise < -SL_GROWTH_RISE) {
     snprintf(words, sizeof words, "the last masks lowered the correlation on the validation masks by %.3f", -rise);
-  if (!fell && !*edge) return 0;
-  return json_object_set_new(out, "note", json_sprintf("%s%s%s", words, fell && *edge ? "; " : "", edge));
+    SL_TRY(add_words(text, words));
+  }
+  if (a->penalty_edge > 0)
+    SL_TRY(add_words(text, "the penalty is the largest that was tried: the masks predict next to nothing of the target"));
+  if (a->penalty_edge < 0)
+    SL_TRY(add_words(text, "the penalty is the smallest that was tried: one below might predict better"));
+  if (!a->fit.converged) SL_TRY(add_words(text, "the descent to the lasso's minimum stopped before it was there"));
+  if (n_constant > 0) {
+    snprintf(words, sizeof words, "%d components are the same in every training mask and have no score", n_constant);
+    SL_TRY(add_words(text, words));
+  }
+  if (n_unused <= 0) return SL_OK;
+  snprintf(words, sizeof words, "%d masks of the earlier run are left out (--all-samples and its --samples take them)",
+           n_unused);
+  return add_words(text, words);
+}
+
+static int set_note(json_t *out, const sl_attribution *a) {
+  sl_text text = {0};
+  int failed = write_note(&text, a) != SL_OK;
+  if (!failed && text.length > 0) failed = json_object_set_new(out, "note", json_string(text.data));
+  sl_text_dispose(&text);
+  return failed;
 }
 
 static int set_fit(json_t *out, const sl_attribution *a) {
@@ -135,7 +156,8 @@ sl_status sl_attribution_to_json(json_t **out, const sl_attribution *a, const sl
   int parts[3] = {0};
   for (int j = 0; j < a->n_mask; j++) parts[sl_mask_part_of(j)]++;
   *out = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:s, s:s, s:s}", "components", a->n_component, "dropped",
-                   a->n_component - a->n_live, "masks", a->n_mask, "resumed", a->n_earlier, "train", parts[0],
+                   a->n_component - a->n_live, "masks", a->n_mask, "resumed",
+                   a->n_earlier < a->n_mask ? a->n_earlier : a->n_mask, "train", parts[0],
                    "validation", parts[1], "test", parts[2], "keep_probability", r->keep, "solver",
                    sl_solver_name(r->solver), "errors", error_name(r), "stopped", end_names[a->end]);
   if (!*out) SL_FAIL(SL_ERROR_MEMORY, "no memory for run.json");

@@ -98,10 +98,11 @@ static sl_status read_options(const sl_analysis_context *c, sl_sweep_options *o)
     SL_FAIL(SL_ERROR_ARGUMENT, "--keep-share: %g of the picture's %d image tokens is less than one", share, n_patch);
   if (o->n_keep == 0 && strcmp(rank, "attention") != 0)
     SL_FAIL(SL_ERROR_ARGUMENT, "--rank ranks the image tokens that are kept: give --keep or --keep-share too");
+  if (o->n_keep == 0) o->n_rank = 1;
+  if (!sl_context_given(c, "fastv-layer") && o->fastv_layer > n_layer) o->fastv_layer = n_layer;
   if (o->fastv_layer > n_layer)
     SL_FAIL(SL_ERROR_ARGUMENT, "--fastv-layer: expected at most the decoder's %d layers, found %d", n_layer,
             o->fastv_layer);
-  if (o->n_keep == 0) o->n_rank = 1;
   return SL_OK;
 }
 

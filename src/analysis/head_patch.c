@@ -8,7 +8,8 @@
  *   patching_h = sum_i u_i dt/dz_i
  *
  * so only dt/dz is needed of the backward pass, and query heads that share keys stay apart. When the image is hidden
- * there is no k', v'; then u_i is the exact change of the head's output, with A_i = sum_j a_ij over the image:
+ * there is no k', v'; then u_i is the exact change of the head's output, with A_i = sum_j a_ij over what is hidden, the
+ * image and the marks around it:
  *
  *   u_i = z_i - (z_i - sum_j a_ij v_j) / (1 - A_i)
  *
@@ -20,6 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "analysis/shared.h"
+
 /* A head that looks at nothing but the image has no output without it; the division stops here. */
 #define LEAST_REST 1e-4f
 
@@ -30,9 +33,10 @@ typedef struct patch {
   int n_layer, n_head, n_head_kv, d;
   float scale;        /* of q k */
   int first, n_query; /* queries after the image, up to the last measured row */
-  int first_image, n_image;
+  int first_key, n_key;     /* the N positions whose keys are replaced or hidden: */
+  int image_begin, image_end; /* the image's among them */
   float *q, *z;       /* [n_query, H d] of this layer */
-  float *k, *v;       /* [N, Hkv d] at the image positions */
+  float *k, *v;       /* [N, Hkv d] */
   float *k_base, *v_base;
   float *pattern;     /* [H, n_query, N] */
   float *change;      /* u [L, n_query, H d] */
@@ -54,7 +58,7 @@ static void change_hidden(const patch *p, const float *a, const float *v, const 
   const int stride = p->n_head_kv * p->d;
   float mass = 0;
   for (int e = 0; e < p->d; e++) u[e] = z[e];
-  for (int j = 0; j < p->n_image; j++) {
+  for (int j = 0; j < p->n_key; j++) {
     mass += a[j];
     for (int e = 0; e < p->d; e++) u[e] -= a[j] * v[(int64_t)j * stride + e];
   }
@@ -66,7 +70,7 @@ static void change_hidden(const patch *p, const float *a, const float *v, const 
 static void change_replaced(const patch *p, const float *a, int kv_column, const float *q, const float *z, float *u) {
   const int stride = p->n_head_kv * p->d;
   for (int e = 0; e < p->d; e++) u[e] = 0;
-  for (int j = 0; j < p->n_image; j++) {
+  for (int j = 0; j < p->n_key; j++) {
     const int64_t at = (int64_t)j * stride + kv_column;
     const float *k = p->k + at, *v = p->v + at, *k_base = p->k_base + at, *v_base = p->v_base + at;
     float score = 0;
@@ -82,10 +86,10 @@ static void reduce_layer(patch *p, int layer) {
     double sum = 0;
     const int kv_column = h / group * p->d;
     for (int i = 0; i < p->n_query; i++) {
-      const float *a = p->pattern + ((int64_t)h * p->n_query + i) * p->n_image;
+      const float *a = p->pattern + ((int64_t)h * p->n_query + i) * p->n_key;
       const int64_t at = (int64_t)i * width + h * p->d;
       float *u = p->change + (int64_t)layer * p->n_query * width + at;
-      for (int j = 0; j < p->n_image; j++) sum += a[j];
+      for (int j = p->image_begin; j < p->image_end; j++) sum += a[j];
       if (p->baseline)
         change_replaced(p, a, kv_column, p->q + at, p->z + at, u);
       else
@@ -108,10 +112,10 @@ static void see_forward(void *user, sl_queue *queue, sl_part part, sl_site site,
   patch *p = user;
   const int width = p->n_head * p->d, width_kv = p->n_head_kv * p->d;
   if (site == SL_SITE_ROT_Q) read_rows(queue, p->q, value, p->first, p->n_query, 0, width);
-  if (site == SL_SITE_ROT_K) read_rows(queue, p->k, value, p->first_image, p->n_image, 0, width_kv);
-  if (site == SL_SITE_V) read_rows(queue, p->v, value, p->first_image, p->n_image, 0, width_kv);
+  if (site == SL_SITE_ROT_K) read_rows(queue, p->k, value, p->first_key, p->n_key, 0, width_kv);
+  if (site == SL_SITE_V) read_rows(queue, p->v, value, p->first_key, p->n_key, 0, width_kv);
   if (site == SL_SITE_PATTERN)
-    read_rows(queue, p->pattern, value, 0, p->n_head * p->n_query, p->first_image, p->n_image);
+    read_rows(queue, p->pattern, value, 0, p->n_head * p->n_query, p->first_key, p->n_key);
   if (site != SL_SITE_Z) return; /* the last of a layer */
   read_rows(queue, p->z, value, p->first, p->n_query, 0, width);
   if (p->baseline) sl_baseline_read(p->context->session, p->baseline, layer, p->k_base, p->v_base);
@@ -143,7 +147,7 @@ static void see_backward(void *user, sl_queue *queue, sl_part part, sl_site site
 }
 
 static sl_status patch_alloc(patch *p) {
-  const size_t T = (size_t)p->n_query, N = (size_t)p->n_image, D = (size_t)p->n_head * (size_t)p->d;
+  const size_t T = (size_t)p->n_query, N = (size_t)p->n_key, D = (size_t)p->n_head * (size_t)p->d;
   const size_t D_kv = (size_t)p->n_head_kv * (size_t)p->d;
   SL_TRY(SL_ALLOC(p->q, T * D, "queries"));
   SL_TRY(SL_ALLOC(p->z, T * D, "head outputs"));
@@ -204,11 +208,14 @@ sl_status sl_head_patch_run(float *attention, float *patching, sl_analysis_conte
                             const sl_baseline *baseline) {
   const sl_part_shape *shape = &sl_model_get_shape(c->model)->decoder;
   const int first = sl_context_first_text(c);
+  const sl_frame frame = baseline ? (sl_frame){0, 0} : sl_layout_frame(c->layout);
   patch p = {.context = c, .measure = measure, .baseline = baseline, .n_layer = shape->n_layer,
              .n_head = shape->n_head, .n_head_kv = shape->n_head_kv, .d = shape->d_head,
              .scale = sl_model_get_shape(c->model)->score_scale, .first = first,
-             .n_query = measure->rows[measure->n_row - 1] + 1 - first, .first_image = c->layout->first_image,
-             .n_image = c->layout->n_image, .attention = attention, .patching = patching};
+             .n_query = measure->rows[measure->n_row - 1] + 1 - first,
+             .first_key = c->layout->first_image - frame.n_before,
+             .n_key = frame.n_before + c->layout->n_image + frame.n_after, .image_begin = frame.n_before,
+             .image_end = frame.n_before + c->layout->n_image, .attention = attention, .patching = patching};
   memset(patching, 0, (size_t)p.n_layer * (size_t)p.n_head * sizeof *patching);
   sl_status status = patch_alloc(&p);
   if (status == SL_OK) status = run_passes(&p);

@@ -67,7 +67,7 @@ static sl_status add_rules(const void *user, const uint8_t *mask, int source, sl
     SL_TRY(sl_set_add(&rule->keys, w->first_image, w->n_image));
     for (int h = 0; h < w->n_head; h++)
       if (!row[h]) SL_TRY(sl_set_add(&rule->heads, h, 1));
-    SL_TRY(sl_plan_hide_frame(plan, w->context->layout));
+    if (source == SL_SOURCE_HIDDEN) SL_TRY(sl_plan_hide_frame(plan, w->context->layout));
   }
   return SL_OK;
 }
@@ -177,16 +177,12 @@ static sl_status make_orders(const heads *w, int *orders) {
 }
 
 static sl_status measure_curves(heads *w) {
-  const double least = sl_context_real(w->context, "min-effect");
   if (!w->attribution.fitted || w->attribution.end == SL_GROWTH_INTERRUPTED) return SL_OK;
   if (!w->has_single)
     return sl_context_say(w->context, "curves_skipped",
                           json_string("the time was over before every head was ablated alone"));
-  if (fabs(w->all - w->none) < least)
-    return sl_context_say(w->context, "curves_skipped",
-                          json_sprintf("|t(all) - t(none)| is %.4g, below --min-effect %g: the picture changes too "
-                                       "little for shares of it to mean anything",
-                                       fabs(w->all - w->none), least));
+  json_t *refused = sl_curves_refused(w->all, w->none, sl_context_real(w->context, "min-effect"));
+  if (refused) return sl_context_say(w->context, "curves_skipped", refused);
   int *orders = NULL;
   SL_TRY(SL_ALLOC(orders, (size_t)N_ORDER * (size_t)w->n, "rankings"));
   sl_status status = make_orders(w, orders);
@@ -399,7 +395,8 @@ const sl_analysis sl_heads_analysis = {
          .help = "which attention heads carry the picture to the answer: attribution by random ablation",
          .details =
              "Random sets of heads lose sight of the picture (their keys and values at the image's positions are "
-             "replaced by a baseline, for queries after the image), the answer is measured each time, and a regression "
+             "replaced by a baseline, for queries after the image; with --baseline block they are hidden, and with them "
+             "the marks that some families write around a picture), the answer is measured each time, and a regression "
              "gives every head its score. A correlation on held-out masks says how far the scores can be trusted; "
              "standard errors are heteroscedasticity-consistent (HC3).\n"
              "Beside the scores: what ablating one head alone does, its attention on the image, attribution patching; "

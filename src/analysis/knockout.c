@@ -229,13 +229,16 @@ static sl_status edge_json(const knockout *k, int i, json_t **out) {
   int peak = -1, n_query, n_key;
   SL_TRY(fill_set(k, edges[e].query, true, NULL, &n_query));
   SL_TRY(fill_set(k, edges[e].key, false, NULL, &n_key));
-  for (int c = 0; c < k->n_layer; c++)
+  float lowest = change[0];
+  for (int c = 0; c < k->n_layer; c++) {
+    lowest = fminf(lowest, change[c]);
     if (change[c] < 0 && (peak < 0 || change[c] < change[peak])) peak = c;
+  }
   *out = json_pack("{s:s, s:s, s:s, s:i, s:i, s:o, s:o, s:o, s:o}", "edge", edges[e].name, "query",
                    set_names[edges[e].query], "key", set_names[edges[e].key], "n_query", n_query, "n_key", n_key,
                    "centroid", sl_json_number(sl_knockout_centroid(change, k->n_layer)), "peak",
                    peak >= 0 ? json_integer(peak) : json_null(), "lowest",
-                   peak >= 0 ? json_real((double)change[peak]) : json_null(), "change",
+                   sl_json_number((double)lowest), "change",
                    sl_json_floats(change, k->n_layer, 1));
   if (!*out) SL_FAIL(SL_ERROR_MEMORY, "knockout: no memory for the edges");
   return SL_OK;

@@ -50,17 +50,21 @@ sl_status sl_context_encode_file(sl_analysis_context *c, const char *path, const
   return status;
 }
 
-sl_status sl_plan_hide_frame(sl_plan *plan, const sl_layout *l) {
+sl_frame sl_layout_frame(const sl_layout *l) {
   const int before = l->first_image - 1, after = l->first_image + l->n_image;
-  const bool has_before = before >= 0 && l->classes[before] == SL_CLASS_STRUCTURE;
-  const bool has_after = after < l->n_prompt && l->classes[after] == SL_CLASS_STRUCTURE;
-  if (!has_before && !has_after) return SL_OK;
+  return (sl_frame){before >= 0 && l->classes[before] == SL_CLASS_STRUCTURE,
+                    after < l->n_prompt && l->classes[after] == SL_CLASS_STRUCTURE};
+}
+
+sl_status sl_plan_hide_frame(sl_plan *plan, const sl_layout *l) {
+  const sl_frame frame = sl_layout_frame(l);
+  if (frame.n_before + frame.n_after == 0) return SL_OK;
   sl_rule *rule;
   SL_TRY(sl_plan_add_rule(plan, SL_SOURCE_HIDDEN, &rule));
   const sl_rule *image = &plan->rules[plan->n_rule - 2];
   SL_TRY(sl_set_copy(&rule->layers, &image->layers));
   SL_TRY(sl_set_copy(&rule->heads, &image->heads));
   SL_TRY(sl_set_copy(&rule->queries, &image->queries));
-  if (has_before) SL_TRY(sl_set_add(&rule->keys, before, 1));
-  return has_after ? sl_set_add(&rule->keys, after, 1) : SL_OK;
+  SL_TRY(sl_set_add(&rule->keys, l->first_image - frame.n_before, frame.n_before));
+  return sl_set_add(&rule->keys, l->first_image + l->n_image, frame.n_after);
 }

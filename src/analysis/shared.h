@@ -26,9 +26,16 @@ void sl_shared_dispose(sl_shared *shared);
  * anew. Borrowed until the next call. */
 sl_status sl_context_trunk(sl_analysis_context *context, bool keep_rows, const sl_trunk **out);
 
-/* Tokens that a family writes around a picture ("<img>", "</img>") serve it and, behind it, have read it: whoever does
- * not see the picture's own keys does not see them either. Adds that to the plan for the layers, heads and queries of
- * its last rule; nothing where there are none. */
+/* How many tokens that a family writes around a picture ("<img>", "</img>") stand right before and right behind it. */
+typedef struct sl_frame {
+  int n_before, n_after; /* 0 or 1 */
+} sl_frame;
+sl_frame sl_layout_frame(const sl_layout *layout);
+
+/* Those serve the picture and, behind it, have read it: from whom the picture's own keys are hidden, they are hidden
+ * too. Adds that to the plan for the layers, heads and queries of its last rule; nothing where there are none. Where
+ * another picture's keys stand in, it is not needed: the mark before has seen no picture, and the one behind is
+ * computed again under the plan. */
 sl_status sl_plan_hide_frame(sl_plan *plan, const sl_layout *layout);
 
 /* First position after the image. */

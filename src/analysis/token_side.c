@@ -3,8 +3,8 @@
  *   text side:  component = query position after the image (or class of positions, or position x layer band); ablated =
  *               that query sees the baseline at all image positions
  *   image side: component = image position (or block of patches); ablated = its key and value are the baseline's for
- *               all queries after the image, in all heads or inside chosen ones; with the last component go the marks
- *               that stand around the picture, which by themselves say nothing of it
+ *               all queries after the image, in all heads or inside chosen ones; the marks that some families write
+ *               around a picture stay: they know of it only what the plan lets them see
  *
  * Source: Kim et al., Interpreting Attention Heads for Image-to-Text Information Flow in LVLMs (HA), arXiv 2509.17588,
  * section 5; classes, bands and blocks are sightline's. */
@@ -140,26 +140,18 @@ static sl_status add_all_heads(const sl_side *s, const sl_set *keys, int source,
   return sl_set_copy(&rule->keys, keys);
 }
 
-/* Rules for these keys; `whole` says that they are all of the picture's. */
-static sl_status add_key_rules(const sl_side *s, const sl_set *keys, bool whole, int source, sl_plan *plan) {
-  if (!s->heads) {
-    SL_TRY(add_all_heads(s, keys, source, plan));
-    return whole ? sl_plan_hide_frame(plan, s->layout) : SL_OK;
-  }
-  for (int l = 0; l < s->n_layer; l++) {
-    if (!memchr(s->heads + (size_t)l * (size_t)s->n_head, true, (size_t)s->n_head)) continue;
-    SL_TRY(add_chosen_heads(s, keys, l, source, plan));
-    if (whole) SL_TRY(sl_plan_hide_frame(plan, s->layout));
-  }
+static sl_status add_key_rules(const sl_side *s, const sl_set *keys, int source, sl_plan *plan) {
+  if (!s->heads) return add_all_heads(s, keys, source, plan);
+  for (int l = 0; l < s->n_layer; l++)
+    if (memchr(s->heads + (size_t)l * (size_t)s->n_head, true, (size_t)s->n_head))
+      SL_TRY(add_chosen_heads(s, keys, l, source, plan));
   return SL_OK;
 }
 
 static sl_status add_image_rules(const sl_side *s, const uint8_t *mask, int source, sl_plan *plan) {
-  const bool whole = !memchr(mask, 1, (size_t)sl_side_count(s));
   sl_set keys = {0};
   sl_status status = ablated_positions(&keys, s, mask, 0);
-  if (status == SL_OK && sl_set_any(&keys, s->first + s->n_position))
-    status = add_key_rules(s, &keys, whole, source, plan);
+  if (status == SL_OK && sl_set_any(&keys, s->first + s->n_position)) status = add_key_rules(s, &keys, source, plan);
   sl_set_dispose(&keys);
   return status;
 }
@@ -175,7 +167,7 @@ static sl_status add_text_rules(const sl_side *s, const uint8_t *mask, int sourc
     SL_TRY(sl_set_add(&rule->layers, s->band_layer[b], s->band_layer[b + 1] - s->band_layer[b]));
     SL_TRY(sl_set_add(&rule->keys, s->first_image, s->n_image));
     SL_TRY(ablated_positions(&rule->queries, s, mask, b));
-    SL_TRY(sl_plan_hide_frame(plan, s->layout));
+    if (source == SL_SOURCE_HIDDEN) SL_TRY(sl_plan_hide_frame(plan, s->layout));
   }
   return SL_OK;
 }

@@ -145,16 +145,12 @@ static void work_dispose(work *w) {
 
 static sl_status measure_curves(work *w) {
   const int n = w->attribution.n_component;
-  const double least = sl_context_real(w->of->context, "min-effect");
   SL_TRY(sl_rank_components(w->orders, w->score, n, w->sign));
   for (int k = 0; k < SL_CURVE_CHANCE; k++)
     sl_rank_random(w->orders + (k + 1) * n, n, w->request.seed, w->request.stream + CHANCE_OFFSET + (uint64_t)k);
   if (w->attribution.end == SL_GROWTH_INTERRUPTED) return SL_OK;
-  if (fabs(w->all - w->none) < least)
-    return say(w, "curves_skipped",
-               json_sprintf("|t(all) - t(none)| is %.4g, below --min-effect %g: the picture changes too little for "
-                            "shares of it to mean anything",
-                            fabs(w->all - w->none), least));
+  json_t *refused = sl_curves_refused(w->all, w->none, sl_context_real(w->of->context, "min-effect"));
+  if (refused) return say(w, "curves_skipped", refused);
   const sl_status status =
       sl_curves_run(&w->curves, &w->request.evaluate, n, w->orders, N_RANKING, N_CHANCE, w->all, w->none);
   w->has_curves = status == SL_OK;
@@ -428,8 +424,23 @@ static sl_status tokens_run(sl_analysis_context *c) {
   return status;
 }
 
+/* An option that was given and says nothing. */
+static sl_status check_unused(const sl_analysis_context *c) {
+  static const struct {
+    const char *option, *side;
+  } of_sides[] = {{"block", "image"}, {"top-heads", "image"}, {"text-by", "text"}, {"bands", "text"}};
+  for (size_t k = 0; k < sizeof of_sides / sizeof *of_sides; k++)
+    if (sl_context_given(c, of_sides[k].option) && !wants_side(c, of_sides[k].side))
+      SL_FAIL(SL_ERROR_ARGUMENT, "--%s is of the %s side, which --side %s leaves out", of_sides[k].option,
+              of_sides[k].side, sl_context_text(c, "side"));
+  if (sl_context_given(c, "bands") && text_component(c) != SL_TEXT_BAND)
+    SL_FAIL(SL_ERROR_ARGUMENT, "--bands goes with --text-by band, not %s", sl_context_text(c, "text-by"));
+  return SL_OK;
+}
+
 static sl_status tokens_check(const sl_analysis_context *c) {
   double branches;
+  SL_TRY(check_unused(c));
   SL_TRY(sl_ablation_check(c));
   if (sl_ablation_blind(c)) return SL_OK;
   return count_branches(c, &branches);

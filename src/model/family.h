@@ -148,6 +148,15 @@ typedef struct sl_prompt {
   const char *token;     /* only where the tokenizer has this token; NULL: any */
 } sl_prompt;
 
+/* The turn that LLaVA's folders with a LLaMA 3 decoder have in their chat templates; the tokenizer tells them. */
+#define SL_LLAMA3_HEADER(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
+#define SL_LLAMA3_PROMPT                                                                               \
+  {.when = "llama",                                                                                    \
+   .text = SL_LLAMA3_HEADER("user") "<image>\n{question}<|eot_id|>" SL_LLAMA3_HEADER("assistant"),     \
+   .user = SL_LLAMA3_HEADER("user"),                                                                   \
+   .assistant = SL_LLAMA3_HEADER("assistant"),                                                         \
+   .token = "<|start_header_id|>"}
+
 typedef struct sl_family {
   const char *name;                 /* "llava" */
   const char *title;                /* "LLaVA-1.5" */

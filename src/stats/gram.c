@@ -85,7 +85,12 @@ static sl_status build(sl_gram *g, const sl_regress_request *r) {
   SL_TRY(SL_ALLOC(g->mean, (size_t)r->p, "column means"));
   SL_TRY(SL_ALLOC(g->cross, (size_t)r->p, "column products"));
   for (int j = 0; j < r->p; j++) g->mean[j] = (double)g->count[(size_t)j * (size_t)r->p + (size_t)j] / r->n;
-  for (int i = 0; i < r->n; i++) g->mean_target += r->target[i] / r->n;
+  bool constant = true; /* then the mean is that number itself: rounding is nothing to explain */
+  for (int i = 0; i < r->n; i++) {
+    g->mean_target += r->target[i] / r->n;
+    constant = constant && r->target[i] == r->target[0];
+  }
+  if (constant) g->mean_target = r->target[0];
   for (int i = 0; i < r->n; i++) { /* sum (t - mean) is 0: the column's own mean drops out */
     const uint8_t *row = r->masks + (size_t)i * (size_t)r->p;
     const double t = r->target[i] - g->mean_target;

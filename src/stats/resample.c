@@ -43,7 +43,7 @@ sl_status sl_bootstrap(sl_interval *out, int n, sl_statistic statistic, void *us
     const double value = statistic(user, index, n);
     if (!isnan(value)) values[n_kept++] = value;
   }
-  if (n_kept > 0) {
+  if (2 * n_kept >= n_boot) { /* fewer: those that are left are not like the sample */
     qsort(values, (size_t)n_kept, sizeof *values, ascending);
     out->low = sl_quantile(values, n_kept, (1 - level) / 2);
     out->high = sl_quantile(values, n_kept, (1 + level) / 2);
@@ -89,6 +89,7 @@ void sl_shuffle(int *order, int n, uint64_t seed, uint64_t stream) {
 }
 
 double sl_partial_correlation(const double *x, const double *y, const double *z, int n) {
+  if (n < 4) return NAN; /* three points lie on a plane */
   const double xy = sl_pearson(x, y, n), xz = sl_pearson(x, z, n), yz = sl_pearson(y, z, n);
   const double left = (1 - xz * xz) * (1 - yz * yz);
   /* Below this, z explains one of them up to rounding and nothing is left to correlate. */

@@ -15,7 +15,7 @@ typedef double (*sl_statistic)(void *user, const int *index, int n);
 
 /* Percentile bootstrap of a statistic over n examples drawn with replacement: `level` 0.95 = from the 2.5 % to the
  * 97.5 % quantile (linear between order statistics) of n_boot >= 1 replicates. Replicates that are NaN are left out;
- * when all are, or n < 2, low and high are NaN. */
+ * when more than half are, or n < 2, low and high are NaN. */
 sl_status sl_bootstrap(sl_interval *out, int n, sl_statistic statistic, void *user, double level, int n_boot,
                        uint64_t seed);
 
@@ -28,7 +28,7 @@ sl_status sl_bootstrap_columns(double *means, const double *x, const int *unit, 
 /* order[n] becomes the permutation of 0..n-1 that replicate `stream` draws (Fisher and Yates). */
 void sl_shuffle(int *order, int n, uint64_t seed, uint64_t stream);
 
-/* Pearson's correlation of x and y given z, in [-1, 1]; NaN where undefined. */
+/* Pearson's correlation of x and y given z, in [-1, 1]; NaN where undefined, as for n < 4, which has no freedom left. */
 double sl_partial_correlation(const double *x, const double *y, const double *z, int n);
 
 /* a'b / (|a| |b|); NaN when one is 0. */

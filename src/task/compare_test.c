@@ -74,11 +74,21 @@ static double mean_difference(void *user, const int *index, int n) {
   return s.n[0] && s.n[1] ? s.sum[0] / s.n[0] - s.sum[1] / s.n[1] : NAN;
 }
 
+/* Whether draw a is the first of its run. */
+static bool is_first(const int *index, int a) {
+  for (int b = 0; b < a; b++)
+    if (index[b] == index[a]) return false;
+  return true;
+}
+
+#define LEAST_PAIRS 4 /* different ones: three have a partial correlation of 1 or -1 whatever they are */
+
 /* Correlation of head likeness with class or visual likeness over pairs, the other one held fixed. */
 static double partial(void *user, const int *index, int n) {
   const test *t = user;
-  int n_pair = 0;
+  int n_pair = 0, n_different = 0;
   for (int a = 0; a < n; a++) {
+    const bool first = is_first(index, a);
     for (int b = 0; b < a; b++) {
       const int i = index[a], j = index[b];
       const size_t pair = (size_t)i * (size_t)t->n + (size_t)j;
@@ -87,8 +97,10 @@ static double partial(void *user, const int *index, int n) {
       t->x[n_pair] = t->like[pair];
       t->same[n_pair] = t->class[i] == t->class[j];
       t->z[n_pair++] = visual;
+      n_different += first && is_first(index, b);
     }
   }
+  if (n_different < LEAST_PAIRS) return NAN;
   return sl_partial_correlation(t->x, t->of_class ? t->same : t->z, t->of_class ? t->z : t->same, n_pair);
 }
 

@@ -24,8 +24,11 @@ static const sl_config_field fields[] = {
 };
 
 static const sl_prompt prompts[] = {
+    SL_LLAMA3_PROMPT,
     {NULL, "USER: <image>\n{question} ASSISTANT:", "USER:", "ASSISTANT:", NULL, NULL},
 };
+
+static const char *const stops[] = {"<|eot_id|>", NULL};
 
 static sl_status settle(sl_config *c, const char *name) {
   if (strcmp(c->feature_strategy, "default") != 0 && strcmp(c->feature_strategy, "full") != 0)
@@ -110,6 +113,7 @@ const sl_family sl_family_llava = {
     .n_rename = SL_N_LLAVA_RENAME,
     .ignored = sl_llava_ignored,
     .prompts = prompts,
+    .stops = stops,
     .image_token = "<image>",
     .image_text = "<image>",
     .settle = settle,

@@ -39,6 +39,7 @@ static const sl_prompt prompts[] = {
      .text = CHATML("You are a helpful assistant.", "\n"),
      .user = "<|im_start|>user\n",
      .assistant = "<|im_start|>assistant\n"},
+    SL_LLAMA3_PROMPT,
     {.when = "llama", /* the 34B */
      .text = CHATML("Answer the questions.", ""),
      .user = "<|im_start|>user\n",
@@ -47,7 +48,7 @@ static const sl_prompt prompts[] = {
     {.text = VICUNA_SYSTEM "USER: <image>\n{question} ASSISTANT:", .user = "USER:", .assistant = "ASSISTANT:"},
 };
 
-static const char *const stops[] = {"<|im_end|>", NULL};
+static const char *const stops[] = {"<|im_end|>", "<|eot_id|>", NULL};
 
 static sl_status settle(sl_config *c, const char *name) {
   if (strcmp(c->feature_strategy, "default") != 0)
