@@ -64,11 +64,26 @@ static bool make_request(const cli_args *args, sl_eval_request *r, char *out, si
   return true;
 }
 
+/* Options of a model, where none is opened. */
+static bool check_unused(const cli_args *args) {
+  static const struct {
+    int option;
+    const char *name;
+  } of_model[] = {{OPT_MODEL, "model"},   {OPT_VISION_MODEL, "vision-model"}, {OPT_DTYPE, "dtype"},
+                  {OPT_DEVICE, "device"}, {OPT_BATCH_SIZE, "batch-size"},     {OPT_BENCH_TOKENS, "max-tokens"}};
+  for (size_t i = 0; args->value[OPT_PREDICTIONS] && i < sizeof of_model / sizeof *of_model; i++) {
+    if (!args->value[of_model[i].option]) continue;
+    cli_error("--%s is for a model that answers; with --predictions none is opened", of_model[i].name);
+    return false;
+  }
+  return true;
+}
+
 static int run(const cli_args *args) {
   sl_eval_request request;
   sl_model *model = NULL;
   char out[64], *summary = NULL;
-  if (!make_request(args, &request, out, sizeof out)) return EXIT_USAGE;
+  if (!check_unused(args) || !make_request(args, &request, out, sizeof out)) return EXIT_USAGE;
   const sl_status checked = sl_eval_check(&request);
   if (checked != SL_OK) return checked == SL_ERROR_ARGUMENT ? (cli_fail(checked), EXIT_USAGE) : cli_fail(checked);
   const int code = request.predictions ? EXIT_DONE : cli_open_model(&model, args);

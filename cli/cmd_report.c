@@ -1,8 +1,20 @@
 /* sightline report */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli.h"
+
+/* A file's name as JSON text: a name is bytes, JSON is UTF-8; where it is none, "?" stands for what is not ASCII. */
+static json_t *name_of(const char *dir, const char *slash) {
+  json_t *name = json_sprintf("%s%sreport.html", dir, slash);
+  char *copy = name ? NULL : strdup(dir);
+  for (char *c = copy; c && *c; c++)
+    if ((unsigned char)*c >= 0x80) *c = '?';
+  if (copy) name = json_sprintf("%s%sreport.html", copy, slash);
+  free(copy);
+  return name;
+}
 
 static int run(const cli_args *args) {
   json_t *written = json_array();
@@ -20,8 +32,9 @@ static int run(const cli_args *args) {
     const char *dir = args->rest[i];
     code = cli_fail(sl_report_build(dir));
     if (code != EXIT_DONE) break;
-    json_array_append_new(written, json_sprintf("%s%sreport.html", dir, dir[strlen(dir) - 1] == '/' ? "" : "/"));
-    if (!args->value[OPT_JSON]) printf("%s\n", json_string_value(json_array_get(written, (size_t)i)));
+    const char *slash = dir[strlen(dir) - 1] == '/' ? "" : "/";
+    json_array_append_new(written, name_of(dir, slash));
+    if (!args->value[OPT_JSON]) printf("%s%sreport.html\n", dir, slash);
   }
   if (code == EXIT_DONE && args->value[OPT_JSON]) {
     json_t *out = json_pack("{s:O}", "reports", written);

@@ -23,7 +23,7 @@ static void on_signal(int number) {
   sl_cancel_request(cancel);
 }
 
-/* The first signal asks the work to stop and keep what is complete; the second one ends the process. */
+/* The first signal asks the work to stop and keep what is complete; the same one again ends the process. */
 sl_status cli_catch_signals(void) {
   const sl_status status = sl_cancel_new(&cancel);
   if (status != SL_OK) return status;

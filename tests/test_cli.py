@@ -378,6 +378,10 @@ class Runs(Cli):
         self.assertTrue(os.path.exists(self.path("sightline-flow-a", "report.html")))
         self.assertEqual(json.loads(self.run_it("report", "--json", "sightline-flow-a").stdout)["reports"], ["sightline-flow-a/report.html"])
         self.fails(self.run_it("report", "nowhere"), 1, "nowhere")
+        name = b"caf\xe9"  # a folder's name is bytes, JSON is UTF-8
+        os.rename(os.fsencode(self.path("sightline-flow-a")), os.fsencode(self.dir) + b"/" + name)
+        self.assertEqual(self.run_it("report", name).stdout, name + b"/report.html\n")
+        self.assertEqual(json.loads(self.run_it("report", "--json", name).stdout)["reports"], ["caf?/report.html"])
 
 
 class Plans(Cli):

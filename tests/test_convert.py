@@ -4,6 +4,7 @@
 """
 import hashlib
 import json
+import math
 import os
 import shutil
 import struct
@@ -143,6 +144,37 @@ class Plain(Convert):
         write_safetensors(self.path("large", "model.safetensors"), values)
         self.fails(["--model", "large", "--out", "o", "--dtype", "f16"], 1, 'tensor "large": element 1 is 70000, which F16 cannot hold')
         self.works("--model", "large", "--dtype", "bf16")
+
+    def test_beyond_f32(self):
+        """No number becomes infinite, whichever step it would overflow in; what is infinite stays so."""
+        os.mkdir(self.path("wide"))
+        os.mkdir(self.path("base"))
+        write_safetensors(self.path("wide", "model.safetensors"), {"w": ("F64", [3], struct.pack("<3d", 1e39, 1, -math.inf))})
+        for dtype in ("f32", "f16", "bf16"):
+            self.fails(["--model", "wide", "--out", "o", "--dtype", dtype], 1, 'tensor "w": element 0 is 1e+39, which F32 cannot hold')
+        self.works("--model", "wide")  # as it is
+        for name, value in (("wide", 3e38), ("base", 2e38)):
+            write_safetensors(self.path(name, "model.safetensors"), {"w": ("F32", [2], struct.pack("<2f", 1, value))})
+        self.fails(["--model", "wide", "--delta-base", "base", "--out", "o"], 1, "element 1 is 5e+38, which F32 cannot hold")
+        self.fails(["--model", "wide", "--out", "o", "--dtype", "f16"], 1, "element 1 is 3e+38, which F16 cannot hold")
+
+    def test_type_of_f64(self):
+        model = self.kinds()
+        with open(os.path.join(model, "config.json"), "w") as f:
+            f.write('{"torch_dtype": "float64"}')
+        self.works("--model", model, "--dtype", "f32")
+        self.assertEqual(read_json(self.path("out", "config.json")), {"torch_dtype": "float32"})
+
+    def test_names_that_are_no_text(self):
+        """Names of files are bytes: one that is not UTF-8 is told as well as JSON can."""
+        model = self.kinds()
+        with open(os.fsencode(model) + b"/caf\xe9.png", "w"):
+            pass
+        r = self.run_it("--model", model, "--out", b"o\xe9", "--json")
+        self.assertEqual(r.returncode, 0, r.stderr.decode())
+        summary = json.loads(r.stdout)
+        self.assertEqual(len(summary["left"]), 3)
+        self.assertTrue(os.path.exists(os.fsencode(self.dir) + b"/o\xe9/model.safetensors"))
 
     def test_what_is_no_small_file_stays(self):
         model = self.kinds()

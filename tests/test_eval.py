@@ -180,6 +180,12 @@ class Eval(unittest.TestCase):
         self.assertIn('line 1: no example has the id "none of these"', error)
         self.assertEqual(os.listdir(self.dir), ["other.jsonl"])
 
+    def test_options_of_a_model_without_one(self):
+        for option in ("--model", "--vision-model", "--dtype", "--device", "--batch-size", "--max-tokens"):
+            error = self.eval("pope", os.path.join(GOLDEN, "pope"), "--predictions", os.path.join(GOLDEN, "pope", "answers.jsonl"), option, "1",
+                              code=2)
+            self.assertIn(f"{option} is for a model", error)
+
     def test_resume(self):
         """Interrupted, then killed, then resumed: the files of an uninterrupted run."""
         args = ("--limit", "12", "--cliff", "--max-tokens", "2")

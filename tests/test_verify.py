@@ -148,6 +148,16 @@ class Verify(unittest.TestCase):
             first = self.summary(1, reference=self.damaged)["first"]
             self.assertEqual((first["name"], first["error"]), (site, None))
 
+    def test_what_is_infinite_is_a_difference(self):
+        """A reference that overflowed: its largest value must not make every error a share of nothing."""
+        for array, site in (("c0/cam", "^cam of layer"), ("c1/logits", "^logits$"), ("c0/ablation", "^logits without one head$")):
+            file = File(REFERENCE)
+            file.change(array, 5, lambda v: math.inf)
+            file.write(self.damaged)
+            first = self.summary(1, reference=self.damaged)["first"]
+            self.assertRegex(first["name"], site)
+            self.assertIsNone(first["error"])
+
     def test_small_rows_are_seen(self):
         """Rows count each by itself: one that is far smaller than the largest is still compared."""
         file = File(REFERENCE)

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "analysis/token_json.h"
 #include "base/text.h"
 #include "store/folder.h"
 #include "task/convert_internal.h"
@@ -30,8 +31,8 @@ sl_status sl_conversion_tell(json_t *object, const char *key, json_t *value) {
 
 sl_status sl_conversion_list(sl_conversion *c, const char *key, const char *text) {
   if (!json_object_get(c->summary, key)) SL_TRY(sl_conversion_tell(c->summary, key, json_array()));
-  if (json_array_append_new(json_object_get(c->summary, key), json_string(text)) == 0) return SL_OK;
-  SL_FAIL(SL_ERROR_ARGUMENT, "%s: cannot be told in JSON (not UTF-8?)", text);
+  if (json_array_append_new(json_object_get(c->summary, key), sl_json_text(text, strlen(text))) == 0) return SL_OK;
+  SL_FAIL(SL_ERROR_MEMORY, "no memory for \"%s\" of the conversion", key);
 }
 
 /* ---- weights ---- */
@@ -166,7 +167,7 @@ static sl_status convert(sl_conversion *c) {
   SL_TRY(check_folder(c->request->model_dir));
   SL_TRY(sl_safetensors_open(&c->model, c->request->model_dir));
   if (c->request->delta_base) SL_TRY(sl_safetensors_open(&c->base, c->request->delta_base));
-  SL_TRY(sl_conversion_tell(c->summary, "out", json_string(c->request->out_dir)));
+  SL_TRY(sl_conversion_tell(c->summary, "out", sl_json_text(c->request->out_dir, strlen(c->request->out_dir))));
   SL_TRY(sl_conversion_plan(c));
   SL_TRY(tell_sizes(c));
   return build_folder(c);

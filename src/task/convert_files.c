@@ -32,11 +32,13 @@ static bool is_converted(const sl_conversion *c, const char *path) {
 
 /* ---- the element type in config.json ---- */
 
-static const char *const type_names[][2] = {{"f32", "float32"}, {"f16", "float16"}, {"bf16", "bfloat16"}};
+static const char *const type_names[][2] = {{"f32", "float32"}, {"f16", "float16"}, {"bf16", "bfloat16"},
+                                             {"f64", "float64"}}; /* found, never asked for */
+#define N_TYPE (sizeof type_names / sizeof *type_names)
 
 /* transformers' name of the type; NULL when the types stay. */
 static const char *new_type(const sl_conversion *c) {
-  for (size_t i = 0; i < 3 && c->request->dtype; i++)
+  for (size_t i = 0; i < N_TYPE && c->request->dtype; i++)
     if (strcmp(c->request->dtype, type_names[i][0]) == 0) return type_names[i][1];
   return NULL;
 }
@@ -62,7 +64,7 @@ static sl_status replace_types(const char *text, const char *type, sl_text *out)
   const char *done = text;
   for (const char *at = text; *at; at++) {
     const char *value = *at == '"' && (at == text || at[-1] != '\\') ? type_value(at) : NULL;
-    for (size_t i = 0; i < 3 && value; i++) {
+    for (size_t i = 0; i < N_TYPE && value; i++) {
       const size_t n = strlen(type_names[i][1]);
       if (strncmp(value, type_names[i][1], n) != 0 || value[n] != '"') continue;
       SL_TRY(sl_text_append(out, done, (size_t)(value - done)));

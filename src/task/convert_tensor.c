@@ -110,16 +110,44 @@ static void to_f32(float *out, const sl_tensor *tensor, int64_t first, int64_t c
   }
 }
 
-/* The first finite value that a 2-byte type would make infinite, or -1. */
-static int64_t from_f32(void *out, sl_dtype dtype, const float *values, int64_t count) {
-  const uint16_t exponent = dtype == SL_F16 ? 0x7C00 : 0x7F80;
+static void from_f32(void *out, sl_dtype dtype, const float *values, int64_t count) {
   uint16_t *halves = out;
-  int64_t bad = -1;
+  if (dtype == SL_F32) memcpy(out, values, (size_t)count * sizeof *values);
   for (int64_t i = 0; i < count; i++) {
-    halves[i] = dtype == SL_F16 ? sl_f32_to_f16(values[i]) : sl_f32_to_bf16(values[i]);
-    if ((halves[i] & exponent) == exponent && isfinite(values[i]) && bad < 0) bad = i;
+    if (dtype == SL_F64) ((double *)out)[i] = values[i];
+    if (dtype == SL_F16) halves[i] = sl_f32_to_f16(values[i]);
+    if (dtype == SL_BF16) halves[i] = sl_f32_to_bf16(values[i]);
   }
-  return bad;
+}
+
+static bool is_finite(const void *out, sl_dtype dtype, int64_t i) {
+  const uint16_t exponent = dtype == SL_F16 ? 0x7C00 : 0x7F80;
+  if (dtype == SL_F32) return isfinite(((const float *)out)[i]);
+  if (dtype == SL_F64) return isfinite(((const double *)out)[i]);
+  return (((const uint16_t *)out)[i] & exponent) != exponent;
+}
+
+static double element_value(const sl_tensor *tensor, int64_t index) {
+  double value;
+  float single;
+  if (tensor->dtype == SL_F64) return memcpy(&value, element(tensor, index), sizeof value), value;
+  to_f32(&single, tensor, index, 1);
+  return (double)single;
+}
+
+/* What is infinite now was so before. */
+static sl_status check_range(const sl_conversion *c, const sl_tensor *tensor, const sl_ingredients *of, int64_t first,
+                             int64_t count, const float *values, const void *out) {
+  for (int64_t i = 0; i < count; i++) {
+    if (is_finite(out, tensor->dtype, i)) continue;
+    const bool summed = of->base && first + i < sl_tensor_count(of->base);
+    const double value = element_value(of->model, first + i) + (summed ? element_value(of->base, first + i) : 0);
+    if (isfinite(value))
+      SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: tensor \"%.200s\": element %lld is %g, which %s cannot hold",
+              sl_safetensors_file_of(c->model, of->model), tensor->name, (long long)(first + i), value,
+              sl_dtype_name(isfinite(values[i]) ? tensor->dtype : SL_F32));
+  }
+  return SL_OK;
 }
 
 static sl_status make_block(sl_conversion *c, const sl_tensor *tensor, const sl_ingredients *of, int64_t first,
@@ -133,18 +161,8 @@ static sl_status make_block(sl_conversion *c, const sl_tensor *tensor, const sl_
     to_f32(summands, of->base, first, n_common);
     for (int64_t i = 0; i < n_common; i++) values[i] += summands[i];
   }
-  switch (tensor->dtype) {
-    case SL_F32: memcpy(out, values, (size_t)count * sizeof *values); return SL_OK;
-    case SL_F64:
-      for (int64_t i = 0; i < count; i++) ((double *)out)[i] = values[i];
-      return SL_OK;
-    default: break; /* f16 and bf16: the plan makes no others */
-  }
-  const int64_t bad = from_f32(out, tensor->dtype, values, count);
-  if (bad < 0) return SL_OK;
-  SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: tensor \"%.200s\": element %lld is %g, which %s cannot hold",
-          sl_safetensors_file_of(c->model, of->model), tensor->name, (long long)(first + bad), (double)values[bad],
-          sl_dtype_name(tensor->dtype));
+  from_f32(out, tensor->dtype, values, count); /* the plan makes none but real types */
+  return check_range(c, tensor, of, first, count, values, out);
 }
 
 /* Pages that were used are given back, so that the file does not fill the memory. */

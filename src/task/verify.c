@@ -71,15 +71,16 @@ static double row_error(const float *got, const float *want, int64_t n, double s
   double most = 0, largest = smallest;
   for (int64_t i = 0; i < n; i++) {
     most = further(most, got[i], want[i]);
-    if (fabs((double)want[i]) > largest) largest = fabs((double)want[i]);
+    if (isfinite(want[i])) largest = fmax(largest, fabs((double)want[i]));
   }
-  return most == 0 ? 0 : most / largest;
+  return most == 0 || isinf(most) ? most : most / largest;
 }
 
 /* The largest error of n_row rows of n values. */
 static double rows_error(const float *got, const float *want, int64_t n_row, int64_t n) {
   double largest = 0, most = 0;
-  for (int64_t i = 0; i < n_row * n; i++) largest = fmax(largest, fabs((double)want[i]));
+  for (int64_t i = 0; i < n_row * n; i++)
+    if (isfinite(want[i])) largest = fmax(largest, fabs((double)want[i]));
   for (int64_t r = 0; r < n_row; r++) most = fmax(most, row_error(got + r * n, want + r * n, n, SMALL_ROW * largest));
   return most;
 }
@@ -172,7 +173,8 @@ static sl_status check_pixels(trial *t, bool *usable) {
   const double error = largest > 0 ? most / largest : most;
   const bool equal = error <= PIXEL_TOLERANCE;
   if (!equal && stride == 1) memcpy(t->views.pixels, want, (size_t)count * sizeof *want);
-  snprintf(note, sizeof note, "made by %s%s", json_string_value(json_object_get(r->facts, "image_processor")),
+  const char *maker = json_string_value(json_object_get(r->facts, "image_processor"));
+  snprintf(note, sizeof note, "made by %s%s", maker ? maker : "an image processor that is not named",
            stride == 1 ? "; what follows is compared on its pixels" : "");
   return add_check(t, "pixels", error, PIXEL_TOLERANCE, equal, equal ? NULL : note);
 }
@@ -474,7 +476,7 @@ static sl_status summarise(const verification *v, char **summary) {
   const json_t *facts = v->reference.facts;
   json_t *compute = NULL;
   SL_TRY(sl_model_compute_to_json(v->model, &compute));
-  json_t *reference = json_pack("{s:s}", "path", v->reference.path);
+  json_t *reference = json_pack("{s:o}", "path", sl_json_text(v->reference.path, strlen(v->reference.path)));
   static const char *const told[] = {"transformers", "torch", "dtype", "family", "image_processor"};
   for (size_t i = 0; reference && i < sizeof told / sizeof *told; i++)
     if (json_object_get(facts, told[i])) json_object_set(reference, told[i], json_object_get(facts, told[i]));
