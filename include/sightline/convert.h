@@ -29,7 +29,8 @@ typedef struct sl_convert_request {
 /* Writes model.safetensors, or shards and model.safetensors.index.json, and copies configuration, tokenizer and licence
  * files (.json, .model, .txt, .jinja, .tiktoken, .py, .md, LICENSE*, COPYING*, NOTICE*; at most 64 MB each); where
  * `dtype` is given, "torch_dtype" and "dtype" in config.json follow it. The folder appears whole or not at all. Memory
- * does not grow with the model: tensors are made and written piece by piece.
+ * does not grow with the model: tensors are made and written piece by piece (those that a .bin file holds transposed
+ * are copied when it is opened).
  *
  * With a delta, tensor by tensor of the model folder:
  *   out = round(f32(delta) + f32(base))       to `dtype`, or to the delta's own type, to nearest even
