@@ -8,6 +8,7 @@ skipped, and said so.
 import argparse
 import base64
 import os
+import re
 import pathlib
 import shlex
 import sys
@@ -86,6 +87,26 @@ def check_structure(check):
                    ".every(e => !/^(undefined|null)$|\\bNaN\\b|\\[object /.test(e.textContent.trim()))"), "no NaN, undefined or null in words and numbers")
     check.that(run("!document.querySelector('main').innerText.includes('[object ')"), "no object where a text should be")
     check.that(run("document.querySelectorAll('.findings li').length <= 9"), "at most one finding for each measurement")
+
+
+def check_numbers(check):
+    """How numbers are written: what is not all is never 100 %, and every minus is one."""
+    for value, text in ((0, "0"), (1, "100"), (0.9998, "99.9"), (0.996, "99.6"), (0.994, "99"), (1.222, "122"), (-0.9981, "−99.8"), (0.0123, "1.2"),
+                        (1e-6, "< 0.01")):
+        check.that(check.chrome.run("sl.percent(%r)" % value) == text + "\u202f%", "%g in percent" % value)
+    check.that(check.chrome.run("[sl.number(-3.1e-4), sl.number(12345), sl.percentTick(1e-5)].join(' ')") == "−3.1e−4 12300 0.001\u202f%", "signs and ticks")
+    check.that(check.chrome.run("sl.wrapped('one two three four', 8).join('|')") == "one two|three|four", "long lines of a saved figure are broken")
+
+
+def check_strong_maps(check):
+    """What is said of maps is said of layers whose map is more than next to nothing."""
+    run = check.chrome.run
+    if not run("Boolean(sl.tensor('cam.mass') && sl.tensor('cam.flow_correlation'))"):
+        return print("skipped: no CAM beside flow in this report")
+    strong = run("(() => { const m = sl.tensor('cam.mass').values, top = d3.max(d3.range(sl.facts.nLayer).filter(sl.facts.isDefined), i => m[i]);"
+                 "return Array.from(m, value => value >= sl.facts.cliffMass * top); })()")
+    told = run("[...document.querySelectorAll('.findings li')].map(one => one.textContent).filter(text => text.startsWith('Attention and CAM'))")
+    check.that(len(told) <= 1 and all(strong[int(layer)] for text in told for layer in re.findall(r"layer (\d+)", text)), "agreement is told of strong maps")
 
 
 def check_command(check):
@@ -238,8 +259,11 @@ def check_files(check):
     check.that(got[0] == len(got[1]), "every download button saves a file (%d of %d)" % (len(got[1]), got[0]))
     check.that(all(size > 200 for _, size in got[1]), "no saved file is empty")
     if check.has(".figure svg"):
-        check.that(check.chrome.run("[...document.querySelectorAll('.figure svg')].every(s => { const t = sl.svgText(s); return !t.includes('var(') &&"
-                                    "new DOMParser().parseFromString(t, 'image/svg+xml').querySelector('parsererror') === null; })"), "saved SVGs stand alone")
+        check.that(check.chrome.run("""[...document.querySelectorAll('.figure')].filter(f => f.querySelector('.body svg')).every(f => {
+          const t = sl.svgText(f.querySelector('.body svg'), sl.surroundings(f)).text, drawn = new DOMParser().parseFromString(t, 'image/svg+xml');
+          return !t.includes('var(') && drawn.querySelector('parsererror') === null && drawn.querySelector('text').textContent === f.querySelector('h3').textContent
+            && [...f.querySelectorAll('.key > span')].every(one => drawn.documentElement.textContent.includes(one.textContent.trim())); })"""),
+                   "saved SVGs stand alone, with title and legend")
     opened = check.chrome.run("(async () => { const all = [...document.querySelectorAll('details')]; all.forEach(d => { d.open = true; });"
                               "await new Promise(done => setTimeout(done, 200)); const good = all.every(d => d.querySelector('td, pre') !== null);"
                               "all.forEach(d => { d.open = false; }); return good; })()")
@@ -274,7 +298,10 @@ def check_print(check):
     check.that(pdf.startswith(b"%PDF") and len(pdf) > 20000, "prints")
     check.chrome.call("Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     check.that(check.chrome.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)", "prints on white, also from dark")
-    check.that(check.chrome.run("[...document.querySelectorAll('.controls')].every(e => getComputedStyle(e).display === 'none')"), "controls are not printed")
+    check.that(check.chrome.run("[...document.querySelectorAll('.controls select, .controls input[type=range], .tools')].every(e => e.offsetParent === null)"),
+               "controls are not printed")
+    check.that(check.chrome.run("[...document.querySelectorAll('.controls .radios label')].every(e => (e.offsetParent !== null) === e.querySelector('input').checked)"),
+               "but what they chose is")
     check.chrome.call("Emulation.setEmulatedMedia", media="", features=[])
     if check.shots:
         pathlib.Path(check.shots, "print.pdf").write_bytes(pdf)
@@ -303,7 +330,7 @@ def main():
             check.shot(name)
             check_silence(check, name)
         check.open()
-        for step in (check_structure, check_command, check_baselines, check_frame, check_cam, check_flow, *causal.CHECKS, *views.CHECKS, *comparison.CHECKS, *study.CHECKS, *evaluation.CHECKS, check_keyboard, check_files, check_colours):
+        for step in (check_structure, check_numbers, check_strong_maps, check_command, check_baselines, check_frame, check_cam, check_flow, *causal.CHECKS, *views.CHECKS, *comparison.CHECKS, *study.CHECKS, *evaluation.CHECKS, check_keyboard, check_files, check_colours):
             step(check)
         check_silence(check, "after use")
         check_print(check)

@@ -76,11 +76,14 @@ const sl = (() => {
     if (!isNumber(value)) return dash;
     if (value === 0) return "0";
     const size = Math.abs(value);
-    return (size >= 1e5 || size < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(digits)))).replace("-", "−");
+    return (size >= 1e5 || size < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(digits)))).replace(/-/g, "−");
   }
+  // Two figures; more near and above 100 %, so that what is not all is never called 100 %.
+  const percentFigures = size => size >= 99.95 && size < 100 ? "99.9" : String(Number(size.toPrecision(size >= 99.5 ? 3 : 2)));
   const percent = value => !isNumber(value) ? dash
     : (value === 0 ? "0" : Math.abs(value) < 0.00005 ? (value > 0 ? "< 0.01" : "> −0.01")
-      : String(Number((value * 100).toPrecision(2))).replace("-", "−")) + "\u202f%";
+      : (value < 0 ? "−" : "") + percentFigures(Math.abs(value * 100))) + "\u202f%";
+  const percentTick = value => number(value * 100) + "\u202f%"; // on a logarithmic axis every tick is its own number
 
   const fixed = (value, digits) => isNumber(value) ? value.toFixed(digits).replace(/^-(?=0\.0*$)/, "").replace("-", "−") : dash;
 
@@ -91,26 +94,26 @@ const sl = (() => {
   const say = text => { document.getElementById("say").textContent = text; };
 
   const views = new Map();
-  return {data, run: data.run, tensor, state, on, set, el, number, percent, isNumber, visible, word, fixed, say, dash, bytesOf,
+  return {data, run: data.run, tensor, state, on, set, el, number, percent, percentTick, isNumber, visible, word, fixed, say, dash, bytesOf,
           views, view: (name, build) => views.set(name, build)};
 })();
 
 // Knockout edges in words.
 sl.edgeName = edge => {
-  const words = {question: "question", image: "image", role: "role marker", final: "final token", "role+final": "role marker, final token", generated: "answer so far"};
+  const words = {question: "question", image: "image", role: "role marker", final: "final token", "role+final": "role marker, final token", generated: "answer"};
   const text = `${words[edge.query] ?? edge.query ?? "?"} ← ${words[edge.key] ?? edge.key ?? "?"}`;
   return text[0].toUpperCase() + text.slice(1);
 };
 
 // Facts that several views need.
 sl.facts = (() => {
-  const run = sl.run, share = sl.tensor("flow.share"), heat = sl.tensor("cam.heat");
+  const {run, word} = sl, share = sl.tensor("flow.share"), heat = sl.tensor("cam.heat");
   const classes = [
-    {key: "system", name: "system prompt", short: "system"},
+    {key: "system", name: "before the image", short: "before"},
     {key: "image", name: "image", short: "image"},
     {key: "structure", name: "image structure", short: "structure"},
-    {key: "user", name: "question", short: "question"},
-    {key: "generated", name: "answer so far", short: "answer"},
+    {key: "user", name: "question and template", short: "question"},
+    {key: "generated", name: "answer", short: "answer"},
   ];
   const tokens = Array.isArray(run.tokens) ? run.tokens : [];
   const queries = Array.isArray(run.queries) ? run.queries : [];
@@ -140,6 +143,9 @@ sl.facts = (() => {
     // The query row whose attention is set beside CAM map i.
     queryOfMap: i => mapIsSum(i) ? 0 : Math.max(0, Math.min(nQuery - 1, mapIsSum(0) ? i - 1 : i)),
     mapName: i => mapIsSum(i) ? "whole answer (sum of its tokens)" : "“" + sl.word(maps[i]) + "”",
+    // What an analysis measured, in words, of all answer tokens or of the first alone: whole: of how many tokens the run says.
+    measured: (target, whole) => whole || tokens.filter(token => token.class === "generated").length < 2 ? `the answer’s ${target}`
+      : `the ${target} of “${word(text(tokens[(queries[0] ?? -2) + 1]))}”, the answer’s first token`,
     isDefined: il => !defined || defined.values[il] !== 0,
     attentionCliff: layerOf(flow.attention_cliff), camCliff: layerOf(cam.cliff),
     cliffShare: sl.isNumber(flow.cliff_share) ? flow.cliff_share : 0.02,

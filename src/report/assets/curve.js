@@ -14,6 +14,9 @@ sl.curve = (() => {
     {colour: "--ink-3", dash: "1 3.5", width: 1.7},
     {colour: "--ink-3", dash: "5 5", width: 1.3},
   ];
+  // Rankings of image tokens are up to six, and chance besides (styles[4]).
+  const rankStyles = [...styles.slice(0, 4), {colour: "--c-generated", dash: "14 3", width: 1.7, shape: "diamond"},
+    {colour: "--c-structure", dash: "4 2 1 2", width: 1.9, shape: "diamond", hollow: true}];
 
   // Ticks at whole numbers on a square-root axis, far enough apart to be read.
   function rootTicks(most, x) {
@@ -68,6 +71,8 @@ sl.curve = (() => {
     const look = `fill:var(${style.hollow ? "--surface" : style.colour});stroke:var(${style.colour});stroke-width:1.3`;
     if (style.shape === "square") attributes(chart.append("rect"), {x: x - size, y: y - size, width: size * 2, height: size * 2,
       style: look});
+    else if (style.shape === "diamond") attributes(chart.append("path"), {d: `M${x - size * 1.4} ${y}l${size * 1.4} ${-size * 1.4}l${size * 1.4} ${size * 1.4}l${-size * 1.4} ${size * 1.4}z`,
+      style: look});
     else if (style.shape) attributes(chart.append("circle"), {cx: x, cy: y, r: size, style: look});
   }
 
@@ -109,10 +114,11 @@ sl.curve = (() => {
           style: `fill:var(--ink);${paper}`});
       }
       const drawn = series.map(one => ({name: one.name, style: one.style,
+        path: d3.line().defined(i => sl.isNumber(one.values[i])).x(i => x(xs[i])).y(i => y(one.values[i]))(d3.range(xs.length)),
         points: Array.from(one.values, (value, i) => [x(xs[i]), y(value)]).filter((point, i) => sl.isNumber(one.values[i]))}));
       for (const one of series) drawBand(chart, one, xs, x, y);
       for (const one of [...drawn].reverse()) { // the first on top
-        attributes(chart.append("path"), {d: d3.line()(one.points) || "",
+        attributes(chart.append("path"), {d: one.path || "",
           style: `fill:none;stroke:var(${one.style.colour});stroke-width:${one.style.width};stroke-dasharray:${one.style.dash || "none"}`});
         let last = -100;
         for (const point of one.points) if (point[0] - last > 16) { drawPoint(chart, one.style, point[0], point[1]); last = point[0]; }
@@ -168,5 +174,5 @@ sl.curve = (() => {
     return holder;
   }
 
-  return {curves, scatter, styles, key};
+  return {curves, scatter, styles, rankStyles, key};
 })();

@@ -13,24 +13,81 @@ sl.save = (blob, name) => {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 };
 
-sl.svgText = svg => {
-  const copy = svg.cloneNode(true);
-  const width = Number(svg.getAttribute("width")), height = Number(svg.getAttribute("height"));
-  copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-  copy.setAttribute("font-family", "system-ui, sans-serif");
-  const paper = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-  for (const [key, value] of Object.entries({width, height, style: "fill:var(--surface)"})) paper.setAttribute(key, value);
-  copy.insertBefore(paper, copy.firstChild);
-  copy.querySelectorAll("[data-cursor]").forEach(cursor => cursor.remove());
-  return sl.resolveColours(new XMLSerializer().serializeToString(copy));
+// What stands around a figure's drawing on the page, for a file that has to speak for itself: title, captions, legend.
+sl.surroundings = figure => {
+  const words = selector => [...figure.querySelectorAll(selector)].map(one => one.textContent.trim()).filter(text => text);
+  const entries = [...figure.querySelectorAll(".key > span, .legend .entry")].map(entry => ({sample: entry.querySelector("svg"),
+    colour: entry.classList.contains("token") ? getComputedStyle(entry).backgroundColor : null, text: entry.textContent.trim()}));
+  const scale = [...figure.querySelectorAll(".legend")].filter(one => one.querySelector(".ramp")).map(one => [...one.children]
+    .map(part => part.textContent.trim()).filter(text => text)).filter(ends => ends.length > 1)
+    .map(ends => `dark ${ends[0]} to yellow ${ends[ends.length - 1]}`);
+  return {title: figure.querySelector(".head h3").textContent, lines: [...words(":scope > .caption, .body .caption"), ...scale], entries};
 };
 
-sl.svgToCanvas = async svg => {
+// An SVG of the drawing, title above, legend and captions below, wide enough for everything that the drawing holds.
+sl.svgText = (svg, {title, lines, entries}) => {
+  const box = svg.getBBox(), margin = 12, row = 18;
+  const left = Math.min(0, box.x), width = Math.max(Number(svg.getAttribute("width")), box.x + box.width) - left;
+  const top = Math.min(0, box.y), height = Math.max(Number(svg.getAttribute("height")), box.y + box.height) - top;
+  const outer = d3.select(document.createElementNS("http://www.w3.org/2000/svg", "svg"));
+  const paper = outer.append("rect"), text = (x, y, string, style = "fill:var(--ink-2)") => outer.append("text").attr("x", x).attr("y", y)
+    .attr("font-size", 12).attr("style", style).text(string);
+  text(margin, margin + 10, title, "fill:var(--ink);font-weight:600;font-size:14px");
+  const copy = svg.cloneNode(true);
+  copy.querySelectorAll("[data-cursor]").forEach(cursor => cursor.remove());
+  for (const [key, value] of Object.entries({x: margin + left, y: margin + row + 6 + top, overflow: "visible"})) copy.setAttribute(key, value);
+  outer.node().append(copy);
+  let x = margin, y = margin + row + 6 + height + row;
+  for (const entry of entries) {
+    const wide = 46 + entry.text.length * 7;
+    if (x > margin && x + wide > margin + width) { x = margin; y += row; }
+    if (entry.sample) {
+      const sample = entry.sample.cloneNode(true);
+      sample.setAttribute("x", x);
+      sample.setAttribute("y", y - 5 - Number(entry.sample.getAttribute("height")) / 2);
+      outer.node().append(sample);
+    } else if (entry.colour) outer.append("rect").attr("x", x).attr("y", y - 10).attr("width", 12).attr("height", 12).attr("style", `fill:${entry.colour}`);
+    text(x + (entry.sample ? Number(entry.sample.getAttribute("width")) + 5 : entry.colour ? 17 : 0), y, entry.text);
+    x += wide;
+  }
+  if (entries.length) y += row;
+  for (const line of lines) for (const part of sl.wrapped(line, width / 6.2)) { text(margin, y, part); y += row; }
+  const size = {width: width + 2 * margin, height: y - row + margin};
+  for (const [key, value] of Object.entries({...size, viewBox: `0 0 ${size.width} ${size.height}`, "font-family": "system-ui, sans-serif"})) outer.attr(key, value);
+  paper.attr("width", size.width).attr("height", size.height).attr("style", "fill:var(--surface)");
+  return {text: sl.resolveColours(new XMLSerializer().serializeToString(outer.node())), ...size};
+};
+
+// Words in lines of at most n characters.
+sl.wrapped = (text, n) => text.split(/\s+/).reduce((lines, word) => {
+  const last = lines.length - 1;
+  if (last >= 0 && lines[last].length + word.length < n) lines[last] += " " + word;
+  else lines.push(word);
+  return lines;
+}, []);
+
+sl.svgToCanvas = async drawn => {
   const image = new Image(), scale = 2;
-  image.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(sl.svgText(svg));
+  image.src = "data:image/svg+xml;charset=utf-8," + encodeURIComponent(drawn.text);
   await image.decode();
-  const canvas = sl.el("canvas", {width: Number(svg.getAttribute("width")) * scale, height: Number(svg.getAttribute("height")) * scale});
+  const canvas = sl.el("canvas", {width: drawn.width * scale, height: drawn.height * scale});
   canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+  return canvas;
+};
+
+// The same frame for a picture: title above, captions below.
+sl.framed = (picture, {title, lines}) => {
+  const margin = 16, row = 22, width = Math.max(picture.width, 480), wrapped = lines.flatMap(line => sl.wrapped(line, width / 8));
+  const canvas = sl.el("canvas", {width: width + 2 * margin, height: picture.height + 2 * margin + 30 + row * wrapped.length});
+  const context = canvas.getContext("2d"), style = getComputedStyle(document.documentElement), colour = name => style.getPropertyValue(name).trim();
+  context.fillStyle = colour("--surface");
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(picture, margin, margin + 26);
+  context.fillStyle = colour("--ink");
+  context.font = "600 18px system-ui, sans-serif";
+  context.fillText(title, margin, margin + 14);
+  context.font = "15px system-ui, sans-serif";
+  wrapped.forEach((line, i) => context.fillText(line, margin, margin + 26 + picture.height + row * (i + 1)));
   return canvas;
 };
 
@@ -42,32 +99,32 @@ sl.figure = (parent, options) => {
   const tools = el("span", {class: "tools"});
   const button = (label, action) => tools.append(el("button", {type: "button", class: "quiet", "aria-label":
     `Download “${options.title}” as ${label}`, onclick: action}, label));
+  const drawn = () => sl.svgText(body.querySelector("svg"), sl.surroundings(figure));
   const asPng = async () => {
-    const svg = body.querySelector("svg");
-    const canvas = options.canvas ? options.canvas() : await sl.svgToCanvas(svg);
+    const picture = options.canvas && options.canvas();
+    const canvas = options.canvas ? picture && sl.framed(picture, sl.surroundings(figure)) : await sl.svgToCanvas(drawn());
     if (canvas) canvas.toBlob(blob => sl.save(blob, options.name + ".png"), "image/png");
   };
-  if (!options.canvas) {
-    button("SVG", () => sl.save(new Blob([sl.svgText(body.querySelector("svg"))], {type: "image/svg+xml"}), options.name + ".svg"));
-  }
+  if (!options.canvas) button("SVG", () => sl.save(new Blob([drawn().text], {type: "image/svg+xml"}), options.name + ".svg"));
   button("PNG", asPng);
-  const figure = el("figure", {class: "figure" + (options.wide ? " wide" : ""), id: "figure-" + options.name},
-    el("div", {class: "head"}, el("h3", {}, options.title), tools), body);
+  const heading = `figure-${options.name}-title`;
+  const figure = el("figure", {class: "figure" + (options.wide ? " wide" : ""), id: "figure-" + options.name, "aria-labelledby": heading},
+    el("div", {class: "head"}, el("h3", {id: heading}, options.title), tools), body);
   if (options.read || options.not) {
     figure.append(el("figcaption", {class: "words"},
       options.read ? el("p", {}, el("b", {}, "How to read it. "), options.read) : null,
       options.not ? el("p", {}, el("b", {}, "What it does not show. "), options.not) : null));
   }
-  if (options.table) figure.append(sl.table(options.table));
+  if (options.table) figure.append(sl.table(options.table, options.title));
   parent.append(figure);
   return {figure, body};
 };
 
 // The numbers behind a figure; built when opened, and again when the selection has changed.
-sl.table = make => {
+sl.table = (make, title) => {
   const {el} = sl;
-  const holder = el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "Table"});
-  const details = el("details", {class: "numbers"}, el("summary", {}, "Numbers"), holder);
+  const holder = el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": title ? `Numbers of “${title}”` : "Table"});
+  const details = el("details", {class: "numbers"}, el("summary", {"aria-label": title ? `Numbers of “${title}”` : null}, "Numbers"), holder);
   const fill = () => {
     if (!details.open) return;
     const {head, rows} = make();
@@ -108,9 +165,6 @@ sl.slider = (label, min, max, step, value, change) => {
   return {field: el("label", {class: "field slider"}, el("span", {}, label, " ", output), input), input, output};
 };
 
-// How a series of chart.lines is drawn, for a legend.
-sl.lineKey = one => sl.el("i", {class: "line", style: `border-top-style:${one.dash ? "dashed" : "solid"};border-color:var(${one.colour})`});
-
 // One tooltip for the page. lines: strings, the first one bold.
 sl.tip = (() => {
   const tip = document.getElementById("tip");
@@ -128,10 +182,10 @@ sl.tip = (() => {
   document.addEventListener("keydown", event => { if (event.key === "Escape") tip.hidden = true; });
   return {
     at(event, lines) { fill(lines); place(event.clientX, event.clientY); },
-    on(element, lines) {
+    on(svg, lines, x, y) { // at a place of a drawing
       fill(lines);
-      const box = element.getBoundingClientRect();
-      place(box.left, box.bottom - 6);
+      const box = svg.getBoundingClientRect();
+      place(box.left + x, box.top + y);
     },
     hide() { tip.hidden = true; },
   };
@@ -147,5 +201,13 @@ sl.responsive = (element, draw) => {
   }).observe(element);
   last = Math.floor(element.getBoundingClientRect().width);
   redraw();
+  // On paper a chart is drawn for the paper's width, so that its text keeps its size; grids have two columns there.
+  addEventListener("beforeprint", () => {
+    const figure = element.closest(".figure"), page = 690, gap = 13;
+    if (last <= 0 || !figure) return;
+    const room = element.closest(".grid") && !figure.classList.contains("wide") ? (page - gap) / 2 : page;
+    draw(Math.floor(last * room / figure.offsetWidth));
+  });
+  addEventListener("afterprint", redraw);
   return redraw;
 };

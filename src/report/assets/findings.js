@@ -32,24 +32,26 @@ sl.findings = () => {
       let text = `The answer’s sensitivity to image features (LLaVA-CAM) is largest in layer ${peak}`;
       const after = facts.camCliff !== null && facts.camCliff > peak ? d3.max(values.slice(facts.camCliff)) / values[peak] : NaN;
       text += !isNumber(after) ? "." : ` and ${after < facts.cliffMass ? `under ${percent(facts.cliffMass)}` : `at most ${percent(after)}`} of that from layer ${facts.camCliff} on.`;
-      const object = stats ? d3.range(facts.nLayer).map(il => facts.isDefined(il) ? stats.at(il, 2) : NaN) : [], on = best(object);
-      if (layersOf(object).length > 0 && object[on] > 0) {
-        text += ` Its map lies most on the marked object in layer ${on}: ${percent(object[on])} of the map’s weight`;
-        text += isNumber(facts.objectShare) ? `, where an even spread would put ${percent(facts.objectShare)}.` : ".";
+      const object = stats ? stats.at(peak, 2) : NaN;
+      if (isNumber(object)) {
+        text += ` There ${percent(object)} of the map’s weight lies on the marked object`;
+        text += isNumber(facts.objectShare) ? `; an even spread would put ${percent(facts.objectShare)} there.` : ".";
       }
       out.push({text});
     }
   }
 
   const rho = tensor("cam.flow_correlation");
-  if (rho) {
-    const high = best(rho.values), low = best(rho.values.map(value => -value));
-    if (layersOf(rho.values).length > 1) {
-      const top = rho.values[high], where = `layer ${high} (Spearman’s ρ ${fixed(top, 2)})`;
+  if (rho) { // where the map is next to nothing, its order of tokens says nothing
+    const strongest = mass ? d3.max(d3.range(facts.nLayer).filter(facts.isDefined), il => mass.values[il]) : NaN;
+    const told = Array.from(rho.values, (value, il) => mass && !(mass.values[il] >= facts.cliffMass * strongest) ? NaN : value);
+    const high = best(told), low = best(told.map(value => -value));
+    if (layersOf(told).length > 1) {
+      const top = told[high], where = `layer ${high} (Spearman’s ρ ${fixed(top, 2)})`;
       out.push({text: top < 0.3 ? `Attention and CAM do not agree on which image tokens come first: their rank correlation is highest `
         + `in ${where}.`
         : `Attention and CAM agree best on which image tokens come first in ${where} and least in layer ${low} `
-          + `(${fixed(rho.values[low], 2)}).`});
+          + `(${fixed(told[low], 2)}).`});
     }
   }
   out.push(...sl.causalFindings(word));
@@ -61,14 +63,15 @@ sl.causalFindings = word => {
   const {facts, tensor, percent, fixed, isNumber} = sl, of = name => (sl.run.analyses || {})[name] || {}, out = [];
   const say = text => out.push({text});
 
-  const cut = of("cliff"), value = tensor("cliff.logit"), target = key => String(of(key).target ?? "logit");
+  const cut = of("cliff"), value = tensor("cliff.logit");
+  const measured = (key, whole) => facts.measured(String(of(key).target ?? "logit"), whole), first = facts.measured("probability", false);
   if (value && Number.isInteger(cut.layer) && cut.layer >= 0) {
     const last = value.shape[0] - 1, least = `${percent(isNumber(cut.eps) ? cut.eps : 0.05)} of the picture’s effect`;
     const hidden = cut.keep > 0 ? `With all but ${cut.keep} image tokens` : "With the image";
-    say(cut.layer === 0 ? `${hidden} hidden from the first layer on, the answer’s ${target("cliff")} loses no more than ${least}.`
-      : cut.layer >= last ? `The image is used to the end: hidden in the last layer alone, the answer’s ${target("cliff")} loses `
+    say(cut.layer === 0 ? `${hidden} hidden from the first layer on, ${measured("cliff", cut.whole_answer)} loses no more than ${least}.`
+      : cut.layer >= last ? `The image is used to the end: hidden in the last layer alone, ${measured("cliff", cut.whole_answer)} loses `
         + `more than ${least}.`
-        : `${hidden} hidden from layer ${cut.layer} on, the answer’s ${target("cliff")} loses no more than ${least}`
+        : `${hidden} hidden from layer ${cut.layer} on, ${measured("cliff", cut.whole_answer)} loses no more than ${least}`
           + (isNumber(value.values[cut.layer - 1]) ? `; hidden from layer ${cut.layer - 1} on, it loses more.` : ": that is the first cut at which this ranking exists.")
           + (Number.isInteger(cut.answer_layer) && cut.answer_layer < cut.layer
             ? ` The words of the answer stay the same from layer ${cut.answer_layer} on.` : ""));
@@ -79,16 +82,16 @@ sl.causalFindings = word => {
     const worst = d3.scan(d3.range(edges.length), (a, b) => d3.min(change.at(a)) - d3.min(change.at(b))),
       values = Array.from(change.at(worst));
     const least = d3.scan(values, (a, b) => a - b);
-    say(values[least] > -0.01 ? "No single way from the image to the answer, cut for a few layers, costs 1 % of the answer’s probability."
-      : `Of the ways that were cut for a few layers, “${sl.edgeName(edges[worst])}” costs most: ${percent(-values[least])} of the `
-        + `answer’s probability, around layer ${least}.`);
+    say(values[least] > -0.01 ? `No single way from the image to the answer, cut for a few layers, costs 1 % of ${first}.`
+      : `Of the ways that were cut for a few layers, “${sl.edgeName(edges[worst])}” costs most: ${percent(-values[least])} of `
+        + `${first}, around layer ${least}.`);
   }
 
   const lens = of("lens"), seen = tensor("lens.final_prob");
   if (seen && Number.isInteger(lens.decided)) {
     say(lens.decided >= seen.shape[0] - 1
       ? `Read out early, the final token never has ${word} as its lasting first choice before the last layer.`
-      : `Read out early, the final token has ${word} as its first choice from before layer ${lens.decided} on.`);
+      : `Read out early, the final token has ${word} as its first choice in what enters layer ${lens.decided} and from there on.`);
   }
 
   const enough = curves => {
@@ -104,8 +107,8 @@ sl.causalFindings = word => {
   const score = tensor("heads.score");
   if (score) {
     const top = d3.scan(Array.from(score.values), (a, b) => b - a), few = enough(of("heads").curves), [nLayer, nHead] = score.shape;
-    say((few ? `${few.own} of ${nLayer * nHead} heads give back ${few.share} of the picture’s effect on the answer’s `
-      + `${target("heads")}${Number.isInteger(few.chance) ? `; drawn at random it takes ${few.chance}` : ""}. ` : "")
+    say((few ? `${few.own} of ${nLayer * nHead} heads ${few.own === 1 ? "gives" : "give"} back ${few.share} of the picture’s effect on `
+      + `${measured("heads", of("heads").tokens > 1)}${Number.isInteger(few.chance) ? `; drawn at random it takes ${few.chance}` : ""}. ` : "")
       + `The head that adds most is head ${top % nHead} of layer ${Math.floor(top / nHead)}.` + trust(of("heads").regression));
   }
 
@@ -113,7 +116,7 @@ sl.causalFindings = word => {
   if (given && tensor("tokens.image")) {
     const set = given.sufficient && Array.isArray(given.sufficient.image_positions) ? given.sufficient.image_positions.length : 0;
     const parts = [];
-    if (set) parts.push(`${set} of ${tensor("tokens.image").values.length} image tokens are enough for nine tenths of the `
+    if (set) parts.push(`${set} of ${tensor("tokens.image").values.length} image tokens ${set === 1 ? "is" : "are"} enough for nine tenths of the `
       + `picture’s effect`);
     if (isNumber(given.object_share)) parts.push(`${percent(given.object_share)} of what helps lies on the marked object, which has `
       + `${percent(given.object_patches)} of the patches`);
@@ -122,7 +125,7 @@ sl.causalFindings = word => {
   if (taken && taken.share && tensor("tokens.text")) {
     const [key, share] = Object.entries(taken.share).reduce((a, b) => b[1] > a[1] ? b : a, ["", 0]);
     const called = {question: "the question’s positions take", role: "the role marker takes", final: "the final position takes",
-      generated: "the answer so far takes"}[key];
+      generated: "the answer’s earlier tokens take"}[key];
     if (called && share > 0) say(`On the text side ${called} ${percent(share)} of what helps.`);
   }
   return out;

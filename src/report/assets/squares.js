@@ -7,10 +7,15 @@ sl.squares = (() => {
   // One square centred at (x, y) in a cell `room` px wide; its area is |value| / largest of the cell's.
   function square(parent, x, y, room, value, largest, weak) {
     if (!sl.isNumber(value) || value === 0 || largest <= 0) return;
-    const side = Math.max(1.4, Math.sqrt(Math.min(1, Math.abs(value) / largest)) * room), edge = value < 0 && side > 3 ? 1.5 : 0;
+    const side = Math.max(1.4, Math.sqrt(Math.min(1, Math.abs(value) / largest)) * room), edge = value < 0 ? 1.5 : 0;
+    if (value < 0 && side <= 3.5) { // too small to be hollow: a minus
+      attributes(parent.append("rect"), {x: x - 2.5, y: y - 0.6, width: 5, height: 1.2, opacity: weak ? 0.6 : 1,
+        style: "fill:var(--minus);pointer-events:none"});
+      return;
+    }
     attributes(parent.append("rect"), {x: x - side / 2 + edge / 2, y: y - side / 2 + edge / 2, width: Math.max(1, side - edge),
       height: Math.max(1, side - edge),
-      opacity: weak ? 0.38 : 1, style: value > 0 ? "fill:var(--plus)"
+      opacity: weak ? 0.6 : 1, style: value > 0 ? "fill:var(--plus)"
         : `fill:${edge ? "none" : "var(--minus)"};stroke:var(--minus);stroke-width:${edge}` + ";pointer-events:none"});
   }
 
@@ -36,7 +41,8 @@ sl.squares = (() => {
         columns).paddingInner(0.04);
       const cell = Math.max(8, Math.min(30, x.step())), height = margin.top + rows * cell + margin.bottom, most = largest();
       const svg = sl.chart.svg(holder, width, height, ""), yOf = r => margin.top + r * cell, room = Math.min(x.bandwidth(), cell) - 1;
-      attributes(svg, {tabindex: 0, role: "group", "aria-label": options.label + " Arrow keys move."});
+      attributes(svg, {tabindex: 0, role: "application", "aria-roledescription": "map",
+        "aria-label": `${options.label} ${options.lines(...options.selected()).join(", ")}. Arrow keys move.`});
       attributes(svg.append("rect"), {x: margin.left, y: margin.top, width: width - margin.right - margin.left, height: rows * cell,
         style: "fill:var(--plate)"});
       for (let c = 0; c < columns; c++) {
@@ -62,13 +68,15 @@ sl.squares = (() => {
         if (c < columns && r < rows) attributes(frame, {x: x(c) - 2, y: yOf(r) - 1, width: x.bandwidth() + 4, height: cell + 2});
       };
       move();
-      svg.on("keydown", () => {
+      svg.on("blur", sl.tip.hide).on("keydown", () => {
         const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[d3.event.key];
         if (!step) return;
         d3.event.preventDefault();
         const [c, r] = options.selected(), to = [Math.min(columns - 1, Math.max(0, c + step[0])), Math.min(rows - 1,
           Math.max(0, r + step[1]))];
         options.choose(to[0], to[1]);
+        svg.attr("aria-label", `${options.label} ${options.lines(to[0], to[1]).join(", ")}. Arrow keys move.`);
+        sl.tip.on(svg.node(), options.lines(to[0], to[1]), x(to[0]) + x.bandwidth(), yOf(to[1]) + cell);
         sl.say(options.lines(to[0], to[1]).join(", "));
       });
     });

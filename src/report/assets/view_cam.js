@@ -106,7 +106,7 @@ sl.view("cam", section => {
   const film = el("div", {class: "film", role: "radiogroup", "aria-label": "CAM of all layers"});
   const strip = sl.figure(section, {name: "cam_film", title: "All layers", wide: true, canvas: () => sheet(),
     read: "The same map for every layer. The bar under a frame is the sum of its map, as a share of the strongest layer’s. Choose a frame with the pointer or the arrow keys.",
-    not: "Hatched frames are undefined, not empty: " + facts.reason + ".",
+    not: d3.range(nLayer).every(facts.isDefined) ? null : "Hatched frames are undefined, not empty: " + facts.reason + ".",
     table: () => ({head: ["layer", "defined", "sum of the map", "largest value"], rows: d3.range(nLayer).map(il => [il, facts.isDefined(il) ? "yes" : "no", facts.isDefined(il) ? sl.number(d3.sum(camRow(il))) : sl.dash, facts.isDefined(il) ? sl.number(sl.maps.top(camRow(il))) : sl.dash])})});
   const frames = d3.range(nLayer).map(il => {
     const canvas = sl.maps.canvas(200, {"aria-hidden": "true"}), bar = el("span", {class: "bar-in"});

@@ -6,7 +6,7 @@ sl.view("cliff", section => {
   const value = tensor("cliff.logit"), prob = tensor("cliff.prob");
   if (!value) return false;
   const n = value.shape[0], L = n - 1, at = d3.range(n), kept = Number(said.keep) || 0;
-  const target = String(said.target ?? "logit"), plain = value.values[L], none = sl.isNumber(said.no_image) ? said.no_image
+  const target = String(said.target ?? "logit"), measured = facts.measured(target, said.whole_answer), plain = value.values[L], none = sl.isNumber(said.no_image) ? said.no_image
     : value.values[0];
   const eps = sl.isNumber(said.eps) ? said.eps : 0.05, slack = eps * Math.abs(plain - none);
   const layer = k => Number.isInteger(k) && k >= 0 && k <= L ? k : null;
@@ -15,8 +15,8 @@ sl.view("cliff", section => {
     : "hidden from layer 0 on: no image at all") : `hidden from layer ${k} on`;
 
   section.append(el("p", {class: "lead"}, kept
-    ? `All but ${kept} image tokens are hidden from layer k on. What is left of the answer’s ${target}?`
-    : `The image is hidden from every later position, from layer k on. What is left of the answer’s ${target}? Where the curve has `
+    ? `All but ${kept} image tokens are hidden from layer k on. What is left of ${measured}?`
+    : `The image is hidden from every later position, from layer k on. What is left of ${measured}? Where the curve has `
       + `reached its end, the model has already taken from the image what it needs.`));
 
   const marks = [[cliff === L ? null : cliff, "cliff layer"], [facts.attentionCliff, "attention cliff"], [facts.camCliff, "CAM cliff"]];
@@ -25,7 +25,7 @@ sl.view("cliff", section => {
     rows: at.map(k => [k === L ? "never" : k, number(value.values[k]), prob ? percent(prob.values[k]) : sl.dash, answers[k] ?? sl.dash])});
 
   const figure = sl.figure(section,
-    {name: "cliff", title: `${target[0].toUpperCase() + target.slice(1)} of the answer when the image is cut off`, wide: true, table,
+    {name: "cliff", title: `${measured[0].toUpperCase() + measured.slice(1)} when the image is cut off`, wide: true, table,
     read: "Each point is one run of the model with the image hidden from that layer on; the last point is the plain run. "
       + `The hatched band is where the ${target} counts as kept: no more than ${percent(eps)} of the whole effect of the image below the `
         + `plain run. The cliff layer is the first from which on the curve does not fall below it.`,
@@ -76,7 +76,7 @@ sl.view("cliff", section => {
     const curves = tensor("cliff.rank_logit"), list = said.ranks, drawn = r => sl.isNumber(list[r].order),
       orders = d3.range(list.length).filter(drawn);
     const series = d3.range(list.length).filter(r => !drawn(r)).map((r, i) => ({name: String(list[r].rank), values: curves.at(r),
-      style: sl.curve.styles[i % 4],
+      style: sl.curve.rankStyles[i % sl.curve.rankStyles.length],
       note: sl.isNumber(list[r].loss) ? `loss ${number(list[r].loss)}` : null}));
     if (orders.length) {
       series.push({name: orders.length > 1 ? `chance (mean of ${orders.length})` : "chance", style: sl.curve.styles[4],
@@ -89,9 +89,10 @@ sl.view("cliff", section => {
       read: "One curve per ranking at the same number of kept tokens; the higher, the better the ranking found what the answer needs. The "
         + "loss is the mean of plain run minus cut over the cuts that all rankings have: below 0 is better than the plain run.",
       not: "One picture does not rank the rankings.",
-      table: () => ({head: ["ranking", "mean loss", "same first token", "cliff layer"],
-        rows: list.map((one, r) => [String(one.rank) + (drawn(r) ? ` ${one.order + 1}` : ""),
-        number(one.loss), percent(one.same_token), one.layer ?? sl.dash])})});
+      table: () => ({head: ["hidden from", ...list.map((one, r) => String(one.rank) + (drawn(r) ? ` ${one.order + 1}` : ""))],
+        rows: [...at.map(k => [k === L ? "never" : k, ...list.map((one, r) => number(curves.at(r, k)))]),
+          ["mean loss", ...list.map(one => number(one.loss))], ["same first token", ...list.map(one => percent(one.same_token))],
+          ["cliff layer", ...list.map(one => one.layer ?? sl.dash)]]})});
     ranks.body.append(body, sl.curve.key(series));
     sl.curve.curves(body, series, {x: at, height: 280, axis: options.axisLabel, name, domain: d3.extent(all),
       label: `${target} for every ranking`});

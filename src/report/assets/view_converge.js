@@ -28,13 +28,13 @@ sl.view("converge", section => {
     const shares = d3.range(nLayer).map(il => facts.isDefined(il) && most > 0 && mass.values[il] > 0 ? mass.values[il] / most : NaN);
     const least = Math.pow(10, Math.floor(Math.log10(Math.max(1e-6, Math.min(0.01, d3.min(shares) || 0.01)))));
     add("cam_mass", "How strong is the CAM?", [{name: "CAM", values: shares, colour: "--s-cam", dash: "5 3", shape: "square", hollow: true, hatched: true}],
-      {scale: "log", domain: [least, 1], ticks: d3.range(Math.round(Math.log10(least)), 1).map(p => Math.pow(10, p)), format: sl.percent, baseline: {value: facts.cliffMass, label: `limit of the cliff, ${sl.percent(facts.cliffMass)}`}},
+      {scale: "log", domain: [least, 1], ticks: d3.range(Math.round(Math.log10(least)), 1).map(p => Math.pow(10, p)), format: sl.percentTick, baseline: {value: facts.cliffMass, label: `limit of the cliff, ${sl.percent(facts.cliffMass)}`}},
       ["Sum of the map as a share of the strongest layer’s, on a logarithmic scale. The CAM cliff is the first layer from which it stays under the limit.", "Where a map is weak, its shape in the figures below says little."]);
   }
   add("entropy", "Entropy over image tokens", series(0), {domain: [0, Math.log(n) * 1.04], baseline: {value: Math.log(n), label: `evenly spread, ${sl.number(Math.log(n))} = ln ${n}`}},
     ["In nats. Lower is narrower; e to this power is roughly the number of tokens that share the weight.", "Narrow is not right: a single meaningless token can hold all the weight."]);
   add("top10", "Weight on the top 10 % of image tokens", series(1), {domain: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1], format: sl.percent, baseline: {value: 0.1, label: "evenly spread, 10 %"}},
-    ["1 would mean that a tenth of the tokens holds everything.", null]);
+    ["100 % would mean that a tenth of the tokens holds everything.", null]);
   add("object_share", "Weight on the marked object", series(2), {domain: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1], format: sl.percent, baseline: {value: facts.objectShare, label: `evenly spread, ${sl.percent(facts.objectShare)} of the tokens`}},
     ["Tokens count as object when at least half of their area is marked.", "The background may be evidence too."]);
   add("pointing", "Does the peak lie on the object?", pointing(series(3)), {domain: [-0.35, 1.35], ticks: [0, 1], format: value => value === 0 || value > 0.9 || value < 0.1 ? (value > 0.5 ? "yes" : "no") : sl.dash},

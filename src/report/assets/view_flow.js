@@ -115,7 +115,8 @@ sl.view("flow", section => {
       x.paddingInner(0.06);
       const cell = Math.max(6, Math.min(26, x.step())), height = margin.top + nHead * cell + margin.bottom;
       const svg = chart.svg(holder, width, height, "");
-      chart.attributes(svg, {tabindex: 0, role: "group", "aria-label": `Map of heads: share of attention on ${classes[state.kind].name}. Arrow keys move.`});
+      chart.attributes(svg, {tabindex: 0, role: "application", "aria-roledescription": "map",
+        "aria-label": `Map of heads: share of attention on ${classes[state.kind].name}. Arrow keys move.`});
       const largest = Math.max(1e-9, d3.max(d3.range(nLayer * nHead), i => value(Math.floor(i / nHead), i % nHead)));
       const ranked = d3.range(nLayer * nHead).sort((a, b) => value(Math.floor(b / nHead), b % nHead) - value(Math.floor(a / nHead), a % nHead)).slice(0, 5);
       const yOf = h => margin.top + h * cell;

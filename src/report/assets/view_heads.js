@@ -13,7 +13,7 @@ sl.view("heads", section => {
   const format = (key, value) => key === "attention" ? percent(value) : number(value);
   const name = i => `layer ${Math.floor(i / nHead)} · head ${i % nHead}`;
   const within = i => error !== null && sl.isNumber(error.values[i]) && Math.abs(score.values[i]) < 2 * error.values[i];
-  const withError = i => number(score.values[i]) + (error && sl.isNumber(error.values[i]) ? ` ± ${number(error.values[i], 2)}` : "");
+  const withError = i => number(score.values[i]) + (error && sl.isNumber(error.values[i]) ? ` (standard error ${number(error.values[i], 2)})` : "");
   const choose = i => sl.set({scored: i, layer: Math.min(Math.floor(i / nHead), Math.max(0, facts.nLayer - 1)), head: i % nHead});
   const order = d3.range(nLayer * nHead).sort((a, b) => score.values[b] - score.values[a]);
   state.scored = order[0];
@@ -24,7 +24,7 @@ sl.view("heads", section => {
   const half = said => said.keep_probability > 0 && said.keep_probability !== 0.5 ? `choice (${sl.percent(1 - said.keep_probability)})` : "half";
   section.append(el("p", {class: "lead"},
     `The model answered ${regression.masks ?? "many"} times, each time with another random ${half(regression)} of its heads ${plain}. `
-    + `A regression then says what each head’s view of the picture adds to the answer’s ${target}. With all heads it is `
+    + `A regression then says what each head’s view of the picture adds to ${facts.measured(target, said.tokens > 1)}. With all heads it is `
       + `${number(said.all)}, with none ${number(said.none)}.`));
   const grid = el("div", {class: "grid two columns"}), left = el("div", {}), right = el("div", {});
   section.append(grid);
@@ -111,7 +111,7 @@ sl.view("heads", section => {
   function addList(parent) {
     const columns = [{title: "head", value: i => i, show: name, up: true}, {title: "score", value: i => score.values[i],
       show: i => number(score.values[i])},
-      ...(error ? [{title: "± error", value: i => error.values[i], show: i => number(error.values[i], 2)}] : []),
+      ...(error ? [{title: "standard error", value: i => error.values[i], show: i => number(error.values[i], 2)}] : []),
       ...others.map(one => ({title: one.words, value: i => one.values.values[i], show: i => format(one.key, one.values.values[i])}))];
     const few = 12, view = {column: 1, up: false, all: false}, body = el("tbody", {}), rows = new Map();
     const figure = sl.figure(parent, {name: "heads_list", title: "Heads in order", wide: true, canvas: () => null,
@@ -126,7 +126,7 @@ sl.view("heads", section => {
     const more = el("button", {type: "button", onclick: () => { view.all = !view.all; fill(); }});
     const scroll = el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "Heads in order"},
       el("table", {class: "sortable"}, el("thead", {}, el("tr", {}, heads)), body));
-    figure.body.append(scroll, order.length > few ? el("p", {class: "after"}, more) : "");
+    figure.body.append(scroll, order.length > few ? el("p", {class: "after more"}, more) : "");
     function fill() {
       const {value} = columns[view.column], key = i => sl.isNumber(value(i)) ? value(i) : -Infinity;
       const sorted = d3.range(order.length).sort((a, b) => (view.up ? key(a) - key(b) : key(b) - key(a)) || a - b).slice(0,

@@ -18,10 +18,10 @@ sl.view("knockout", section => {
   section.append(el("p", {class: "lead"},
     `“Question ← image” is cut in ${said.window ?? "a few"} neighbouring layers at a time: there, the question’s positions cannot `
       + `read the image, `
-    + "and everything else stays. How much of the answer’s probability is lost says along which way, and when, information travels."));
+    + `and everything else stays. How much of ${facts.measured("probability", false)} is lost says along which way, and when, information travels.`));
   const low = Math.min(-0.1, d3.min(change.values)), high = Math.max(0.05, d3.max(change.values));
-  const figure = sl.figure(section, {name: "knockout", title: "Change of the answer’s probability when a way is cut", wide: true,
-    read: "One row per way, all on one scale. Down is loss: −100 % means that nothing is left of the answer’s probability. The triangle "
+  const figure = sl.figure(section, {name: "knockout", title: `Change of ${facts.measured("probability", false)} when a way is cut`, wide: true,
+    read: "One row per way, all on one scale. Down is loss: −100 % means that nothing is left of it. The triangle "
       + "marks the centre of the losses; "
       + "it is left out where the loss stays under 1 %.",
     not: "What several ways carry together can survive the loss of each of them. A cut is wider than one layer, so peaks are blurred "

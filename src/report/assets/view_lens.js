@@ -23,7 +23,7 @@ sl.view("lens", section => {
       : ` From point ${decided} on it stays first.`),
     not: "Early layers need not speak the language of the output matrix; a poor rank there does not mean the answer is not present."});
   chart.lines(ranks.body, [{name: "rank", values: rank.values, colour: "--s-attention", shape: "circle"}],
-    {height: 230, points: n, name, scale: "log", domain: [Math.max(2, most), 1], ticks: ticksTo(most), format: value => number(value),
+    {height: 230, points: n, name, scale: "log", domain: [Math.max(2, most), 1], ticks: ticksTo(most), format: String,
       axisLabel: `before layer (${L} = the end)`,
       marks: [[decided === L ? null : decided, "first from here on"]], label: "rank of the answer over layers"});
   const likely = sl.figure(grid, {name: "lens_prob", title: `Probability of ${answer} at the final token`, table,

@@ -52,16 +52,20 @@ sl.view("summary", section => {
   const toggle = sl.maps.hasMask() ? el("label", {class: "check"}, el("input", {type: "checkbox", id: "show-mask",
     onchange: event => { masked = event.target.checked; paint(); }}), "show only the marked object") : null;
   const generated = facts.tokens.filter(token => token.class === "generated" && sl.isNumber(token.prob));
+  // What an interruption left out, told before anything is read into what is there.
+  const unfinished = Object.entries(run.analyses || {}).filter(pair => pair[1] && pair[1].interrupted).map(([name, said]) => `${name}: ${said.interrupted}.`);
+  if (run.cancelled) unfinished.unshift("This run was interrupted: what was not complete is missing.");
   const given = prompt.answer_source !== undefined && prompt.answer_source !== "greedy";
   section.append(
     el("div", {class: "picture"}, canvas, note, toggle, views()),
     el("div", {class: "words"},
       el("p", {class: "eyebrow"}, "Question"),
-      el("h1", {}, prompt.question ?? ""),
-      el("p", {class: "eyebrow"}, given ? "Answer (given, not the model’s own)" : "The model’s answer"),
-      el("p", {class: "answer"}, prompt.answer ?? ""),
+      el("h1", {}, el("bdi", {}, prompt.question ?? "")),
+      el("p", {class: "eyebrow"}, (given ? "Answer (given, not the model’s own)" : "The model’s answer") + (prompt.answer_cut ? ", cut at the length limit" : "")),
+      el("p", {class: "answer"}, el("bdi", {}, prompt.answer ?? "")),
+      unfinished.length > 0 ? el("div", {class: "notice", id: "unfinished"}, el("ul", {}, unfinished.map(line => el("li", {}, line)))) : "",
       el("p", {class: "caption"}, run.model ? `${run.model.name ?? "model"}, ${run.model.n_layer ?? "?"} layers of ${run.model.n_head ?? "?"} heads.` : "",
-        generated.length > 0 ? ` Probability of the answer’s tokens: ${generated.slice(0, 8).map(token => `${sl.word(facts.text(token))} ${sl.percent(token.prob)}`).join(", ")}${generated.length > 8 ? ", …" : "."}` : ""),
+        generated.length > 0 ? ` Probability of the answer’s tokens: ${generated.slice(0, 8).map(token => `“${sl.word(facts.text(token))}” ${sl.percent(token.prob)}`).join(", ")}${generated.length > 8 ? ", …" : "."}` : ""),
       el("h2", {class: "small"}, "What the numbers say"),
       el("ol", {class: "findings"}, sl.findings().map(finding => el("li", {}, finding.text))),
       el("p", {class: "caption"}, "Layers count from 0. These are measurements of one run on one picture: attention and gradients show where information could come from, not by themselves what caused the answer.")));

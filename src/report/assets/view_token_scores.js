@@ -5,14 +5,14 @@ sl.view("token_scores", section => {
   const {el, facts, tensor, number, percent} = sl, said = (sl.run.analyses || {}).tokens || {}, target = String(said.target ?? "logit");
   const image = tensor("tokens.image"), words = tensor("tokens.text");
   if (!image && !words) return false;
-  const withError = (value, error, i) => number(value) + (error && sl.isNumber(error.values[i]) ? ` ± ${number(error.values[i], 2)}` : "");
+  const withError = (value, error, i) => number(value) + (error && sl.isNumber(error.values[i]) ? ` (standard error ${number(error.values[i], 2)})` : "");
   const within = (value, error, i) => error !== null && sl.isNumber(error.values[i]) && Math.abs(value) < 2 * error.values[i];
 
   const keep = ((said.image || said.text || {}).regression || {}).keep_probability;
   const halves = keep > 0 && keep !== 0.5 ? `random choices (${percent(1 - keep)})` : "random halves";
   section.append(el("p", {class: "lead"},
     "The picture enters the answer twice: image tokens give, positions of the text take. On either side the model answered with "
-      + `${halves} cut off, and a regression says what each token adds to the answer’s ${target}.`));
+      + `${halves} cut off, and a regression says what each token adds to ${facts.measured(target, said.tokens > 1)}.`));
   if (image) addImage(said.image || {});
   if (words) addText(said.text || {});
   return true;
@@ -123,7 +123,7 @@ sl.view("token_scores", section => {
         read: "Of the sum of all helping scores on the text side.",
         table: () => ({head: ["role", "share"], rows: share.map(([key, part]) => [key, percent(part)])})});
       shares.figure.querySelector(".tools").remove();
-      const called = {question: "question", role: "role marker", final: "final position", generated: "answer so far"};
+      const called = {question: "question", role: "role marker", final: "final position", generated: "earlier answer tokens"};
       shares.body.append(el("ul", {class: "bars"}, share.map(([key, part]) => el("li", {}, el("span", {}, called[key] ?? key),
         el("span", {class: "track"},
         el("i", {style: `width:${(part * 100).toFixed(1)}%`})), el("b", {}, percent(part))))));

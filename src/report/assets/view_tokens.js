@@ -30,7 +30,7 @@ sl.view("tokens", section => {
     const show = () => { detail.textContent = lines.join(" · "); };
     chip.addEventListener("mousemove", event => { show(); sl.tip.at(event, lines); });
     chip.addEventListener("mouseleave", sl.tip.hide);
-    chip.addEventListener("focus", show);
+    chip.addEventListener("focus", () => { show(); settle(chips.indexOf(chip)); });
     if (chip.dataset.query !== undefined) {
       chip.addEventListener("click", () => { sl.set({query}); sl.say(`Charts now show the position that predicts ${label}`); });
     }
@@ -45,15 +45,19 @@ sl.view("tokens", section => {
     add(i, last);
     i = last + 1;
   }
-  let current = Math.max(0, chips.findIndex(chip => chip.dataset.query === "0"));
-  chips[current].tabIndex = 0;
+  // The one chip that Tab reaches: where the pointer or the arrow keys were last.
+  let current = 0;
+  function settle(i) {
+    chips[current].tabIndex = -1;
+    current = i;
+    chips[current].tabIndex = 0;
+  }
+  settle(Math.max(0, chips.findIndex(chip => chip.dataset.query === "0")));
   list.addEventListener("keydown", event => {
     const step = {ArrowRight: 1, ArrowLeft: -1, Home: -chips.length, End: chips.length}[event.key];
     if (!step) return;
     event.preventDefault();
-    chips[current].tabIndex = -1;
-    current = Math.min(chips.length - 1, Math.max(0, current + step));
-    chips[current].tabIndex = 0;
+    settle(Math.min(chips.length - 1, Math.max(0, current + step)));
     chips[current].focus();
   });
   const mark = () => chips.forEach(chip => {
@@ -64,7 +68,7 @@ sl.view("tokens", section => {
   const used = facts.classes.filter(one => tokens.some(token => token.class === one.key));
   section.append(
     el("p", {class: "lead"}, "The text around the picture is cut into tokens; the picture becomes tokens too. ",
-      facts.nQuery > 0 ? "Choose a token of the answer: all figures then show the position that predicts it, one before." : ""),
+      facts.nQuery > 0 ? "Choose a token of the answer: the figures of attention then show the position that predicts it, one before, and CAM its own map where the run holds one for each token." : ""),
     el("p", {class: "key"}, used.map(one => el("span", {class: "token plain c-" + one.key}, one.name))), list, detail,
     el("details", {class: "numbers"}, el("summary", {}, "All tokens"), el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "All tokens"},
       el("table", {}, el("thead", {}, el("tr", {}, ["position", "id", "token", "class", "probability"].map(name => el("th", {scope: "col"}, name)))),
