@@ -136,6 +136,13 @@ size_t sl_utf8_encode(uint32_t code_point, char out[4]) {
   return length;
 }
 
+bool sl_is_space(uint32_t c) {
+  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
+         c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+}
+
+bool sl_is_python_space(uint32_t c) { return sl_is_space(c) || (c >= 0x1C && c <= 0x1F); }
+
 bool sl_glob_match(const char *pattern, const char *name) {
   const char *after_star = NULL, *star_end = NULL; /* where to go on when the rest does not match */
   while (*name) {

@@ -31,6 +31,10 @@ size_t sl_utf8_decode(const char *bytes, size_t n_bytes, uint32_t *code_point);
  * becomes U+FFFD. */
 size_t sl_utf8_encode(uint32_t code_point, char out[4]);
 
+/* A blank by Unicode's White_Space; by Python's str.isspace(), which also counts U+001C..U+001F. */
+bool sl_is_space(uint32_t code_point);
+bool sl_is_python_space(uint32_t code_point);
+
 /* Shell-style glob: `*` any run, `?` one character, everything else literal. Hyphen and underscore differ. */
 bool sl_glob_match(const char *pattern, const char *name);
 

@@ -8,12 +8,9 @@
 
 /* ---- characters ---- */
 
-bool sl_tok_is_space(uint32_t c) {
-  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
-         c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
-}
+bool sl_tok_is_space(uint32_t c) { return sl_is_space(c); }
 
-bool sl_tok_is_python_space(uint32_t c) { return sl_tok_is_space(c) || (c >= 0x1c && c <= 0x1f); }
+bool sl_tok_is_python_space(uint32_t c) { return sl_is_python_space(c); }
 
 bool sl_tok_is_numeric(uint32_t c) {
   utf8proc_category_t category = utf8proc_category((int32_t)c);
