@@ -213,6 +213,13 @@ sl_status sl_file_read(const char *path, size_t max_bytes, char **out, size_t *n
   return SL_OK;
 }
 
+sl_status sl_refuse_pointer(const char *path, const void *bytes, size_t n_bytes, const char *expected) {
+  static const char text[] = "version https://git-lfs";
+  if (n_bytes < sizeof text || memcmp(bytes, text, sizeof text - 1) != 0) return SL_OK;
+  SL_FAIL(SL_ERROR_FORMAT, "%s: expected %s, found a Git LFS pointer; fetch the file with `git lfs pull`", path,
+          expected);
+}
+
 sl_status sl_file_write(const char *path, const void *bytes, size_t n_bytes) {
   sl_output *output;
   SL_TRY(sl_output_open(&output, path));

@@ -41,6 +41,10 @@ bool sl_glob_match(const char *pattern, const char *name);
 /* A whole file into a new buffer with one extra NUL byte. Fails above max_bytes, naming the limit. */
 sl_status sl_file_read(const char *path, size_t max_bytes, char **out, size_t *n_bytes);
 
+/* Git LFS leaves a small text in place of a file that was not downloaded. Refuses that text as the content of `path`,
+ * saying how to fetch the file; `expected` is what it should hold ("weights"). */
+sl_status sl_refuse_pointer(const char *path, const void *bytes, size_t n_bytes, const char *expected);
+
 /* Writes a file whole: to a temporary beside it, fsync, rename. A full disk leaves nothing behind. output.h does the
  * same in pieces. */
 sl_status sl_file_write(const char *path, const void *bytes, size_t n_bytes);
