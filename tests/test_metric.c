@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -211,6 +212,36 @@ static void test_singular(void **state) {
     free(single);
   }
   json_decref(expected);
+}
+
+/* The one rule about beginnings; whatever follows stays. */
+static void test_singular_beginning(void **state) {
+  (void)state;
+  char *single = NULL;
+  ok(sl_singular(&single, "oxenbridges"));
+  assert_string_equal(single, "oxbridges");
+  free(single);
+}
+
+/* The next word is found by looking at it and at the next four bytes, however long the text goes on: these are the last
+ * that can be read at all. */
+static void test_next_word_looks_no_further(void **state) {
+  (void)state;
+  const size_t n_page = (size_t)sysconf(_SC_PAGESIZE);
+  char *pages = mmap(NULL, 2 * n_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  assert_true(pages != MAP_FAILED);
+  assert_int_equal(mprotect(pages + n_page, n_page, PROT_NONE), 0);
+  static const char text[] = " \xe3\x80\x80" "caf\xc3\xa9 and";
+  const char *at = memcpy(pages + n_page - (sizeof text - 1), text, sizeof text - 1); /* no NUL at its end */
+  assert_int_equal(sl_next_word(&at), 5);
+  assert_memory_equal(at, "caf\xc3\xa9", 5);
+  assert_int_equal(munmap(pages, 2 * n_page), 0);
+  at = "one \xff ";
+  assert_int_equal(sl_next_word(&at), 3);
+  at += 3;
+  assert_int_equal(sl_next_word(&at), 1); /* no UTF-8 is no blank */
+  at++;
+  assert_int_equal(sl_next_word(&at), 0);
 }
 
 static void test_main_object(void **state) {
@@ -430,7 +461,8 @@ int main(void) {
       cmocka_unit_test(test_textvqa),     cmocka_unit_test(test_chair),      cmocka_unit_test(test_singular),
       cmocka_unit_test(test_main_object), cmocka_unit_test(test_prompts),    cmocka_unit_test(test_bad_rows),
       cmocka_unit_test(test_more),        cmocka_unit_test(test_scienceqa_prompts),
-      cmocka_unit_test(test_lower),
+      cmocka_unit_test(test_lower),       cmocka_unit_test(test_singular_beginning),
+      cmocka_unit_test(test_next_word_looks_no_further),
       cmocka_unit_test(test_bad_predictions)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -177,6 +177,52 @@ static void test_textvqa_by_prompt(void **state) {
   set_end(&s, files);
 }
 
+/* Many people with one question about one picture: answered in their order, those that an id names passed over; and
+ * what is kept of a row for finding it is as short for the last as for the first. */
+static void test_textvqa_same_question(void **state) {
+  (void)state;
+  enum { N = 300 };
+  static const char *const files[] = {"TextVQA_val.json", "llava_textvqa.jsonl", NULL};
+  sl_text data = {0}, asked = {0}, lines = {0};
+  char said[N][16];
+  const char *expected[N], *key;
+  ok(sl_text_append_string(&data, "{\"data\": ["));
+  ok(sl_text_append_string(&lines, "{\"question_id\": 102, \"text\": \"by id\"}\n"));
+  for (int i = 0; i < N; i++) {
+    ok(sl_text_format(&data, "%s{\"question_id\": %d, \"image_id\": \"a\", \"question\": \"%s\", \"answers\": " TENS "}",
+                      i ? "," : "", 100 + i, i % 2 ? "Q?" : "q?"));
+    ok(sl_text_format(&asked, "{\"question_id\": \"a\", \"text\": \"q?\\nprompt %d\"}\n", i));
+    if (i < N - 1) ok(sl_text_format(&lines, "{\"question_id\": \"a\", \"prompt\": \"q?\", \"text\": \"%d\"}\n", i));
+    snprintf(said[i], sizeof said[i], "%d", i < 2 ? i : i - 1);
+    expected[i] = i == 2 ? "by id" : said[i];
+  }
+  ok(sl_text_append_string(&data, "]}"));
+  set s;
+  set_begin(&s);
+  put(&s, files[0], data.data);
+  put(&s, files[1], asked.data);
+  set_read(&s, "textvqa", NULL, NULL);
+  assert_int_equal(s.rows.n_bad, 0);
+  for (int i = 0; i < N; i++) {
+    char *prompt = NULL, wanted[32];
+    snprintf(wanted, sizeof wanted, "q?\nprompt %d", i);
+    ok(sl_textvqa_benchmark.prompt(&prompt, &s.examples.items[i], 1));
+    assert_string_equal(prompt, wanted);
+    free(prompt);
+  }
+  for (void *at = json_object_iter(s.examples.ids); at; at = json_object_iter_next(s.examples.ids, at)) {
+    key = json_object_iter_key(at);
+    if (strlen(key) > 8) fail_msg("a key of %zu bytes", strlen(key));
+  }
+  expect(&s, lines.data, expected, none);
+  ok(sl_text_append_string(&lines, "{\"question_id\": \"a\", \"prompt\": \"q?\", \"text\": \"one too many\"}\n"));
+  expect(&s, lines.data, expected, (const char *[]){"line 301: a second prediction for the id \"399\"", NULL});
+  set_end(&s, files);
+  sl_text_dispose(&data);
+  sl_text_dispose(&asked);
+  sl_text_dispose(&lines);
+}
+
 /* A folder of all splits: the validation set is read, the training set on request, the test set has no answers. */
 static void test_textvqa_splits(void **state) {
   (void)state;
@@ -310,7 +356,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_pope_by_order),      cmocka_unit_test(test_pope_numbering),
       cmocka_unit_test(test_textvqa_by_prompt),  cmocka_unit_test(test_textvqa_prompts),
-      cmocka_unit_test(test_textvqa_splits),
+      cmocka_unit_test(test_textvqa_splits),     cmocka_unit_test(test_textvqa_same_question),
       cmocka_unit_test(test_objects_and_arrays), cmocka_unit_test(test_main_objects_of_coco)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

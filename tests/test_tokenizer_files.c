@@ -26,9 +26,10 @@ static const struct {
     {MODEL("{`a`:99999999999999999999}", "[]") "}", SL_ERROR_FORMAT, "t.json"},
     {MODEL("{`a`:1.5}", "[]") "}", SL_ERROR_FORMAT, "integer"},
     {MODEL("{`a`:0,`a`:1}", "[]") "}", SL_ERROR_FORMAT, "t.json"},
-    {MODEL("{`a`:0}", "[`a b`]") "}", SL_ERROR_FORMAT, "merge 0 names \"b\""},
-    {MODEL("{`a`:0}", "[`a a`]") "}", SL_ERROR_FORMAT, "merge 0 names \"aa\""},
-    {MODEL("{`a`:0,`aa`:1}", "[`aa`]") "}", SL_ERROR_FORMAT, "merge 0"},
+    {MODEL("{`a`:0}", "[`a b`]") "}", SL_ERROR_FORMAT, "t.json: merge 0: expected a token of the vocabulary, found \"b\""},
+    {MODEL("{`a`:0}", "[`a a`]") "}", SL_ERROR_FORMAT, "merge 0: expected a token of the vocabulary, found \"aa\""},
+    {MODEL("{`a`:0,`aa`:1}", "[`aa`]") "}", SL_ERROR_FORMAT, "merge 0: expected two tokens and one space, found \"aa\""},
+    {MODEL("{`a`:0,`aa`:1}", "[`a a`,null]") "}", SL_ERROR_FORMAT, "merge 1"},
     {MODEL("{`a`:0,`aa`:1}", "[`a a`,[`a`,`a`]]") "}", SL_ERROR_FORMAT, "merge 1"},
     {MODEL("{`a`:0,`aa`:1}", "[[`a`]]") "}", SL_ERROR_FORMAT, "pair"},
     {MODEL("{`a`:0,`aa`:1}", "[[`a`,1]]") "}", SL_ERROR_FORMAT, "pair"},
@@ -37,6 +38,9 @@ static const struct {
     {OK_MODEL ",`added_tokens`:[{`id`:1}]}", SL_ERROR_FORMAT, "content"},
     {OK_MODEL ",`added_tokens`:[{`id`:-1,`content`:`x`}]}", SL_ERROR_FORMAT, "\"x\""},
     {OK_MODEL ",`added_tokens`:[{`id`:1,`content`:`x`}]}", SL_ERROR_FORMAT, "special"},
+    {OK_MODEL ",`added_tokens`:[{`id`:1,`content`:` x `,`special`:false,`normalized`:true,`lstrip`:false,`rstrip`:false,"
+     "`single_word`:false}],`normalizer`:{`type`:`Replace`,`pattern`:{`Regex`:`.`},`content`:``}}", SL_ERROR_UNSUPPORTED,
+     "added token \" x \" is empty once normalised"},
     {OK_MODEL ",`normalizer`:{`type`:`Precompiled`}}", SL_ERROR_UNSUPPORTED, "normalizer of type \"Precompiled\""},
     {OK_MODEL ",`normalizer`:{}}", SL_ERROR_FORMAT, "type"},
     {OK_MODEL ",`normalizer`:7}", SL_ERROR_FORMAT, "an integer"},
@@ -142,6 +146,80 @@ static void test_hostile_regex(void **state) {
   free(json);
 }
 
+/* Every place of a text may be compared with all of a token that is looked for there. */
+static void test_long_added_token(void **state) {
+  (void)state;
+  for (int over = 0; over < 2; over++) {
+    char *content = must_print("<%0*d>", SL_TOK_MAX_KEY - 2 + over, 0);
+    char *added = must_print("{`id`:999,`content`:`%s`,`special`:true,`normalized`:false,`lstrip`:false,`rstrip`:false,"
+                             "`single_word`:false}", content);
+    char *json = byte_json(NULL, NULL, NULL, added, "");
+    sl_tokenizer *t;
+    assert_int_equal(parse(&t, json), over ? SL_ERROR_UNSUPPORTED : SL_OK);
+    if (over) assert_message("t.json: token \"<0000000000");
+    if (over) assert_message("expected at most 4096 bytes of a token that is looked for in text, found 4097");
+    sl_tokenizer_close(t);
+    free(json);
+    free(added);
+    free(content);
+  }
+}
+
+static void refuse_text(const sl_tokenizer *t, const char *text, size_t n_bytes, const char *message) {
+  int32_t *ids;
+  int n_id;
+  assert_int_equal(sl_tokenizer_encode(t, text, n_bytes, true, &ids, &n_id), SL_ERROR_UNSUPPORTED);
+  assert_null(ids);
+  assert_message(message);
+}
+
+/* Two gigabytes out of one megabyte: told before they are made. */
+static void test_blown_up_text(void **state) {
+  (void)state;
+  char *step = must_print("{`type`:`Replace`,`pattern`:{`String`:`a`},`content`:`%02048d`}", 0);
+  char *json = byte_json(step, NULL, NULL, "", "");
+  sl_tokenizer *t = must_parse(json);
+  size_t n = 1 << 20;
+  char *text = malloc(n);
+  assert_non_null(text);
+  memset(text, 'a', n);
+  refuse_text(t, text, n, "t.json: a text of more than 1073741824 bytes once normalised");
+  free(text);
+  sl_tokenizer_close(t);
+  free(json);
+  free(step);
+}
+
+/* The same limits, lowered: of one piece, of all pieces between added tokens, after splitting, and between steps. */
+static void test_lowered_limits(void **state) {
+  (void)state;
+  char *json = byte_json("{`type`:`Prepend`,`prepend`:`yyyyyyyy`}",
+                         "{`type`:`Metaspace`,`replacement`:`\xe2\x96\x81`,`prepend_scheme`:`never`}", NULL,
+                         "{`id`:999,`content`:`x`,`special`:true,`normalized`:false,`lstrip`:false,`rstrip`:false,"
+                         "`single_word`:false}", "");
+  sl_tokenizer *t = must_parse(json);
+  int32_t *ids;
+  int n_id;
+  assert_int_equal(t->normalizers.max_bytes, 1 << 30);
+  assert_int_equal(t->splitters.max_bytes, 1 << 30);
+  t->normalizers.max_bytes = t->splitters.max_bytes = 20;
+  assert_int_equal(sl_tokenizer_encode(t, "axa", 3, true, &ids, &n_id), SL_OK);
+  assert_int_equal(n_id, 19);
+  free(ids);
+  refuse_text(t, "aaaaaaaaaaaaa", 13, "more than 20 bytes once normalised");
+  refuse_text(t, "axaxa", 5, "more than 20 bytes once normalised");
+  refuse_text(t, "      ", 6, "t.json: a text of more than 20 bytes once split");
+  sl_tokenizer_close(t);
+  free(json);
+  json = byte_json("{`type`:`Sequence`,`normalizers`:[{`type`:`Prepend`,`prepend`:`yyyyyyyyyyyyyyyyyyyy`},"
+                   "{`type`:`Replace`,`pattern`:{`String`:`y`},`content`:``}]}", NULL, NULL, "", "");
+  t = must_parse(json);
+  t->normalizers.max_bytes = 20;
+  refuse_text(t, "a", 1, "more than 20 bytes once normalised"); /* in between */
+  sl_tokenizer_close(t);
+  free(json);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_malformed),
@@ -149,6 +227,9 @@ int main(void) {
       cmocka_unit_test(test_gaps),
       cmocka_unit_test(test_long_text),
       cmocka_unit_test(test_hostile_regex),
+      cmocka_unit_test(test_long_added_token),
+      cmocka_unit_test(test_blown_up_text),
+      cmocka_unit_test(test_lowered_limits),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

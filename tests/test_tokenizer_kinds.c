@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -198,7 +199,7 @@ static void put_setting(sl_text *model, int message, int number, uint64_t value)
 }
 
 enum { TRAINER = 2, NORMALIZER = 3, DENORMALIZER = 5, MODEL_TYPE = 3, SUFFIX = 24, BYTE_FALLBACK = 35, CHARSMAP = 2,
-       DUMMY_PREFIX = 3 };
+       DUMMY_PREFIX = 3, KEEP_BLANKS = 4 };
 
 /* <unk>, "a", "b", "aa", "aaaa", and no dummy prefix. */
 static sl_text small_model(void) {
@@ -269,8 +270,13 @@ static void test_refused_models(void **state) {
     refuse(&model, settings[i].status, settings[i].text);
   }
   sl_text model = {0}, map = {0};
+  ASSERT_OK(sl_text_append_string(&model, ""));
+  refuse(&model, SL_ERROR_FORMAT, "expected a SentencePiece model, found an empty file");
+  put_setting(&model, NORMALIZER, DUMMY_PREFIX, 0);
+  refuse(&model, SL_ERROR_FORMAT, "not a SentencePiece model: it holds no pieces");
   put_setting(&model, TRAINER, MODEL_TYPE, 2);
-  refuse(&model, SL_ERROR_FORMAT, "no piece of type UNKNOWN among 0");
+  put_piece(&model, "a", 0, SL_TOK_PIECE_NORMAL);
+  refuse(&model, SL_ERROR_FORMAT, "no piece of type UNKNOWN among 1");
   for (int message = NORMALIZER; message <= DENORMALIZER; message += DENORMALIZER - NORMALIZER) {
     model = small_model();
     map.length = 0;
@@ -320,6 +326,59 @@ static void test_long_word(void **state) {
   assert_true(n_step < 4 * n);
   free(ids);
   free(text);
+  sl_tokenizer_close(t);
+  sl_text_dispose(&model);
+}
+
+static void test_long_user_piece(void **state) {
+  (void)state;
+  char text[SL_TOK_MAX_KEY + 2] = "";
+  memset(text, 'x', SL_TOK_MAX_KEY + 1);
+  sl_text model = small_model();
+  put_piece(&model, text, 0, SL_TOK_PIECE_NORMAL); /* joined, not looked for */
+  text[0] = 'y';
+  put_piece(&model, text, 0, SL_TOK_PIECE_USER);
+  refuse(&model, SL_ERROR_UNSUPPORTED, "expected at most 4096 bytes of a token that is looked for in text, found 4097");
+}
+
+enum { N_CHAIN = 4000 };
+
+static void *encode_chain(void *tokenizer) {
+  static char text[N_CHAIN];
+  int32_t *ids;
+  int n_id;
+  memset(text, 'a', N_CHAIN);
+  if (sl_tokenizer_encode(tokenizer, text, N_CHAIN, true, &ids, &n_id) != SL_OK) return NULL;
+  bool good = n_id == N_CHAIN;
+  for (int i = 0; good && i < n_id; i++) good = ids[i] == 1;
+  free(ids);
+  return good ? tokenizer : NULL;
+}
+
+/* Unused pieces "aa", "aaa", ..., each joined from the one before and an "a": the last falls apart 4,000 deep, in a
+ * thread whose stack has no room for that. */
+static void test_chain_of_unused_pieces(void **state) {
+  (void)state;
+  static char text[N_CHAIN + 1];
+  sl_text model = {0};
+  put_setting(&model, TRAINER, MODEL_TYPE, 2);
+  put_setting(&model, NORMALIZER, DUMMY_PREFIX, 0);
+  put_piece(&model, "<unk>", 0, SL_TOK_PIECE_UNKNOWN);
+  for (int n = 1; n <= N_CHAIN; n++) {
+    text[n - 1] = 'a';
+    put_piece(&model, text, (float)n, n == 1 ? SL_TOK_PIECE_NORMAL : SL_TOK_PIECE_UNUSED);
+  }
+  sl_tokenizer *t;
+  ASSERT_OK(parse_pieces(&t, &model));
+  pthread_attr_t attributes;
+  pthread_t thread;
+  void *good = NULL;
+  assert_int_equal(pthread_attr_init(&attributes), 0);
+  assert_int_equal(pthread_attr_setstacksize(&attributes, 1 << 17), 0);
+  assert_int_equal(pthread_create(&thread, &attributes, encode_chain, t), 0);
+  assert_int_equal(pthread_join(thread, &good), 0);
+  assert_ptr_equal(good, t);
+  pthread_attr_destroy(&attributes);
   sl_tokenizer_close(t);
   sl_text_dispose(&model);
 }
@@ -466,6 +525,46 @@ static void test_new_behaviour(void **state) {
   folder_remove(&f);
 }
 
+/* "legacy": false without byte fallback: the mark in front goes away before a special token, not before an unknown
+ * character, though its id is a special token's; the numbers are transformers 4.46.3's. */
+static void test_mark_in_front(void **state) {
+  (void)state;
+  static const struct {
+    const char *text;
+    int n;
+    int32_t ids[4];
+  } cases[] = {
+      {"\xf0\x9f\x91\x8d" "a", 4, {1, 3, 0, 4}}, {"</s>a", 3, {1, 2, 4}},     {"<unk>a", 3, {1, 0, 4}},
+      {"\xf0\x9f\x91\x8d", 3, {1, 3, 0}},        {"a</s>", 4, {1, 3, 4, 2}},  {" </s>", 4, {1, 3, 3, 2}},
+      {"x\xe2\x96\x81", 4, {1, 3, 0, 3}},         {"</s>", 2, {1, 2}},
+  };
+  sl_text model = {0};
+  put_setting(&model, TRAINER, MODEL_TYPE, 2);
+  put_setting(&model, NORMALIZER, KEEP_BLANKS, 0);
+  put_piece(&model, "<unk>", 0, SL_TOK_PIECE_UNKNOWN);
+  put_piece(&model, "<s>", 0, SL_TOK_PIECE_CONTROL);
+  put_piece(&model, "</s>", 0, SL_TOK_PIECE_CONTROL);
+  put_piece(&model, "\xe2\x96\x81", -1, SL_TOK_PIECE_NORMAL);
+  put_piece(&model, "a", -2, SL_TOK_PIECE_NORMAL);
+  static const char config[] = "{\"tokenizer_class\": \"LlamaTokenizer\", \"legacy\": false}";
+  folder f = folder_copy("tokenizer/llama-legacy");
+  folder_write(&f, "tokenizer.model", model.data, model.length);
+  folder_write(&f, "tokenizer_config.json", config, sizeof config - 1);
+  sl_tokenizer *t;
+  ASSERT_OK(sl_tokenizer_open_folder(&t, f.dir, 0));
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    int32_t *ids;
+    int n_id;
+    ASSERT_OK(sl_tokenizer_encode(t, cases[i].text, strlen(cases[i].text), true, &ids, &n_id));
+    assert_int_equal(n_id, cases[i].n);
+    assert_memory_equal(ids, cases[i].ids, (size_t)n_id * sizeof *ids);
+    free(ids);
+  }
+  sl_tokenizer_close(t);
+  sl_text_dispose(&model);
+  folder_remove(&f);
+}
+
 /* Old behaviour with a tokenizer.json alone: its added tokens swallow the blanks around them. */
 static void test_stripped_json(void **state) {
   (void)state;
@@ -508,6 +607,8 @@ static void test_refused_folders(void **state) {
       {"llama-old", "added_tokens.json", "x", "-1", SL_ERROR_FORMAT, "id of \"x\": expected an integer"},
       {"qwen2-slow", "tokenizer_config.json", "tokenizer_class", "\"GPT2Tokenizer\"", SL_ERROR_UNSUPPORTED,
        "tokenizer_class \"GPT2Tokenizer\" over vocab.json"},
+      {"qwen2-slow", "tokenizer_config.json", "tokenizer_class", NULL, SL_ERROR_UNSUPPORTED,
+       "tokenizer_config.json: expected the tokenizer_class of vocab.json and merges.txt, found none"},
       {"qwen2-slow", "vocab.json", "the", "-5", SL_ERROR_FORMAT, "id of \"the\""},
       {"bert-txt", "special_tokens_map.json", "cls_token", "\"[NONE]\"", SL_ERROR_FORMAT,
        "cls_token or sep_token is not in vocab.txt"},
@@ -542,6 +643,71 @@ static void test_vocab_lines(void **state) {
   assert_int_equal(sl_tokenizer_find(t, "a"), 3);
   assert_int_equal(sl_tokenizer_find(t, "[DEC]"), 4); /* named by special_tokens_map.json, numbered in that order */
   sl_tokenizer_close(t);
+  folder_remove(&f);
+}
+
+/* A bad line of merges.txt by file and line: lines without a merge count too. */
+static void test_merge_lines(void **state) {
+  (void)state;
+  static const struct {
+    const char *lines, *message;
+  } cases[] = {{"#version: 0.2\nh e\n\nhe nothing\n", "/merges.txt: line 4: expected a token of the vocabulary, found \"nothing\""},
+               {"#version: 0.2\nth\n", "/merges.txt: line 2: expected two tokens and one space, found \"th\""},
+               {"h e\n\xff h\n", "/merges.txt: line 2 is not valid UTF-8"}};
+  folder f = folder_copy("tokenizer/qwen2-slow");
+  sl_tokenizer *t;
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    folder_write(&f, "merges.txt", cases[i].lines, strlen(cases[i].lines));
+    assert_int_equal(sl_tokenizer_open_folder(&t, f.dir, 0), SL_ERROR_FORMAT);
+    assert_message(f.dir);
+    assert_message(cases[i].message);
+  }
+  folder_remove(&f);
+}
+
+/* What Git LFS leaves where a file was not downloaded. */
+static void test_pointers(void **state) {
+  (void)state;
+  static const char text[] = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+  static const char *const files[][2] = {{"gemma", "tokenizer.json"},  {"llama-legacy", "tokenizer.model"},
+                                         {"qwen", "qwen.tiktoken"},    {"qwen2-slow", "vocab.json"},
+                                         {"qwen2-slow", "merges.txt"}, {"bert-txt", "vocab.txt"}};
+  for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+    char name[64], path[400], message[600];
+    sl_tokenizer *t;
+    snprintf(name, sizeof name, "tokenizer/%s", files[i][0]);
+    folder f = folder_copy(name);
+    folder_write(&f, files[i][1], text, sizeof text - 1);
+    folder_path(&f, files[i][1], path);
+    snprintf(message, sizeof message, "%s: expected a file of a tokenizer, found a Git LFS pointer; fetch the file with `git lfs pull`",
+             path);
+    assert_int_equal(sl_tokenizer_open_folder(&t, f.dir, 0), SL_ERROR_FORMAT);
+    assert_message(message);
+    if (i == 0) assert_int_equal(sl_tokenizer_open(&t, path), SL_ERROR_FORMAT);
+    if (i == 0) assert_message(message);
+    folder_remove(&f);
+  }
+}
+
+/* The list may be as long as that of added tokens, and a token named many times is still one. */
+static void test_many_special_tokens(void **state) {
+  (void)state;
+  folder f = folder_copy("tokenizer/llama-legacy");
+  for (int n = 20000; n <= 20001; n++) {
+    sl_text config = {0};
+    sl_tokenizer *t;
+    ASSERT_OK(sl_text_append_string(&config, "{\"tokenizer_class\": \"LlamaTokenizer\", \"additional_special_tokens\": ["));
+    for (int i = 0; i < n; i++) ASSERT_OK(sl_text_append_string(&config, i ? ",\"<x>\"" : "\"<x>\""));
+    ASSERT_OK(sl_text_append_string(&config, "]}"));
+    folder_write(&f, "tokenizer_config.json", config.data, config.length);
+    sl_text_dispose(&config);
+    assert_int_equal(sl_tokenizer_open_folder(&t, f.dir, 0), n == 20000 ? SL_OK : SL_ERROR_UNSUPPORTED);
+    if (n > 20000) assert_message("tokenizer_config.json: additional_special_tokens: expected at most 20000, found 20001");
+    if (n > 20000) break;
+    assert_true(sl_tokenizer_is_special(t, sl_tokenizer_find(t, "<x>")));
+    assert_int_equal(sl_tokenizer_find(t, "<x>"), sl_tokenizer_vocab_size(t) - 1);
+    sl_tokenizer_close(t);
+  }
   folder_remove(&f);
 }
 
@@ -595,6 +761,9 @@ int main(void) {
       cmocka_unit_test(test_only_allowed),              cmocka_unit_test(test_choice),
       cmocka_unit_test(test_new_behaviour),             cmocka_unit_test(test_stripped_json),
       cmocka_unit_test(test_refused_folders),           cmocka_unit_test(test_vocab_lines),
+      cmocka_unit_test(test_long_user_piece),           cmocka_unit_test(test_chain_of_unused_pieces),
+      cmocka_unit_test(test_mark_in_front),             cmocka_unit_test(test_merge_lines),
+      cmocka_unit_test(test_pointers),                  cmocka_unit_test(test_many_special_tokens),
       cmocka_unit_test(test_allocation_failures),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -136,6 +136,13 @@ size_t sl_utf8_encode(uint32_t code_point, char out[4]) {
   return length;
 }
 
+bool sl_is_space(uint32_t c) {
+  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
+         c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+}
+
+bool sl_is_python_space(uint32_t c) { return sl_is_space(c) || (c >= 0x1C && c <= 0x1F); }
+
 bool sl_glob_match(const char *pattern, const char *name) {
   const char *after_star = NULL, *star_end = NULL; /* where to go on when the rest does not match */
   while (*name) {
@@ -204,6 +211,13 @@ sl_status sl_file_read(const char *path, size_t max_bytes, char **out, size_t *n
   *out = text.data;
   *n_bytes = text.length;
   return SL_OK;
+}
+
+sl_status sl_refuse_pointer(const char *path, const void *bytes, size_t n_bytes, const char *expected) {
+  static const char text[] = "version https://git-lfs";
+  if (n_bytes < sizeof text || memcmp(bytes, text, sizeof text - 1) != 0) return SL_OK;
+  SL_FAIL(SL_ERROR_FORMAT, "%s: expected %s, found a Git LFS pointer; fetch the file with `git lfs pull`", path,
+          expected);
 }
 
 sl_status sl_file_write(const char *path, const void *bytes, size_t n_bytes) {

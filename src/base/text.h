@@ -31,11 +31,19 @@ size_t sl_utf8_decode(const char *bytes, size_t n_bytes, uint32_t *code_point);
  * becomes U+FFFD. */
 size_t sl_utf8_encode(uint32_t code_point, char out[4]);
 
+/* A blank by Unicode's White_Space; by Python's str.isspace(), which also counts U+001C..U+001F. */
+bool sl_is_space(uint32_t code_point);
+bool sl_is_python_space(uint32_t code_point);
+
 /* Shell-style glob: `*` any run, `?` one character, everything else literal. Hyphen and underscore differ. */
 bool sl_glob_match(const char *pattern, const char *name);
 
 /* A whole file into a new buffer with one extra NUL byte. Fails above max_bytes, naming the limit. */
 sl_status sl_file_read(const char *path, size_t max_bytes, char **out, size_t *n_bytes);
+
+/* Git LFS leaves a small text in place of a file that was not downloaded. Refuses that text as the content of `path`,
+ * saying how to fetch the file; `expected` is what it should hold ("weights"). */
+sl_status sl_refuse_pointer(const char *path, const void *bytes, size_t n_bytes, const char *expected);
 
 /* Writes a file whole: to a temporary beside it, fsync, rename. A full disk leaves nothing behind. output.h does the
  * same in pieces. */

@@ -5,8 +5,6 @@
 
 #include "input/tokenizer_internal.h"
 
-enum { MAX_FILE_BYTES = 256 << 20 };
-
 static sl_status load_model(sl_tokenizer *t, const sl_tok_source *source, json_t *model) {
   if (!json_is_object(model)) SL_FAIL(SL_ERROR_FORMAT, "%s: \"model\": expected an object", source->name);
   const char *type = "BPE"; /* older files leave the type out */
@@ -48,15 +46,20 @@ sl_status sl_tok_new(sl_tokenizer **out, const char *name) {
   return status;
 }
 
-sl_status sl_tokenizer_parse(sl_tokenizer **out, const char *bytes, size_t n_bytes, const char *name) {
-  sl_tokenizer *tokenizer;
+sl_status sl_tok_load_json(sl_tokenizer *tokenizer, const char *bytes, size_t n_bytes) {
   json_t *root = NULL;
-  *out = NULL;
-  SL_TRY(sl_tok_new(&tokenizer, name));
-  sl_tok_source source = {.name = name};
+  sl_tok_source source = {.name = tokenizer->name};
   sl_status status = sl_tok_source_parse(&source, &root, bytes, n_bytes);
   if (status == SL_OK) status = sl_tok_load(tokenizer, &source, root);
   json_decref(root);
+  return status;
+}
+
+sl_status sl_tokenizer_parse(sl_tokenizer **out, const char *bytes, size_t n_bytes, const char *name) {
+  sl_tokenizer *tokenizer;
+  *out = NULL;
+  SL_TRY(sl_tok_new(&tokenizer, name));
+  sl_status status = sl_tok_load_json(tokenizer, bytes, n_bytes);
   if (status != SL_OK) sl_tokenizer_close(tokenizer);
   else *out = tokenizer;
   return status;
@@ -66,7 +69,7 @@ sl_status sl_tokenizer_open(sl_tokenizer **out, const char *path) {
   char *bytes;
   size_t n_bytes;
   *out = NULL;
-  SL_TRY(sl_file_read(path, MAX_FILE_BYTES, &bytes, &n_bytes));
+  SL_TRY(sl_tok_read_file(path, &bytes, &n_bytes));
   sl_status status = sl_tokenizer_parse(out, bytes, n_bytes, path);
   free(bytes);
   return status;
@@ -123,13 +126,15 @@ static sl_status cut(const sl_tokenizer *t, const bool *allowed, const char *tex
                             t->name, &e->normal));
     SL_TRY(sl_tok_addeds_cut(&t->addeds, &t->addeds.normal, allowed, t->name, e->normal.text.data,
                              e->normal.text.length, e->normal.n_first, &e->pieces));
+    SL_TRY(sl_tok_normalizers_check(&t->normalizers, t->name, e->pieces.text.length));
   }
   return SL_OK;
 }
 
 static sl_status encode(const sl_tokenizer *t, const bool *allowed, const char *text, size_t n_bytes, bool add_special,
                         encoding *e) {
-  if (t->encode_piece == sl_tok_slow_encode) {
+  bool slow = t->encode_piece == sl_tok_slow_encode;
+  if (slow) {
     SL_TRY(sl_tok_slow_prepare(t, text, n_bytes, &e->prepared));
     text = e->prepared.data;
     n_bytes = e->prepared.length;
@@ -138,11 +143,10 @@ static sl_status encode(const sl_tokenizer *t, const bool *allowed, const char *
   SL_TRY(sl_tok_split(&t->splitters, t->name, &e->pieces, &e->raw));
   for (size_t i = 0; i < e->pieces.n; i++) {
     const sl_tok_piece *piece = &e->pieces.items[i];
-    if (piece->id >= 0) SL_TRY(sl_tok_ids_add(&e->ids, piece->id));
+    if (piece->id >= 0) SL_TRY(slow ? sl_tok_slow_add(t, piece->id, &e->ids) : sl_tok_ids_add(&e->ids, piece->id));
     else
       SL_TRY(t->encode_piece(t, e->pieces.text.data + piece->begin, piece->end - piece->begin, &e->word, &e->ids));
   }
-  if (t->encode_piece == sl_tok_slow_encode) sl_tok_slow_finish(t, &e->ids);
   SL_TRY(sl_tok_templates_apply(&t->templates, t->name, add_special, &e->ids));
   if (e->ids.items) return SL_OK;
   return SL_ALLOC(e->ids.items, 1, "token ids"); /* no ids: still a pointer to free */

@@ -26,7 +26,7 @@ enum {
  *                     "legacy", "add_bos_token", "add_eos_token", "add_prefix_space" and special tokens), or the remote
  *                     code's InternLM2Tokenizer, by "tokenizer_class";
  *   qwen.tiktoken     ranks, with Qwen's regular expression and special tokens after the last rank;
- *   vocab.json and merges.txt   as Qwen2Tokenizer;
+ *   vocab.json and merges.txt   as Qwen2Tokenizer, which "tokenizer_class" must name;
  *   vocab.txt         WordPiece, as BertTokenizer.
  * For the last four, added tokens come from tokenizer_config.json, special_tokens_map.json and added_tokens.json. */
 sl_status sl_tokenizer_open_folder(sl_tokenizer **out, const char *dir, unsigned flags);

@@ -1,5 +1,6 @@
 /* Added tokens: cut out of the text before anything else sees it, leftmost longest, in two passes: those not normalized
  * out of the raw text, the others (in normalised form) out of each normalised remainder. */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,6 +27,10 @@ static sl_status trie_new_node(sl_tok_trie *trie, uint8_t byte, int32_t *node) {
 
 sl_status sl_tok_trie_add(sl_tok_trie *trie, const char *key, size_t n_bytes, int32_t value, const char *name) {
   int32_t node = -1;
+  assert(n_bytes > 0);
+  if (n_bytes > SL_TOK_MAX_KEY)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: token \"%s\": expected at most %d bytes of a token that is looked for in text, "
+            "found %zu", name, sl_tok_quote(key, n_bytes).text, SL_TOK_MAX_KEY, n_bytes);
   for (size_t i = 0; i < n_bytes; i++) {
     uint8_t byte = (uint8_t)key[i];
     int32_t next = node < 0 ? trie->root[byte] : *trie_find(trie, node, byte);
@@ -36,7 +41,6 @@ sl_status sl_tok_trie_add(sl_tok_trie *trie, const char *key, size_t n_bytes, in
     }
     node = next;
   }
-  if (node < 0) SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: an added token is empty once normalised", name);
   if (trie->nodes[node].added >= 0)
     SL_FAIL(SL_ERROR_FORMAT, "%s: two added tokens both read \"%s\" once normalised", name,
             sl_tok_quote(key, n_bytes).text);
@@ -95,8 +99,9 @@ static sl_status read_added(const sl_tok_addeds *addeds, sl_tok_added *added, co
   return sl_tok_bool_at(source, item, "single_word", &added->single_word);
 }
 
-/* Gives the token its id, as the reference does: the model's id when the model has it, else the next free number. The
- * id written in tokenizer.json is not used there, so neither here; that of the other files (keep_ids) is. */
+/* Gives the token its id, as the reference does: the model's id when the model has it, else the number of tokens so
+ * far (a vocabulary with gaps may have given that number away: then it names the added token). The id written in
+ * tokenizer.json is not used there, so neither here; that of the other files (keep_ids) is. */
 static sl_status enter_added(sl_tok_addeds *addeds, sl_tok_vocab *vocab, sl_tok_added *added, int32_t *next_id,
                              const char *name) {
   const sl_tok_entry *entry = sl_tok_vocab_find(vocab, added->content.data, added->content.length);
@@ -144,6 +149,9 @@ static sl_status build_tries(sl_tok_addeds *addeds, const char *name) {
     const sl_tok_added *added = &addeds->items[i];
     const sl_text *key = added->normalized ? &added->normal : &added->content;
     sl_tok_trie *trie = added->normalized ? &addeds->normal : &addeds->raw;
+    if (key->length == 0)
+      SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: added token \"%s\" is empty once normalised", name,
+              sl_tok_quote(added->content.data, added->content.length).text);
     SL_TRY(sl_tok_trie_add(trie, key->data, key->length, (int32_t)i, name));
     single_word |= added->single_word;
   }

@@ -16,6 +16,7 @@ void sl_tok_bpe_dispose(sl_tok_bpe *bpe) {
 void sl_tok_word_dispose(sl_tok_word *word) {
   free(word->symbols);
   free(word->joins);
+  free(word->ranges);
   free(word->cuts);
   free(word->heap);
   sl_text_dispose(&word->normal);
@@ -36,42 +37,43 @@ static sl_tok_merge *merge_slot(const sl_tok_bpe *bpe, uint64_t pair) {
   return &bpe->merges[slot];
 }
 
-static sl_status merge_id(const sl_tok_vocab *vocab, const sl_tok_source *source, int32_t rank, const char *bytes,
-                          size_t n_bytes, int32_t *id) {
-  *id = sl_tok_vocab_model_id(vocab, bytes, n_bytes);
-  if (*id < 0)
-    SL_FAIL(SL_ERROR_FORMAT, "%s: merge %d names \"%s\", which the vocabulary lacks", source->name, (int)rank,
-            sl_tok_quote(bytes, n_bytes).text);
-  return SL_OK;
-}
-
-/* Enters one merge; `joined` is scratch. */
-static sl_status enter_merge(sl_tok_bpe *bpe, const sl_tok_vocab *vocab, const sl_tok_source *source, int32_t rank,
-                             const char *left, size_t n_left, const char *right, size_t n_right, sl_text *joined) {
-  int32_t left_id, right_id, new_id;
-  SL_TRY(merge_id(vocab, source, rank, left, n_left, &left_id));
-  SL_TRY(merge_id(vocab, source, rank, right, n_right, &right_id));
-  size_t n_prefix = bpe->prefix.length;
-  if (n_right < n_prefix)
-    SL_FAIL(SL_ERROR_FORMAT, "%s: merge %d: \"%s\" is shorter than continuing_subword_prefix", source->name, (int)rank,
-            sl_tok_quote(right, n_right).text);
-  joined->length = 0;
-  SL_TRY(sl_text_append(joined, left, n_left));
-  SL_TRY(sl_text_append(joined, right + n_prefix, n_right - n_prefix));
-  SL_TRY(merge_id(vocab, source, rank, joined->data, joined->length, &new_id));
-  uint64_t pair = (uint64_t)left_id << 32 | (uint32_t)right_id;
-  *merge_slot(bpe, pair) = (sl_tok_merge){pair, rank, new_id}; /* of two equal merges the later one counts */
-  return SL_OK;
-}
-
 typedef struct merge_reader {
   sl_tok_bpe *bpe;
   const sl_tok_vocab *vocab;
   const sl_tok_source *source;
   sl_text left, right, joined;
+  size_t at; /* in the list of merges */
   int32_t rank;
   bool legacy; /* "a b" strings; otherwise ["a", "b"] pairs */
 } merge_reader;
+
+/* An error about the merge being read, by "tokenizer.json: merge 7" or "merges.txt: line 9". */
+static sl_status refuse_merge(const merge_reader *r, const char *expected, const char *bytes, size_t n_bytes) {
+  const char *lines = r->source->merges;
+  SL_FAIL(SL_ERROR_FORMAT, "%s: %s %zu: expected %s, found \"%s\"", lines ? lines : r->source->name,
+          lines ? "line" : "merge", lines ? r->at + 1 : (size_t)r->rank, expected, sl_tok_quote(bytes, n_bytes).text);
+}
+
+static sl_status merge_id(const merge_reader *r, const char *bytes, size_t n_bytes, int32_t *id) {
+  *id = sl_tok_vocab_model_id(r->vocab, bytes, n_bytes);
+  return *id >= 0 ? SL_OK : refuse_merge(r, "a token of the vocabulary", bytes, n_bytes);
+}
+
+/* Enters one merge. */
+static sl_status enter_merge(merge_reader *r, const char *left, size_t n_left, const char *right, size_t n_right) {
+  int32_t left_id, right_id, new_id;
+  SL_TRY(merge_id(r, left, n_left, &left_id));
+  SL_TRY(merge_id(r, right, n_right, &right_id));
+  size_t n_prefix = r->bpe->prefix.length;
+  if (n_right < n_prefix) return refuse_merge(r, "continuing_subword_prefix in front", right, n_right);
+  r->joined.length = 0;
+  SL_TRY(sl_text_append(&r->joined, left, n_left));
+  SL_TRY(sl_text_append(&r->joined, right + n_prefix, n_right - n_prefix));
+  SL_TRY(merge_id(r, r->joined.data, r->joined.length, &new_id));
+  uint64_t pair = (uint64_t)left_id << 32 | (uint32_t)right_id;
+  *merge_slot(r->bpe, pair) = (sl_tok_merge){pair, r->rank++, new_id}; /* of two equal merges the later one counts */
+  return SL_OK;
+}
 
 static sl_status read_pair(merge_reader *r, json_t *item) {
   json_t *left = json_array_get(item, 0), *right = json_array_get(item, 1);
@@ -79,11 +81,11 @@ static sl_status read_pair(merge_reader *r, json_t *item) {
     SL_FAIL(SL_ERROR_FORMAT, "%s: merge %d: expected a pair of strings", r->source->name, (int)r->rank);
   SL_TRY(sl_tok_text(r->source, json_string_value(left), json_string_length(left), &r->left));
   SL_TRY(sl_tok_text(r->source, json_string_value(right), json_string_length(right), &r->right));
-  return enter_merge(r->bpe, r->vocab, r->source, r->rank++, r->left.data, r->left.length, r->right.data,
-                     r->right.length, &r->joined);
+  return enter_merge(r, r->left.data, r->left.length, r->right.data, r->right.length);
 }
 
 static sl_status read_line(merge_reader *r, json_t *item) {
+  if (r->source->merges && json_is_null(item)) return SL_OK; /* a line without a merge */
   if (!json_is_string(item))
     SL_FAIL(SL_ERROR_FORMAT, "%s: merge %d: expected a string like the others", r->source->name, (int)r->rank);
   SL_TRY(sl_tok_text(r->source, json_string_value(item), json_string_length(item), &r->left));
@@ -92,10 +94,9 @@ static sl_status read_line(merge_reader *r, json_t *item) {
   if (n >= 8 && memcmp(line, "#version", 8) == 0) return SL_OK;
   const char *space = memchr(line, ' ', n);
   if (!space || memchr(space + 1, ' ', n - (size_t)(space + 1 - line)))
-    SL_FAIL(SL_ERROR_FORMAT, "%s: merge %d: expected two tokens and one space, found \"%s\"", r->source->name,
-            (int)r->rank, sl_tok_quote(line, n).text);
+    return refuse_merge(r, "two tokens and one space", line, n);
   size_t n_left = (size_t)(space - line);
-  return enter_merge(r->bpe, r->vocab, r->source, r->rank++, line, n_left, space + 1, n - n_left - 1, &r->joined);
+  return enter_merge(r, line, n_left, space + 1, n - n_left - 1);
 }
 
 static sl_status load_merges(sl_tok_bpe *bpe, const sl_tok_vocab *vocab, const sl_tok_source *source, json_t *list) {
@@ -106,10 +107,10 @@ static sl_status load_merges(sl_tok_bpe *bpe, const sl_tok_vocab *vocab, const s
   SL_TRY(SL_ALLOC(bpe->merges, bpe->n_slot, "merge table"));
   for (size_t i = 0; i < bpe->n_slot; i++) bpe->merges[i].rank = -1;
   merge_reader reader = {.bpe = bpe, .vocab = vocab, .source = source};
-  reader.legacy = n > 0 && json_is_string(json_array_get(list, 0));
+  reader.legacy = source->merges || (n > 0 && json_is_string(json_array_get(list, 0)));
   sl_status status = SL_OK;
-  for (size_t i = 0; i < n && status == SL_OK; i++) {
-    json_t *item = json_array_get(list, i);
+  for (; reader.at < n && status == SL_OK; reader.at++) {
+    json_t *item = json_array_get(list, reader.at);
     status = reader.legacy ? read_line(&reader, item) : read_pair(&reader, item);
   }
   sl_text_dispose(&reader.left);
@@ -142,9 +143,8 @@ sl_status sl_tok_bpe_load(sl_tok_bpe *bpe, sl_tok_vocab *vocab, const sl_tok_sou
   SL_TRY(load_merges(bpe, vocab, source, json_object_get(model, "merges")));
   bpe->unk_id = bpe->has_unk ? sl_tok_vocab_model_id(vocab, bpe->unk.data, bpe->unk.length) : -1;
   for (int b = 0; b < 256; b++) {
-    static const char hex[] = "0123456789ABCDEF";
-    char token[6] = {'<', '0', 'x', hex[b >> 4], hex[b & 15], '>'};
-    bpe->byte_id[b] = sl_tok_vocab_model_id(vocab, token, sizeof token);
+    sl_tok_byte_name token = sl_tok_name_byte((uint8_t)b);
+    bpe->byte_id[b] = sl_tok_vocab_model_id(vocab, token.text, strlen(token.text));
   }
   return SL_OK;
 }
@@ -198,6 +198,7 @@ static sl_status split_characters(const sl_tok_bpe *bpe, const sl_tok_vocab *voc
     if (at > 0) SL_TRY(sl_text_append(character, bpe->prefix.data, bpe->prefix.length));
     SL_TRY(sl_text_append(character, text + at, n));
     if (at + n == n_bytes) SL_TRY(sl_text_append(character, bpe->suffix.data, bpe->suffix.length));
+    if (word->n > SL_TOK_MAX_TEXT) SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: more than %u symbols", name, SL_TOK_MAX_TEXT);
     int32_t id = sl_tok_vocab_model_id(vocab, character->data, character->length);
     if (id < 0) {
       SL_TRY(add_missing(bpe, name, character, word, &pending));

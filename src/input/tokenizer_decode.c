@@ -153,16 +153,10 @@ static sl_status map_tokens(const sl_tok_decoder *step, const char *name, const 
 
 /* ---- bytes back to text ---- */
 
-static int hex_digit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-  return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* The byte that "<0x0A>" stands for, or -1. Rust's parser allows a plus sign for the first digit. */
 static int byte_token(const char *text, size_t n_bytes) {
   if (n_bytes != 6 || memcmp(text, "<0x", 3) != 0 || text[5] != '>') return -1;
-  int high = text[3] == '+' ? 0 : hex_digit(text[3]), low = hex_digit(text[4]);
+  int high = text[3] == '+' ? 0 : sl_tok_hex_digit(text[3]), low = sl_tok_hex_digit(text[4]);
   return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
 

@@ -6,8 +6,6 @@
 
 #include "input/tokenizer_internal.h"
 
-enum { MAX_FILE_BYTES = 256 << 20 };
-
 static sl_status has_file(const char *dir, const char *name, bool *found) {
   char *path;
   SL_TRY(sl_path_join(&path, dir, name));
@@ -23,11 +21,7 @@ typedef sl_status open_fn(sl_tokenizer *t, const char *dir, const char *bytes, s
 
 static sl_status open_json(sl_tokenizer *t, const char *dir, const char *bytes, size_t n_bytes, unsigned flags) {
   (void)dir;
-  json_t *root = NULL;
-  sl_tok_source source = {.name = t->name};
-  sl_status status = sl_tok_source_parse(&source, &root, bytes, n_bytes);
-  if (status == SL_OK) status = sl_tok_load(t, &source, root);
-  json_decref(root);
+  sl_status status = sl_tok_load_json(t, bytes, n_bytes);
   for (size_t i = 0; status == SL_OK && flags & SL_TOKENIZER_STRIP_ADDED && i < t->addeds.n; i++) {
     sl_tok_added *added = &t->addeds.items[i];
     const sl_tok_entry *entry = sl_tok_vocab_at(&t->vocab, added->id);
@@ -61,21 +55,20 @@ static sl_status each_line(line_fn *visit, json_t *into, const char *bytes, size
   return SL_OK;
 }
 
+/* Every line becomes an element, so that a merge's place tells its line; null: it holds none. */
 static sl_status add_merge(json_t *merges, const char *line, size_t n, size_t n_line, const char *name) {
-  if (n == 0 || (n_line == 0 && n >= 8 && memcmp(line, "#version", 8) == 0)) return SL_OK;
-  json_t *text = json_stringn(line, n);
+  bool none = n == 0 || (n_line == 0 && n >= 8 && memcmp(line, "#version", 8) == 0);
+  json_t *text = none ? json_null() : json_stringn(line, n);
   if (!text) SL_FAIL(SL_ERROR_FORMAT, "%s: line %zu is not valid UTF-8", name, n_line + 1);
   return json_array_append_new(merges, text) == 0 ? SL_OK : sl_tok_no_memory(name);
 }
 
-static sl_status read_merges(const char *dir, json_t *merges) {
-  char *path, *bytes = NULL;
-  size_t n_bytes = 0;
-  SL_TRY(sl_path_join(&path, dir, "merges.txt"));
-  sl_status status = sl_file_read(path, MAX_FILE_BYTES, &bytes, &n_bytes);
-  if (status == SL_OK) status = each_line(add_merge, merges, bytes, n_bytes, path);
+static sl_status read_merges(const char *path, json_t *merges) {
+  char *bytes;
+  size_t n_bytes;
+  SL_TRY(sl_tok_read_file(path, &bytes, &n_bytes));
+  sl_status status = each_line(add_merge, merges, bytes, n_bytes, path);
   free(bytes);
-  free(path);
   return status;
 }
 
@@ -86,9 +79,10 @@ static sl_status add_word(json_t *vocab, const char *line, size_t n, size_t n_li
   return json_object_setn_new(vocab, line, n, json_integer((json_int_t)n_line)) == 0 ? SL_OK : sl_tok_no_memory(name);
 }
 
-/* Lays the folder's added tokens and a model over `root` and loads it. */
-static sl_status load_completed(sl_tokenizer *t, const sl_tok_settings *settings, json_t *root, json_t *model) {
-  sl_tok_source source = {.name = t->name};
+/* Lays the folder's added tokens and a model over `root` and loads it. merges: the file they come from, or NULL. */
+static sl_status load_completed(sl_tokenizer *t, const sl_tok_settings *settings, json_t *root, json_t *model,
+                                const char *merges) {
+  sl_tok_source source = {.name = t->name, .merges = merges};
   t->addeds.keep_ids = true;
   if (json_object_set(root, "added_tokens", settings->added) != 0) return sl_tok_no_memory(t->name);
   if (json_object_set(root, "model", model) != 0) return sl_tok_no_memory(t->name);
@@ -96,14 +90,27 @@ static sl_status load_completed(sl_tokenizer *t, const sl_tok_settings *settings
 }
 
 /* NFC of the whole text comes before its added tokens are cut out, hence normalized. */
-static sl_status complete_qwen2(sl_tokenizer *t, const sl_tok_settings *settings, json_t *model) {
+static sl_status complete_qwen2(sl_tokenizer *t, const sl_tok_settings *settings, json_t *model, const char *merges) {
   json_t *root;
   t->addeds.python = true;
   SL_TRY(sl_tok_settings_normalized(settings, true));
   SL_TRY(sl_tok_qwen_components(&root, t->name));
-  sl_status status = load_completed(t, settings, root, model);
+  sl_status status = load_completed(t, settings, root, model, merges);
   json_decref(root);
   return status;
+}
+
+/* GPT-2, RoBERTa and others publish the same two files and cut text otherwise, so the class must be named; every folder
+ * of Qwen2 does. ("<|endoftext|>" would not tell: GPT-2's vocab.json has it, Qwen2's has not.) */
+static sl_status check_qwen2(const sl_tok_settings *settings) {
+  const char *class = NULL;
+  SL_TRY(sl_json_get_string(settings->config, "tokenizer_class", &class, settings->name));
+  if (!class)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: expected the tokenizer_class of vocab.json and merges.txt, found none",
+            settings->name);
+  if (strncmp(class, "Qwen2Tokenizer", 14) == 0) return SL_OK;
+  SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: tokenizer_class \"%s\" over vocab.json is not supported, only Qwen2Tokenizer",
+          settings->name, sl_tok_quote(class, strlen(class)).text);
 }
 
 static sl_status open_qwen2(sl_tokenizer *t, const char *dir, const char *bytes, size_t n_bytes, unsigned flags) {
@@ -111,19 +118,18 @@ static sl_status open_qwen2(sl_tokenizer *t, const char *dir, const char *bytes,
                                             {"pad_token", "<|endoftext|>"}, {NULL, NULL}};
   (void)flags;
   sl_tok_settings settings;
+  char *merges = NULL;
   json_t *vocab = NULL, *model = json_pack("{s:s, s:[]}", "type", "BPE", "merges");
   sl_status status = sl_tok_settings_read(&settings, dir, defaults, false);
-  const char *class = "Qwen2Tokenizer";
-  if (status == SL_OK) status = sl_json_get_string(settings.config, "tokenizer_class", &class, settings.name);
-  if (status == SL_OK && strncmp(class, "Qwen2Tokenizer", 14) != 0)
-    status = sl_fail(SL_ERROR_UNSUPPORTED, "%s: tokenizer_class \"%s\" over vocab.json is not supported, only "
-                     "Qwen2Tokenizer", settings.name, sl_tok_quote(class, strlen(class)).text);
+  if (status == SL_OK) status = check_qwen2(&settings);
   if (status == SL_OK) status = sl_json_parse(&vocab, bytes, n_bytes, t->name);
   if (status == SL_OK && json_object_set(model, "vocab", vocab) != 0) status = sl_tok_no_memory(t->name);
-  if (status == SL_OK) status = read_merges(dir, json_object_get(model, "merges"));
-  if (status == SL_OK) status = complete_qwen2(t, &settings, model);
+  if (status == SL_OK) status = sl_path_join(&merges, dir, "merges.txt");
+  if (status == SL_OK) status = read_merges(merges, json_object_get(model, "merges"));
+  if (status == SL_OK) status = complete_qwen2(t, &settings, model, merges);
   json_decref(vocab);
   json_decref(model);
+  free(merges);
   sl_tok_settings_dispose(&settings);
   return status;
 }
@@ -159,7 +165,7 @@ static sl_status open_bert(sl_tokenizer *t, const char *dir, const char *bytes, 
   if (status == SL_OK) {
     const char *unk = sl_tok_settings_token(&settings, "unk_token");
     model = json_pack("{s:s, s:s, s:O}", "type", "WordPiece", "unk_token", unk ? unk : "[UNK]", "vocab", vocab);
-    status = model ? load_completed(t, &settings, root, model) : sl_tok_no_memory(t->name);
+    status = model ? load_completed(t, &settings, root, model, NULL) : sl_tok_no_memory(t->name);
   }
   json_decref(vocab);
   json_decref(root);
@@ -173,24 +179,24 @@ static sl_status open_bert(sl_tokenizer *t, const char *dir, const char *bytes, 
 typedef struct kind {
   const char *file, *second; /* the vocabulary; what must be there beside it */
   open_fn *open;
+  unsigned first_with; /* flags that put it before all others */
 } kind;
 
-static const kind kinds[] = {{"tokenizer.json", NULL, open_json},        {"tokenizer.model", NULL, open_pieces},
-                             {"qwen.tiktoken", NULL, open_ranks},        {"vocab.json", "merges.txt", open_qwen2},
-                             {"vocab.txt", NULL, open_bert}};
+static const kind kinds[] = {{"tokenizer.json", NULL, open_json, 0},
+                             {"tokenizer.model", NULL, open_pieces, SL_TOKENIZER_STRIP_ADDED},
+                             {"qwen.tiktoken", NULL, open_ranks, 0},
+                             {"vocab.json", "merges.txt", open_qwen2, 0},
+                             {"vocab.txt", NULL, open_bert, 0}};
 enum { N_KIND = sizeof kinds / sizeof *kinds };
 
 static sl_status choose(const char *dir, unsigned flags, const kind **chosen) {
   *chosen = NULL;
-  for (size_t i = 0; i < N_KIND && !*chosen; i++) {
-    bool found, second = true;
+  for (size_t i = 0; i < N_KIND; i++) {
+    bool found, second = true, first = kinds[i].first_with & flags;
     SL_TRY(has_file(dir, kinds[i].file, &found));
     if (kinds[i].second) SL_TRY(has_file(dir, kinds[i].second, &second));
-    if (found && second) *chosen = &kinds[i];
+    if (found && second && (first || !*chosen)) *chosen = &kinds[i];
   }
-  bool pieces = false;
-  if (flags & SL_TOKENIZER_STRIP_ADDED) SL_TRY(has_file(dir, kinds[1].file, &pieces));
-  if (pieces) *chosen = &kinds[1];
   if (*chosen) return SL_OK;
   SL_FAIL(SL_ERROR_FILE, "%s: no tokenizer: looked for tokenizer.json, tokenizer.model, qwen.tiktoken, vocab.json with "
           "merges.txt, vocab.txt", dir);
@@ -199,7 +205,7 @@ static sl_status choose(const char *dir, unsigned flags, const kind **chosen) {
 static sl_status open_kind(sl_tokenizer *t, const kind *row, const char *dir, unsigned flags) {
   char *bytes;
   size_t n_bytes;
-  SL_TRY(sl_file_read(t->name, MAX_FILE_BYTES, &bytes, &n_bytes));
+  SL_TRY(sl_tok_read_file(t->name, &bytes, &n_bytes));
   sl_status status = row->open(t, dir, bytes, n_bytes, flags);
   free(bytes);
   return status;

@@ -12,12 +12,15 @@
 
 #define SL_TOK_MAX_ID 10000000 /* the largest id a file may name */
 #define SL_TOK_MAX_DEPTH 16    /* of Sequence inside Sequence */
+#define SL_TOK_MAX_KEY 4096    /* bytes of a token that is looked for at every place of a text */
+#define SL_TOK_MAX_TEXT (1u << 30) /* bytes of a text once normalised or split: its symbols are counted in 31 bits */
 
 /* ---- where a component comes from (tokenizer_source.c) ---- */
 
 typedef struct sl_tok_source {
   const char *name;     /* the file, for messages */
   uint32_t nul_standin; /* code point written in place of U+0000 before parsing; 0 when there was none */
+  const char *merges;   /* the file whose lines the elements of "merges" are; NULL: they stand in `name` */
 } sl_tok_source;
 
 /* `text` made fit for a message: cut to 60 bytes at a character boundary, control characters as '?'. */
@@ -25,6 +28,9 @@ typedef struct sl_tok_quoted {
   char text[64];
 } sl_tok_quoted;
 sl_tok_quoted sl_tok_quote(const char *bytes, size_t n_bytes);
+
+/* Reads a file of a tokenizer, at most 256 MiB; what Git LFS leaves in its place is told. */
+sl_status sl_tok_read_file(const char *path, char **bytes, size_t *n_bytes);
 
 /* Parses the file's bytes. jansson refuses U+0000 in keys, yet vocabularies may hold it, so a noncharacter found
  * nowhere in the file stands for it while parsing; sl_tok_text puts it back. */
@@ -96,6 +102,15 @@ bool sl_tok_is_space(uint32_t c); /* White_Space */
 bool sl_tok_is_numeric(uint32_t c);
 bool sl_tok_is_punctuation(uint32_t c);
 bool sl_tok_is_python_space(uint32_t c); /* str.isspace(): White_Space and U+001C..U+001F */
+#define SL_TOK_BLANK "\xe2\x96\x81" /* U+2581, which SentencePiece writes for a blank */
+enum { SL_TOK_N_BLANK = sizeof SL_TOK_BLANK - 1 };
+bool sl_tok_starts_with_blank(const char *text, size_t n_bytes);
+int sl_tok_hex_digit(char c); /* its value; -1 when it is none */
+/* The token that stands for a byte where the vocabulary lacks a character: "<0x0A>". */
+typedef struct sl_tok_byte_name {
+  char text[8];
+} sl_tok_byte_name;
+sl_tok_byte_name sl_tok_name_byte(uint8_t byte);
 size_t sl_tok_byte_char(uint8_t byte, char out[4]); /* GPT-2's printable stand-in for a byte */
 int sl_tok_char_byte(uint32_t c);                   /* its inverse; -1 when c stands for no byte */
 
@@ -119,12 +134,15 @@ typedef struct sl_tok_normalizer {
 typedef struct sl_tok_normalizers {
   sl_tok_normalizer *items;
   size_t n, capacity;
+  size_t max_bytes; /* that they may make of a text: SL_TOK_MAX_TEXT */
 } sl_tok_normalizers;
 
 sl_status sl_tok_normalizers_load(sl_tok_normalizers *steps, const sl_tok_source *source, json_t *part);
 void sl_tok_normalizers_dispose(sl_tok_normalizers *steps);
 sl_status sl_tok_normalize(const sl_tok_normalizers *steps, const char *bytes, size_t n_bytes, size_t n_first,
                            const char *name, sl_tok_string *out);
+/* Refuses a text of more than max_bytes; without steps every text is as long as it was. */
+sl_status sl_tok_normalizers_check(const sl_tok_normalizers *steps, const char *name, size_t n_bytes);
 void sl_tok_string_clear(sl_tok_string *string);
 /* Appends bytes; `first` says that they come from the input's first character. */
 sl_status sl_tok_string_add(sl_tok_string *string, const char *bytes, size_t n_bytes, bool first);
@@ -153,6 +171,7 @@ typedef struct sl_tok_splitter {
 typedef struct sl_tok_splitters {
   sl_tok_splitter *items;
   size_t n, capacity;
+  size_t max_bytes; /* of all pieces: SL_TOK_MAX_TEXT */
 } sl_tok_splitters;
 
 sl_status sl_tok_splitters_load(sl_tok_splitters *steps, const sl_tok_source *source, json_t *part);
@@ -217,6 +236,11 @@ typedef struct sl_tok_join { /* a symbol that is a range of the text */
   bool frozen; /* never merges */
 } sl_tok_join;
 
+typedef struct sl_tok_range { /* of the text, with its id or -1 */
+  size_t begin, end;
+  int32_t id;
+} sl_tok_range;
+
 typedef struct sl_tok_candidate {
   int32_t rank, at, id;
   int32_t end; /* where the joined text ends (tokenizer_join.c) */
@@ -227,6 +251,8 @@ typedef struct sl_tok_word { /* scratch of one encode call */
   size_t n, capacity;
   sl_tok_join *joins;
   size_t n_join, join_capacity;
+  sl_tok_range *ranges; /* still to come out, the next one last */
+  size_t n_range, range_capacity;
   int32_t *cuts;  /* by id of an unused piece: length of the left half it was joined from last */
   sl_text normal; /* what SentencePiece's normaliser made of the piece */
   sl_tok_candidate *heap;
@@ -310,7 +336,7 @@ typedef struct sl_tok_addeds {
 } sl_tok_addeds;
 
 void sl_tok_trie_init(sl_tok_trie *trie);
-/* Enters a key that is not empty; one that is there already is an error. */
+/* Enters a key that is not empty; one that is there already, or is longer than SL_TOK_MAX_KEY, is an error. */
 sl_status sl_tok_trie_add(sl_tok_trie *trie, const char *key, size_t n_bytes, int32_t value, const char *name);
 /* The value of the longest key starting at `at`, or -1. Of `allowed` (NULL = all) only those values count. */
 int32_t sl_tok_trie_longest(const sl_tok_trie *trie, const char *text, size_t n_bytes, size_t at, const bool *allowed,
@@ -410,9 +436,10 @@ typedef struct sl_tok_slow {
 } sl_tok_slow;
 
 sl_tok_model_fn sl_tok_slow_encode;
-/* What is done to the whole text first, and to its ids last. */
+/* What is done to the whole text first. */
 sl_status sl_tok_slow_prepare(const sl_tokenizer *tokenizer, const char *text, size_t n_bytes, sl_text *out);
-void sl_tok_slow_finish(const sl_tokenizer *tokenizer, sl_tok_ids *ids);
+/* Appends an added token that was cut out of the text. */
+sl_status sl_tok_slow_add(const sl_tokenizer *tokenizer, int32_t id, sl_tok_ids *ids);
 sl_status sl_tok_slow_decode(const sl_tokenizer *tokenizer, const int32_t *ids, int n_id, bool skip_special,
                              sl_text *out);
 
@@ -421,7 +448,9 @@ sl_status sl_tok_slow_decode(const sl_tokenizer *tokenizer, const int32_t *ids, 
 typedef struct sl_tok_settings {
   json_t *config; /* tokenizer_config.json with special_tokens_map.json laid over it; may be an empty object */
   json_t *added;  /* the added tokens of all files, in the form of tokenizer.json, "id" -1 where none is given */
-  char *name;     /* for messages: the folder's tokenizer_config.json */
+  json_t *by_content; /* the elements of `added` by their content */
+  json_t *named;      /* contents of bos_token and the like, and of additional_special_tokens */
+  char *name;         /* for messages: the folder's tokenizer_config.json */
 } sl_tok_settings;
 
 /* Reads tokenizer_config.json, special_tokens_map.json and added_tokens.json, each if it is there. `defaults` are the
@@ -459,6 +488,8 @@ struct sl_tokenizer {
 sl_status sl_tok_new(sl_tokenizer **out, const char *name);
 /* Loads all components from tokenizer.json's root; components that are missing stay away. */
 sl_status sl_tok_load(sl_tokenizer *tokenizer, const sl_tok_source *source, json_t *root);
+/* The same from the bytes of tokenizer.json. */
+sl_status sl_tok_load_json(sl_tokenizer *tokenizer, const char *bytes, size_t n_bytes);
 
 /* sl_tokenizer_encode, telling how many merge candidates were taken (NULL allowed). */
 sl_status sl_tok_encode_counted(const sl_tokenizer *tokenizer, const char *text, size_t n_bytes, bool add_special,

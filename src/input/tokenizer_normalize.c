@@ -1,5 +1,6 @@
-/* Normaliser steps, and the classes of characters that they and the pre-tokenizers need: utf8proc's tables (of Unicode
- * 13) under Rust's definitions. */
+/* Normaliser steps, and the classes of characters that they and the pre-tokenizers need: utf8proc's tables under Rust's
+ * definitions. The reference has tables of its own, so characters that only one of the two Unicode versions knows may
+ * come out differently. */
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
@@ -8,12 +9,9 @@
 
 /* ---- characters ---- */
 
-bool sl_tok_is_space(uint32_t c) {
-  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
-         c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
-}
+bool sl_tok_is_space(uint32_t c) { return sl_is_space(c); }
 
-bool sl_tok_is_python_space(uint32_t c) { return sl_tok_is_space(c) || (c >= 0x1c && c <= 0x1f); }
+bool sl_tok_is_python_space(uint32_t c) { return sl_is_python_space(c); }
 
 bool sl_tok_is_numeric(uint32_t c) {
   utf8proc_category_t category = utf8proc_category((int32_t)c);
@@ -45,6 +43,21 @@ static bool is_other(uint32_t c) {
 
 static bool is_printed_as_itself(uint32_t c) {
   return (c >= 0x21 && c <= 0x7e) || (c >= 0xa1 && c <= 0xac) || (c >= 0xae && c <= 0xff);
+}
+
+bool sl_tok_starts_with_blank(const char *text, size_t n_bytes) {
+  return n_bytes >= SL_TOK_N_BLANK && memcmp(text, SL_TOK_BLANK, SL_TOK_N_BLANK) == 0;
+}
+
+int sl_tok_hex_digit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+  return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+sl_tok_byte_name sl_tok_name_byte(uint8_t byte) {
+  static const char hex[] = "0123456789ABCDEF";
+  return (sl_tok_byte_name){{'<', '0', 'x', hex[byte >> 4], hex[byte & 15], '>'}};
 }
 
 /* GPT-2's table: printable Latin-1 stands for itself, the other 68 bytes for U+0100 onwards in order. */
@@ -111,7 +124,13 @@ static sl_status load_step(void *context, const sl_tok_source *source, json_t *p
 }
 
 sl_status sl_tok_normalizers_load(sl_tok_normalizers *steps, const sl_tok_source *source, json_t *part) {
+  steps->max_bytes = SL_TOK_MAX_TEXT;
   return sl_tok_walk(source, part, "normalizer", "normalizers", kinds, load_step, steps);
+}
+
+sl_status sl_tok_normalizers_check(const sl_tok_normalizers *steps, const char *name, size_t n_bytes) {
+  if (steps->n == 0 || n_bytes <= steps->max_bytes) return SL_OK;
+  SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: a text of more than %zu bytes once normalised", name, steps->max_bytes);
 }
 
 void sl_tok_normalizers_dispose(sl_tok_normalizers *steps) {
@@ -123,7 +142,6 @@ void sl_tok_normalizers_dispose(sl_tok_normalizers *steps) {
 }
 
 /* ---- Unicode normal forms ---- */
-
 
 /* Decomposes every character; out[] gets at most 18 for one. */
 static sl_status decompose(const sl_tok_string *in, bool compat, int32_t **out, size_t *n_out) {
@@ -199,10 +217,20 @@ static sl_status add_char(sl_tok_string *out, uint32_t c, bool first) {
   return sl_tok_string_add(out, bytes, n, first);
 }
 
-static sl_status run_replace(const sl_tok_normalizer *step, const sl_tok_string *in, const char *name,
-                             sl_tok_string *out) {
+/* A short text may become a very long one, so its length is counted before it is made. */
+static sl_status check_replaced(const sl_tok_normalizers *steps, const sl_tok_normalizer *step, const char *name,
+                                const sl_tok_spans *spans) {
+  size_t n_bytes = 0;
+  for (size_t i = 0; i < spans->n && n_bytes <= steps->max_bytes; i++)
+    n_bytes += spans->items[i].match ? step->content.length : spans->items[i].end - spans->items[i].begin;
+  return sl_tok_normalizers_check(steps, name, n_bytes);
+}
+
+static sl_status run_replace(const sl_tok_normalizers *steps, const sl_tok_normalizer *step, const sl_tok_string *in,
+                             const char *name, sl_tok_string *out) {
   sl_tok_spans spans = {0};
   sl_status status = sl_tok_pattern_spans(&step->pattern, in->text.data, in->text.length, name, &spans);
+  if (status == SL_OK) status = check_replaced(steps, step, name, &spans);
   for (size_t i = 0; i < spans.n && status == SL_OK; i++) {
     const sl_tok_span *span = &spans.items[i];
     if (span->match) {
@@ -311,11 +339,12 @@ static sl_status run_prepend(const sl_tok_normalizer *step, const sl_tok_string 
   return sl_tok_string_add(out, in->text.data + in->n_first, in->text.length - in->n_first, false);
 }
 
-static sl_status run_step(const sl_tok_normalizer *step, sl_tok_string *in, sl_tok_string *out, const char *name) {
+static sl_status run_step(const sl_tok_normalizers *steps, const sl_tok_normalizer *step, sl_tok_string *in,
+                          sl_tok_string *out, const char *name) {
   enum kind kind = (enum kind)step->kind;
   switch (kind) {
     case PREPEND: return run_prepend(step, in, out);
-    case REPLACE: return run_replace(step, in, name, out);
+    case REPLACE: return run_replace(steps, step, in, name, out);
     case NFC: case NFD: case NFKC: case NFKD:
       if (is_ascii(&in->text)) {
         swap(in, out);
@@ -342,8 +371,9 @@ sl_status sl_tok_normalize(const sl_tok_normalizers *steps, const char *bytes, s
   if (status == SL_OK) status = sl_tok_string_add(out, bytes + n_first, n_bytes - n_first, false);
   for (size_t i = 0; i < steps->n && status == SL_OK; i++) {
     sl_tok_string_clear(&spare);
-    status = run_step(&steps->items[i], out, &spare, name);
+    status = run_step(steps, &steps->items[i], out, &spare, name);
     swap(out, &spare);
+    if (status == SL_OK) status = sl_tok_normalizers_check(steps, name, out->text.length);
   }
   sl_text_dispose(&spare.text);
   return status;

@@ -1,6 +1,6 @@
 /* Patterns: literals and regular expressions, matched one after another over a text. tokenizer.json's expressions are
- * Oniguruma's (Ruby syntax); tokenizer_regex.c rewrites them for PCRE2. Match, depth and memory limits keep a hostile
- * expression from running exponentially long or deep: it becomes an error. */
+ * Oniguruma's (Ruby syntax); tokenizer_regex.c rewrites them for PCRE2. Limits of match steps and memory keep a
+ * hostile expression from running exponentially long: it becomes an error. */
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>

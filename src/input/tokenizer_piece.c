@@ -7,8 +7,7 @@
 
 #include "input/tokenizer_internal.h"
 
-static const char mark[] = "\xe2\x96\x81"; /* U+2581 stands for a blank */
-enum { N_MARK = 3, MAX_RULE_BYTES = 256, MAX_NORMAL_BYTES = 1 << 30 };
+enum { MAX_RULE_BYTES = 256 };
 
 /* ---- normalising ---- */
 
@@ -61,7 +60,7 @@ static bool ends_with(const sl_text *text, const char *end, size_t n_end) {
 }
 
 static sl_status add_blank(const sl_tok_spm *spm, sl_text *out) {
-  return spm->escape_whitespaces ? sl_text_append(out, mark, N_MARK) : sl_text_append(out, " ", 1);
+  return spm->escape_whitespaces ? sl_text_append(out, SL_TOK_BLANK, SL_TOK_N_BLANK) : sl_text_append(out, " ", 1);
 }
 
 static sl_status add_escaped(const sl_tok_spm *spm, const char *text, size_t n_bytes, sl_text *out) {
@@ -89,11 +88,11 @@ sl_status sl_tok_spm_normalize(const sl_tok_spm *spm, const char *text, size_t n
       SL_TRY(add_escaped(spm, p.to + skip, p.n_to - skip, out));
       after_blank = remove && p.to[p.n_to - 1] == ' ';
     }
-    if (out->length > MAX_NORMAL_BYTES)
-      SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: a text of more than %d bytes once normalised", name, (int)MAX_NORMAL_BYTES);
+    if (out->length > SL_TOK_MAX_TEXT)
+      SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: a text of more than %u bytes once normalised", name, SL_TOK_MAX_TEXT);
     text += p.n;
   }
-  const char *blank = spm->escape_whitespaces ? mark : " ";
+  const char *blank = spm->escape_whitespaces ? SL_TOK_BLANK : " ";
   while (remove && ends_with(out, blank, strlen(blank))) out->length -= strlen(blank);
   if (!sl_utf8_valid(out->data, out->length, NULL))
     SL_FAIL(SL_ERROR_FORMAT, "%s: the character map makes invalid UTF-8 of a text", name);
@@ -115,21 +114,40 @@ static sl_status cut_symbols(const sl_tok_spm *spm, const sl_tok_vocab *vocab, c
   return SL_OK;
 }
 
-/* A range of the text that is one piece; an unused piece falls apart as it was last joined. */
-static sl_status add_piece(const sl_tok_spm *spm, const sl_tok_vocab *vocab, const char *text, size_t begin, size_t end,
-                           int32_t id, sl_tok_word *word, bool *after_unk, sl_tok_ids *ids) {
-  if (id >= 0 && spm->type[id] == SL_TOK_PIECE_UNUSED && word->cuts && word->cuts[id] > 0) {
-    size_t cut = begin + (size_t)word->cuts[id];
-    int32_t left = sl_tok_vocab_model_id(vocab, text + begin, cut - begin);
-    int32_t right = sl_tok_vocab_model_id(vocab, text + cut, end - cut);
-    SL_TRY(add_piece(spm, vocab, text, begin, cut, left, word, after_unk, ids));
-    return add_piece(spm, vocab, text, cut, end, right, word, after_unk, ids);
-  }
-  bool unk = id < 0 || id == spm->unk_id, was_unk = *after_unk;
+static sl_status push_range(sl_tok_word *word, size_t begin, size_t end, int32_t id) {
+  SL_TRY(sl_tok_grow((void **)&word->ranges, word->n_range, &word->range_capacity, sizeof *word->ranges, "pieces"));
+  word->ranges[word->n_range++] = (sl_tok_range){begin, end, id};
+  return SL_OK;
+}
+
+/* A range of the text that stays one piece. */
+static sl_status add_whole(const sl_tok_spm *spm, const char *text, const sl_tok_range *r, bool *after_unk,
+                           sl_tok_ids *ids) {
+  bool unk = r->id < 0 || r->id == spm->unk_id, was_unk = *after_unk;
   *after_unk = unk;
-  if (!unk) return sl_tok_ids_add(ids, id);
+  if (!unk) return sl_tok_ids_add(ids, r->id);
   if (!spm->byte_fallback) return was_unk ? SL_OK : sl_tok_ids_add(ids, spm->unk_id);
-  for (size_t i = begin; i < end; i++) SL_TRY(sl_tok_ids_add(ids, spm->byte_id[(uint8_t)text[i]]));
+  for (size_t i = r->begin; i < r->end; i++) SL_TRY(sl_tok_ids_add(ids, spm->byte_id[(uint8_t)text[i]]));
+  return SL_OK;
+}
+
+/* A range of the text that is one piece; an unused piece falls apart as it was last joined, and so may its parts, as
+ * deep as the piece is long: what is still to come waits in word->ranges. */
+static sl_status add_piece(const sl_tok_spm *spm, const sl_tok_vocab *vocab, const char *text, const sl_tok_join *join,
+                           sl_tok_word *word, bool *after_unk, sl_tok_ids *ids) {
+  word->n_range = 0;
+  SL_TRY(push_range(word, (size_t)join->begin, (size_t)join->end, join->id));
+  while (word->n_range > 0) {
+    sl_tok_range r = word->ranges[--word->n_range];
+    int32_t id = r.id;
+    if (id >= 0 && spm->type[id] == SL_TOK_PIECE_UNUSED && word->cuts && word->cuts[id] > 0) {
+      size_t cut = r.begin + (size_t)word->cuts[id];
+      SL_TRY(push_range(word, cut, r.end, sl_tok_vocab_model_id(vocab, text + cut, r.end - cut)));
+      SL_TRY(push_range(word, r.begin, cut, sl_tok_vocab_model_id(vocab, text + r.begin, cut - r.begin)));
+    } else {
+      SL_TRY(add_whole(spm, text, &r, after_unk, ids));
+    }
+  }
   return SL_OK;
 }
 
@@ -141,11 +159,8 @@ sl_status sl_tok_spm_encode(const sl_tok_spm *spm, const sl_tok_vocab *vocab, co
   SL_TRY(cut_symbols(spm, vocab, &word->normal, word));
   SL_TRY(sl_tok_join_all(vocab, &spm->ranks, word->normal.data, word));
   bool after_unk = false;
-  for (int32_t i = 0; i >= 0; i = word->joins[i].next) {
-    const sl_tok_join *join = &word->joins[i];
-    SL_TRY(add_piece(spm, vocab, word->normal.data, (size_t)join->begin, (size_t)join->end, join->id, word, &after_unk,
-                     ids));
-  }
+  for (int32_t i = 0; i >= 0; i = word->joins[i].next)
+    SL_TRY(add_piece(spm, vocab, word->normal.data, &word->joins[i], word, &after_unk, ids));
   return SL_OK;
 }
 
@@ -156,8 +171,6 @@ static int type_of(const sl_tok_spm *spm, const sl_tok_vocab *vocab, const char 
   const sl_tok_entry *entry = sl_tok_vocab_find(vocab, text, n_bytes);
   return entry && (size_t)entry->id < spm->n_piece ? spm->type[entry->id] : SL_TOK_PIECE_UNKNOWN;
 }
-
-static int hex_value(char c) { return c <= '9' ? c - '0' : c - 'A' + 10; }
 
 /* The bytes collected so far, ill-formed ones each as U+FFFD. */
 static sl_status flush_bytes(sl_text *bytes, sl_text *out) {
@@ -174,9 +187,9 @@ static sl_status flush_bytes(sl_text *bytes, sl_text *out) {
 
 static sl_status add_unmarked(const char *text, size_t n_bytes, sl_text *out) {
   for (size_t at = 0; at < n_bytes;) {
-    bool blank = n_bytes - at >= N_MARK && memcmp(text + at, mark, N_MARK) == 0;
+    bool blank = sl_tok_starts_with_blank(text + at, n_bytes - at);
     SL_TRY(blank ? sl_text_append(out, " ", 1) : sl_text_append(out, text + at, 1));
-    at += blank ? N_MARK : 1;
+    at += blank ? SL_TOK_N_BLANK : 1;
   }
   return SL_OK;
 }
@@ -189,10 +202,10 @@ static sl_status decode_piece(const sl_tok_spm *spm, int type, const char *text,
   if (type == SL_TOK_PIECE_CONTROL) return SL_OK;
   if (type == SL_TOK_PIECE_UNKNOWN && unk) return sl_text_append(out, spm->unk_surface.data, spm->unk_surface.length);
   if (type == SL_TOK_PIECE_UNKNOWN) return sl_text_append(out, text, n_bytes);
-  bool drop = begins && (spm->add_dummy_prefix || spm->remove_extra_whitespaces) && n_bytes >= N_MARK &&
-              memcmp(text, mark, N_MARK) == 0;
+  bool drop = begins && (spm->add_dummy_prefix || spm->remove_extra_whitespaces) &&
+              sl_tok_starts_with_blank(text, n_bytes);
   *prefixed = drop && !spm->remove_extra_whitespaces;
-  return add_unmarked(text + (drop ? N_MARK : 0), n_bytes - (drop ? N_MARK : 0), out);
+  return add_unmarked(text + (drop ? SL_TOK_N_BLANK : 0), n_bytes - (drop ? SL_TOK_N_BLANK : 0), out);
 }
 
 sl_status sl_tok_spm_decode(const sl_tok_spm *spm, const sl_tok_vocab *vocab, const sl_tok_pieces *tokens, size_t from,
@@ -206,7 +219,7 @@ sl_status sl_tok_spm_decode(const sl_tok_spm *spm, const sl_tok_vocab *vocab, co
     size_t n = tokens->items[i].end - tokens->items[i].begin;
     int type = type_of(spm, vocab, text, n);
     if (type == SL_TOK_PIECE_BYTE) {
-      char byte = (char)(hex_value(text[3]) * 16 + hex_value(text[4]));
+      char byte = (char)(sl_tok_hex_digit(text[3]) * 16 + sl_tok_hex_digit(text[4]));
       status = sl_text_append(&bytes, &byte, 1);
       continue;
     }

@@ -241,16 +241,15 @@ static sl_status rank_pieces(loader *l) {
 }
 
 static sl_status find_bytes(loader *l, const char *name) {
-  static const char hex[] = "0123456789ABCDEF";
   sl_tok_spm *spm = l->spm;
   size_t n_byte = 0;
   for (size_t i = 0; i < spm->n_piece; i++) n_byte += spm->type[i] == SL_TOK_PIECE_BYTE;
   for (int b = 0; b < 256; b++) {
-    char token[6] = {'<', '0', 'x', hex[b >> 4], hex[b & 15], '>'};
-    const sl_tok_entry *entry = sl_tok_vocab_find(l->vocab, token, sizeof token);
+    sl_tok_byte_name token = sl_tok_name_byte((uint8_t)b);
+    const sl_tok_entry *entry = sl_tok_vocab_find(l->vocab, token.text, strlen(token.text));
     spm->byte_id[b] = entry && spm->type[entry->id] == SL_TOK_PIECE_BYTE ? entry->id : -1;
     if (spm->byte_fallback && spm->byte_id[b] < 0)
-      SL_FAIL(SL_ERROR_FORMAT, "%s: byte_fallback is set, yet there is no piece \"%.6s\" of type BYTE", name, token);
+      SL_FAIL(SL_ERROR_FORMAT, "%s: byte_fallback is set, yet there is no piece \"%s\" of type BYTE", name, token.text);
   }
   if (n_byte != (spm->byte_fallback ? 256u : 0u))
     SL_FAIL(SL_ERROR_FORMAT, "%s: expected %d pieces of type BYTE, found %zu", name, spm->byte_fallback ? 256 : 0,
@@ -261,6 +260,7 @@ static sl_status find_bytes(loader *l, const char *name) {
 static sl_status check_model(loader *l, const char *name) {
   static const char *const types[] = {"0", "unigram", "BPE", "word", "char"};
   sl_tok_spm *spm = l->spm;
+  if (spm->n_piece == 0) SL_FAIL(SL_ERROR_FORMAT, "%s: not a SentencePiece model: it holds no pieces", name);
   if (l->model_type != 2)
     SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: a SentencePiece model of type %s is not supported, only BPE", name,
             l->model_type < 5 ? types[l->model_type] : "unknown");
@@ -280,6 +280,7 @@ static sl_status check_model(loader *l, const char *name) {
 }
 
 sl_status sl_tok_spm_parse(sl_tok_spm *spm, sl_tok_vocab *vocab, const char *bytes, size_t n_bytes, const char *name) {
+  if (n_bytes == 0) SL_FAIL(SL_ERROR_FORMAT, "%s: expected a SentencePiece model, found an empty file", name);
   loader l = {.spm = spm, .vocab = vocab, .model_type = 1};
   spm->add_dummy_prefix = spm->remove_extra_whitespaces = spm->escape_whitespaces = true;
   sl_tok_trie_init(&spm->user);

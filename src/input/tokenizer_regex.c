@@ -105,8 +105,17 @@ static const escape escapes[] = {
     {'v', "\\x0b", "\\x0b"},
 };
 
-static bool is_hex(char c) {
-  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+static bool is_hex(char c) { return sl_tok_hex_digit(c) >= 0; }
+
+/* Length of \xH, \xHH or \x{H...}: one atom, digits and all. */
+static size_t hex_length(const translator *t) {
+  size_t end = t->at + 2;
+  if (end < t->n && t->in[end] == '{') {
+    const char *close = memchr(t->in + end, '}', t->n - end);
+    return close ? (size_t)(close - t->in) + 1 - t->at : 2;
+  }
+  while (end < t->n && end < t->at + 4 && is_hex(t->in[end])) end++;
+  return end - t->at;
 }
 
 static sl_status translate_escape(translator *t, bool inside) {
@@ -131,7 +140,7 @@ static sl_status translate_escape(translator *t, bool inside) {
   }
   if (letter == 'Q' || letter == 'E' || letter == 'N' || letter == 'C') return refuse(t, "this escape");
   uint32_t c;
-  size_t n = 1 + sl_utf8_decode(t->in + t->at + 1, t->n - t->at - 1, &c);
+  size_t n = letter == 'x' ? hex_length(t) : 1 + sl_utf8_decode(t->in + t->at + 1, t->n - t->at - 1, &c);
   SL_TRY(sl_text_append(t->out, t->in + t->at, n));
   t->at += n;
   return SL_OK;

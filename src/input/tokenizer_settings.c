@@ -7,7 +7,7 @@
 
 #include "input/tokenizer_internal.h"
 
-enum { MAX_FILE_BYTES = 64 << 20, MAX_ADDED = 20000 }; /* they are searched one by one */
+enum { MAX_FILE_BYTES = 64 << 20, MAX_ADDED = 20000 }; /* added tokens, and additional_special_tokens */
 
 static const char *const token_keys[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                          "pad_token", "cls_token", "mask_token"};
@@ -16,6 +16,8 @@ enum { N_TOKEN_KEY = sizeof token_keys / sizeof *token_keys };
 void sl_tok_settings_dispose(sl_tok_settings *settings) {
   json_decref(settings->config);
   json_decref(settings->added);
+  json_decref(settings->by_content);
+  json_decref(settings->named);
   free(settings->name);
 }
 
@@ -48,13 +50,17 @@ static bool flag(json_t *value, const char *key, bool otherwise) {
   return json_is_boolean(found) ? json_is_true(found) : otherwise;
 }
 
-static json_t *find_added(const sl_tok_settings *s, json_t *content) {
-  for (size_t i = 0; i < json_array_size(s->added); i++) {
-    json_t *item = json_array_get(s->added, i);
-    if (json_equal(json_object_get(item, "content"), content)) return item;
-  }
-  return NULL;
+/* The member of an object, and a new one, under a string that may hold U+0000. */
+static json_t *member(const json_t *object, const json_t *name) {
+  return name ? json_object_getn(object, json_string_value(name), json_string_length(name)) : NULL;
 }
+
+static sl_status put_member(const sl_tok_settings *s, json_t *object, const json_t *name, json_t *value) {
+  int failed = json_object_setn(object, json_string_value(name), json_string_length(name), value);
+  return failed ? sl_tok_no_memory(s->name) : SL_OK;
+}
+
+static json_t *find_added(const sl_tok_settings *s, json_t *content) { return member(s->by_content, content); }
 
 /* Appends a token in the form of tokenizer.json. */
 static sl_status append(sl_tok_settings *s, json_int_t id, json_t *value, bool special, bool normalized, bool strip) {
@@ -67,7 +73,8 @@ static sl_status append(sl_tok_settings *s, json_int_t id, json_t *value, bool s
                            "normalized", flag(value, "normalized", normalized), "lstrip",
                            strip || flag(value, "lstrip", false), "rstrip", strip || flag(value, "rstrip", false),
                            "single_word", flag(value, "single_word", false));
-  return item && json_array_append_new(s->added, item) == 0 ? SL_OK : sl_tok_no_memory(s->name);
+  if (!item || json_array_append_new(s->added, item) != 0) return sl_tok_no_memory(s->name);
+  return put_member(s, s->by_content, content, item);
 }
 
 /* ---- lists with ids ---- */
@@ -82,14 +89,21 @@ static sl_status read_id(const sl_tok_settings *s, const char *text, json_int_t 
   return SL_OK;
 }
 
-static bool is_named(const sl_tok_settings *s, json_t *content) {
-  for (size_t i = 0; i < N_TOKEN_KEY; i++)
-    if (json_equal(content_of(json_object_get(s->config, token_keys[i])), content)) return true;
+/* Collects the contents that is_named knows. */
+static sl_status collect_named(sl_tok_settings *s) {
   json_t *list = json_object_get(s->config, "additional_special_tokens");
-  for (size_t i = 0; i < json_array_size(list); i++)
-    if (json_equal(content_of(json_array_get(list, i)), content)) return true;
-  return false;
+  size_t n = json_array_size(list);
+  if (n > MAX_ADDED)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "%s: additional_special_tokens: expected at most %d, found %zu", s->name,
+            (int)MAX_ADDED, n);
+  for (size_t i = 0; i < N_TOKEN_KEY + n; i++) {
+    json_t *value = i < N_TOKEN_KEY ? json_object_get(s->config, token_keys[i]) : json_array_get(list, i - N_TOKEN_KEY);
+    if (content_of(value)) SL_TRY(put_member(s, s->named, content_of(value), json_true()));
+  }
+  return SL_OK;
 }
+
+static bool is_named(const sl_tok_settings *s, json_t *content) { return member(s->named, content) != NULL; }
 
 static sl_status take_decoder(sl_tok_settings *s, json_t *decoder, bool old) {
   const char *key;
@@ -208,7 +222,10 @@ static sl_status read_all(sl_tok_settings *s, const char *dir, const char *const
                           json_t **map, json_t **file) {
   SL_TRY(read_object(dir, "tokenizer_config.json", &s->config));
   if (!s->config && !(s->config = json_object())) return sl_tok_no_memory(s->name);
-  if (!(s->added = json_array())) return sl_tok_no_memory(s->name);
+  s->added = json_array();
+  s->by_content = json_object();
+  s->named = json_object();
+  if (!s->added || !s->by_content || !s->named) return sl_tok_no_memory(s->name);
   json_t *decoder = json_object_get(s->config, "added_tokens_decoder");
   if (!decoder || old) {
     SL_TRY(read_object(dir, "special_tokens_map.json", map));
@@ -216,6 +233,7 @@ static sl_status read_all(sl_tok_settings *s, const char *dir, const char *const
   }
   if (*map) SL_TRY(lay_over(s, *map));
   SL_TRY(put_defaults(s, defaults));
+  SL_TRY(collect_named(s));
   SL_TRY(decoder ? take_decoder(s, decoder, old) : take_added_file(s, *file, old));
   SL_TRY(name_tokens(s));
   return old ? strip_old(s, *map) : SL_OK;

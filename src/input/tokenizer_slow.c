@@ -7,22 +7,15 @@
 
 #include "input/tokenizer_internal.h"
 
-static const char mark[] = "\xe2\x96\x81";
-enum { N_MARK = 3 };
-
-static bool starts_with_mark(const char *text, size_t n_bytes) {
-  return n_bytes >= N_MARK && memcmp(text, mark, N_MARK) == 0;
-}
-
 /* ---- encoding ---- */
 
 sl_status sl_tok_slow_prepare(const sl_tokenizer *t, const char *text, size_t n_bytes, sl_text *out) {
   if (t->slow.legacy || n_bytes == 0) return sl_text_append(out, text, n_bytes);
-  if (t->slow.add_prefix_space) SL_TRY(sl_text_append(out, mark, N_MARK));
+  if (t->slow.add_prefix_space) SL_TRY(sl_text_append(out, SL_TOK_BLANK, SL_TOK_N_BLANK));
   for (size_t at = 0; at < n_bytes;) {
-    bool blank = starts_with_mark(text + at, n_bytes - at);
+    bool blank = sl_tok_starts_with_blank(text + at, n_bytes - at);
     SL_TRY(blank ? sl_text_append(out, " ", 1) : sl_text_append(out, text + at, 1));
-    at += blank ? N_MARK : 1;
+    at += blank ? SL_TOK_N_BLANK : 1;
   }
   return SL_OK;
 }
@@ -49,7 +42,7 @@ static sl_status encode_behind_unk(const sl_tokenizer *t, const char *text, size
 sl_status sl_tok_slow_encode(const sl_tokenizer *t, const char *text, size_t n_bytes, sl_tok_word *word,
                              sl_tok_ids *ids) {
   if (n_bytes == 0) return SL_OK;
-  if (!t->slow.legacy && (text[0] == ' ' || starts_with_mark(text, n_bytes)))
+  if (!t->slow.legacy && (text[0] == ' ' || sl_tok_starts_with_blank(text, n_bytes)))
     return encode_behind_unk(t, text, n_bytes, word, ids);
   return sl_tok_spm_encode(&t->spm, &t->vocab, t->name, text, n_bytes, word, ids);
 }
@@ -59,11 +52,14 @@ static const sl_tok_added *added_at(const sl_tokenizer *t, int32_t id) {
   return entry && entry->added >= 0 ? &t->addeds.items[entry->added] : NULL;
 }
 
-void sl_tok_slow_finish(const sl_tokenizer *t, sl_tok_ids *ids) {
-  if (t->slow.legacy || ids->n < 2) return;
-  const sl_tok_added *second = added_at(t, ids->items[1]);
-  if (ids->items[0] != sl_tok_vocab_model_id(&t->vocab, mark, N_MARK) || !second || !second->named) return;
-  memmove(ids->items, ids->items + 1, --ids->n * sizeof *ids->items); /* no prefix before a special token */
+/* The prefix in front of a text goes away when a special token comes right after it. The reference compares texts, and
+ * so an unknown piece, whose id may be a special token's, is none. */
+sl_status sl_tok_slow_add(const sl_tokenizer *t, int32_t id, sl_tok_ids *ids) {
+  const sl_tok_added *added = added_at(t, id);
+  const sl_tok_entry *blank = sl_tok_vocab_find(&t->vocab, SL_TOK_BLANK, SL_TOK_N_BLANK);
+  bool prefix = ids->n == 1 && blank && ids->items[0] == blank->id;
+  if (prefix && !t->slow.legacy && added && added->named) ids->n = 0;
+  return sl_tok_ids_add(ids, id);
 }
 
 /* ---- decoding ---- */
@@ -97,7 +93,8 @@ static sl_status stretch_text(decoding *d, sl_text *out) {
   size_t from = 0;
   if (!slow->internlm2 && !slow->old && slow->add_prefix_space) {
     sl_tok_piece *first = &tokens->items[0];
-    if (starts_with_mark(tokens->text.data + first->begin, first->end - first->begin)) first->begin += N_MARK;
+    const char *text = tokens->text.data + first->begin;
+    if (sl_tok_starts_with_blank(text, first->end - first->begin)) first->begin += SL_TOK_N_BLANK;
   }
   for (size_t i = 0; i < tokens->n; i++) {
     const char *text = tokens->text.data + tokens->items[i].begin;
@@ -110,7 +107,7 @@ static sl_status stretch_text(decoding *d, sl_text *out) {
       SL_TRY(sl_text_append(out, text, n));
       from = i + 1;
     } else if (after_special && i == 1 && !slow->internlm2 && !slow->old && slow->add_prefix_space &&
-               !starts_with_mark(text, n)) {
+               !sl_tok_starts_with_blank(text, n)) {
       SL_TRY(sl_text_append(out, " ", 1));
     }
     after_special = special;

@@ -1,10 +1,13 @@
-/* Reading tokenizer.json's values: strings with U+0000, required fields, flattened Sequences, quoting for messages. */
+/* Reading files, and tokenizer.json's values: strings with U+0000, required fields, flattened Sequences, quoting for
+ * messages. */
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 #include "input/tokenizer_internal.h"
+
+enum { MAX_FILE_BYTES = 256 << 20 };
 
 sl_tok_quoted sl_tok_quote(const char *bytes, size_t n_bytes) {
   sl_tok_quoted quoted = {{0}};
@@ -14,6 +17,15 @@ sl_tok_quoted sl_tok_quote(const char *bytes, size_t n_bytes) {
   for (size_t i = 0; i < n; i++) quoted.text[i] = (uint8_t)bytes[i] < 0x20 || bytes[i] == 0x7f ? '?' : bytes[i];
   if (n < n_bytes) memcpy(quoted.text + n, "...", 3);
   return quoted;
+}
+
+sl_status sl_tok_read_file(const char *path, char **bytes, size_t *n_bytes) {
+  SL_TRY(sl_file_read(path, MAX_FILE_BYTES, bytes, n_bytes));
+  sl_status status = sl_refuse_pointer(path, *bytes, *n_bytes, "a file of a tokenizer");
+  if (status == SL_OK) return SL_OK;
+  free(*bytes);
+  *bytes = NULL;
+  return status;
 }
 
 /* True when the code point occurs in the JSON text, as itself or as an escape. */

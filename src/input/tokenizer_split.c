@@ -129,6 +129,7 @@ static sl_status load_step(void *context, const sl_tok_source *source, json_t *p
 }
 
 sl_status sl_tok_splitters_load(sl_tok_splitters *steps, const sl_tok_source *source, json_t *part) {
+  steps->max_bytes = SL_TOK_MAX_TEXT;
   return sl_tok_walk(source, part, "pre_tokenizer", "pretokenizers", kinds, load_step, steps);
 }
 
@@ -274,7 +275,8 @@ static sl_status split_piece(const sl_tok_splitter *step, const char *name, cons
   return step->kind == BYTE_LEVEL ? show_bytes(out, from, &run->scratch) : SL_OK;
 }
 
-static sl_status run_step(const sl_tok_splitter *step, const char *name, const sl_tok_pieces *in, sl_tok_pieces *out) {
+static sl_status run_step(const sl_tok_splitter *step, size_t max_bytes, const char *name, const sl_tok_pieces *in,
+                          sl_tok_pieces *out) {
   splitter_run run = {0};
   sl_status status = SL_OK;
   out->n = out->text.length = 0;
@@ -282,6 +284,8 @@ static sl_status run_step(const sl_tok_splitter *step, const char *name, const s
     const sl_tok_piece *piece = &in->items[i];
     status = piece->id >= 0 ? sl_tok_pieces_add_id(out, piece->id)
                             : split_piece(step, name, in->text.data, piece, &run, out);
+    if (status == SL_OK && out->text.length > max_bytes)
+      status = sl_fail(SL_ERROR_UNSUPPORTED, "%s: a text of more than %zu bytes once split", name, max_bytes);
   }
   sl_text_dispose(&run.piece.text);
   sl_text_dispose(&run.scratch);
@@ -298,10 +302,10 @@ static void swap(sl_tok_pieces *a, sl_tok_pieces *b) {
 sl_status sl_tok_split(const sl_tok_splitters *steps, const char *name, sl_tok_pieces *pieces, sl_tok_pieces *spare) {
   static const sl_tok_splitter punctuation = {.kind = PUNCTUATION, .behavior = ISOLATED, .split = true};
   for (size_t i = 0; i < steps->n; i++) {
-    SL_TRY(run_step(&steps->items[i], name, pieces, spare));
+    SL_TRY(run_step(&steps->items[i], steps->max_bytes, name, pieces, spare));
     swap(pieces, spare);
     if (steps->items[i].kind != BERT) continue;
-    SL_TRY(run_step(&punctuation, name, pieces, spare)); /* Bert's second half */
+    SL_TRY(run_step(&punctuation, steps->max_bytes, name, pieces, spare)); /* Bert's second half */
     swap(pieces, spare);
   }
   return SL_OK;

@@ -8,8 +8,6 @@
  * Source: Rohrbach et al., Object Hallucination in Image Captioning, 2018, and its chair.py (chair_mentions.c); recall
  * as in github.com/Maxlinn/CHAIR-metric-standalone. Files: COCO's instances_*.json and captions_*.json of the validation
  * pictures (split train, or all: both, as the script reads them). */
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -121,7 +121,7 @@ static size_t final_period(const char *text, size_t n) {
     i += sl_utf8_decode(text + i, n - i, &c);
     if (c == '.')
       found = at, tail = false;
-    else if (sl_is_blank(c))
+    else if (sl_is_python_space(c))
       tail = tail || c != ' ';
     else if (tail || (!is_closing(c) && !(c < 0x80 && strchr("])}>\"'", (int)c))))
       found = n;
@@ -221,12 +221,12 @@ static size_t sentence_end(const char *text, size_t at, size_t n) {
   uint32_t c = 0;
   if (behind == n) return 0;
   (void)sl_utf8_decode(text + behind, n - behind, &c);
-  if (!sl_is_blank(c) && !ends_before(c)) return 0;
-  const size_t begin = skip(text, behind, n, sl_is_blank), end = skip(text, begin, n, belongs_before);
+  if (!sl_is_python_space(c) && !ends_before(c)) return 0;
+  const size_t begin = skip(text, behind, n, sl_is_python_space), end = skip(text, begin, n, belongs_before);
   if (begin == n) return 0;
   if (end == begin) return behind;
   if (end < n) (void)sl_utf8_decode(text + end, n - end, &c);
-  const bool apart = end == n || sl_is_blank(c) || (n - end >= 2 && memcmp(text + end, "--", 2) == 0);
+  const bool apart = end == n || sl_is_python_space(c) || (n - end >= 2 && memcmp(text + end, "--", 2) == 0);
   return apart ? end : behind;
 }
 

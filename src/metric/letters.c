@@ -9,11 +9,6 @@
 #define CAPITAL_I_DOT 0x130 /* the one letter that becomes two code points */
 #define COMBINING_DOT "\xcc\x87"
 
-bool sl_is_blank(uint32_t c) {
-  return (c >= 9 && c <= 13) || (c >= 28 && c <= 32) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
-}
-
 bool sl_is_word(uint32_t c) {
   if (c < 0x80) return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_';
   const utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
@@ -80,31 +75,27 @@ char *sl_strip(char *text) {
   uint32_t c;
   while (n > 0) {
     const size_t length = sl_utf8_decode(text, n, &c);
-    if (!sl_is_blank(c)) break;
+    if (!sl_is_python_space(c)) break;
     text += length;
     n -= length;
   }
   for (size_t i = 0; i < n;) {
     i += sl_utf8_decode(text + i, n - i, &c);
-    if (!sl_is_blank(c)) end = i;
+    if (!sl_is_python_space(c)) end = i;
   }
   text[end] = '\0';
   return text;
 }
 
+size_t sl_letter(const char *at, uint32_t *code_point) {
+  const size_t n = strnlen(at, 4);
+  return n > 0 ? sl_utf8_decode(at, n, code_point) : 0;
+}
+
 size_t sl_next_word(const char **at) {
-  size_t n = strlen(*at), length = 0;
   uint32_t c;
-  while (n > 0) {
-    const size_t step = sl_utf8_decode(*at, n, &c);
-    if (!sl_is_blank(c)) break;
-    *at += step;
-    n -= step;
-  }
-  while (length < n) {
-    const size_t step = sl_utf8_decode(*at + length, n - length, &c);
-    if (sl_is_blank(c)) break;
-    length += step;
-  }
+  size_t length = 0, step;
+  while ((step = sl_letter(*at, &c)) > 0 && sl_is_python_space(c)) *at += step;
+  while ((step = sl_letter(*at + length, &c)) > 0 && !sl_is_python_space(c)) length += step;
   return length;
 }

@@ -69,9 +69,10 @@ typedef struct sl_benchmark {
   /* Members of a prediction that name its example, the first that does counts; NULL = the usual ones. */
   const char *const *ids;
   /* The example that a prediction is about where no id says so, by the customs of the benchmark; NULL = there are none.
-   * n_before rows of the file stand before `row`; texts [examples.n] are the predictions so far. *index is
-   * SL_EXAMPLE_UNKNOWN when the customs do not tell either. */
-  sl_status (*match)(int *index, const sl_examples *examples, const json_t *row, int n_before, char *const *texts);
+   * n_before rows of the file stand before `row`; texts [examples.n] are the predictions so far; `notes`, an object that
+   * is empty at the file's beginning, is match's own. *index is SL_EXAMPLE_UNKNOWN when the customs do not tell either. */
+  sl_status (*match)(int *index, const sl_examples *examples, const json_t *row, int n_before, char *const *texts,
+                     json_t *notes);
 } sl_benchmark;
 
 /* The whole table, NULL-terminated. */

@@ -151,10 +151,12 @@ static sl_status read_pope(sl_examples *out, const sl_read_options *o, sl_rows *
 
 /* POPE's own answers have no ids, {"question", "answer"}: the n-th line answers the n-th line of its split. That it is
  * the same question is checked where the line tells it. */
-static sl_status match(int *index, const sl_examples *examples, const json_t *row, int n_before, char *const *texts) {
+static sl_status match(int *index, const sl_examples *examples, const json_t *row, int n_before, char *const *texts,
+                       json_t *notes) {
   const char *asked = json_string_value(json_object_get(row, "question"));
   char *said = NULL, *own = NULL;
   (void)texts;
+  (void)notes;
   *index = -1;
   if (json_object_get(row, "question_id")) return SL_OK;
   if (examples->n_file != 1)

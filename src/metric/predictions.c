@@ -10,6 +10,7 @@ typedef struct matching {
   char **texts;
   bool by_line; /* JSON lines: a row's line is its place, whatever is wrong with others */
   int n_before; /* rows so far */
+  json_t *notes; /* of the benchmark's match */
 } matching;
 
 /* What a prediction says: one member of these. */
@@ -59,7 +60,7 @@ static sl_status find_example(int *index, const matching *m, const json_t *row) 
   }
   if (*index < 0 && *index != SL_EXAMPLE_NOT_ASKED && m->examples->benchmark->match) {
     int found;
-    SL_TRY(m->examples->benchmark->match(&found, m->examples, row, m->n_before, m->texts));
+    SL_TRY(m->examples->benchmark->match(&found, m->examples, row, m->n_before, m->texts, m->notes));
     if (found != SL_EXAMPLE_UNKNOWN) *index = found;
   }
   if (*index >= 0 || *index == SL_EXAMPLE_NOT_ASKED) return SL_OK;
@@ -144,10 +145,12 @@ static sl_status parse(matching *m, const char *bytes, size_t n_bytes, const cha
 
 sl_status sl_predictions_parse(char ***texts, const sl_examples *examples, const char *bytes, size_t n_bytes,
                                const char *name, sl_rows *rows) {
-  matching m = {.examples = examples};
+  matching m = {.examples = examples, .notes = json_object()};
   *texts = NULL;
-  sl_status status = SL_ALLOC(m.texts, (size_t)examples->n, "predictions");
+  sl_status status = m.notes ? SL_ALLOC(m.texts, (size_t)examples->n, "predictions")
+                             : sl_fail(SL_ERROR_MEMORY, "no memory for predictions");
   if (status == SL_OK) status = parse(&m, bytes, n_bytes, name, rows);
+  json_decref(m.notes);
   if (status == SL_OK) {
     *texts = m.texts;
     return SL_OK;

@@ -37,7 +37,7 @@ static const char *const irregular[][2] = {
 
 /* A word that ends in one of `stems`, then in `ending`, keeps the stem and gets `becomes` for the ending. Stems are
  * separated by blanks; "[abc]" is one of these bytes, "[^abc]" one other byte, "." any byte; "^" asks for nothing
- * before; "" asks for nothing. */
+ * before; "" asks for nothing. A rule without an ending is of the beginning: `stems` there becomes `becomes`. */
 static const struct {
   const char *stems, *ending, *becomes;
 } rules[] = {
@@ -47,6 +47,7 @@ static const struct {
     {"quiz", "zes", ""},
     {"matr", "ices", "ix"},
     {"ap vert ind", "ices", "ex"},
+    {"oxen", NULL, "ox"},
     {"alias status", "es", ""},
     {"[octp|vir]", "i", "us"},
     {"cris ax test", "es", "is"},
@@ -144,13 +145,13 @@ static sl_status by_rule(char **out, const char *word, size_t n) {
     if (ends_with(word, n, irregular[i][0], length)) return replace_end(out, word, n - length, irregular[i][1]);
   }
   for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
-    const size_t length = strlen(rules[i].ending);
-    if (i == 6 && strncmp(word, "oxen", 4) == 0) { /* the one rule of a beginning */
-      sl_text text = {0};
-      const sl_status status = sl_text_format(&text, "ox%s", word + 4);
-      *out = text.data;
-      return status;
+    if (!rules[i].ending) {
+      const size_t n_begin = strlen(rules[i].stems);
+      if (strncmp(word, rules[i].stems, n_begin) == 0)
+        return replace_end(out, rules[i].becomes, strlen(rules[i].becomes), word + n_begin);
+      continue;
     }
+    const size_t length = strlen(rules[i].ending);
     if (ends_with(word, n, rules[i].ending, length) && fits_rule(rules[i].stems, word, (int)(n - length)))
       return replace_end(out, word, n - length, rules[i].becomes);
   }

@@ -111,7 +111,7 @@ static void drop_periods(char *text) {
   int n = 0;
   for (const char *c = text; *c; c++) {
     uint32_t next = 0;
-    if (c[1]) (void)sl_utf8_decode(c + 1, strlen(c + 1), &next);
+    if (*c == '.') (void)sl_letter(c + 1, &next);
     if (*c == '.' && n < MOST_PERIODS && !sl_is_digit(next))
       n++;
     else
@@ -154,11 +154,10 @@ static sl_status normalise(char **out, const char *text) {
   return status;
 }
 
-/* ---- reading ---- */
+/* ---- reading: by picture and question, as LLaVA's files have it: their question_id is the picture's ---- */
 
-/* ---- by picture and question, as LLaVA's files have it: their question_id is the picture's ---- */
-
-/* Key of an example in the ids. Of several with the same picture and question the later ones get more line ends. */
+/* Key in the ids of the first example with this picture and question. Those after it follow in a chain: "same" in the
+ * data of one is the index of the next; the first also has the index of the last, at "last". */
 static sl_status make_key(sl_text *key, const char *image, const char *question) {
   char *lower = NULL;
   SL_TRY(sl_lower(&lower, question));
@@ -167,11 +166,24 @@ static sl_status make_key(sl_text *key, const char *image, const char *question)
   return status;
 }
 
+/* The index that stands at `key` in an example's data, -1 when none does. */
+static int linked(const sl_examples *examples, int index, const char *key) {
+  const json_t *at = json_object_get(examples->items[index].data, key);
+  return at ? (int)json_integer_value(at) : -1;
+}
+
 static sl_status add_key(sl_examples *examples, int index, const char *image, const char *question) {
   sl_text key = {0};
-  sl_status status = make_key(&key, image, question);
-  while (status == SL_OK && sl_examples_find(examples, key.data) >= 0) status = sl_text_append_string(&key, "\n");
-  if (status == SL_OK) status = sl_metric_set(examples->ids, key.data, json_integer(index));
+  SL_TRY(make_key(&key, image, question));
+  const int first = sl_examples_find(examples, key.data);
+  sl_status status;
+  if (first < 0) {
+    status = sl_metric_set(examples->ids, key.data, json_integer(index));
+  } else {
+    const int last = linked(examples, first, "last");
+    status = sl_metric_set(examples->items[last < 0 ? first : last].data, "same", json_integer(index));
+    if (status == SL_OK) status = sl_metric_set(examples->items[first].data, "last", json_integer(index));
+  }
   sl_text_dispose(&key);
   return status;
 }
@@ -202,18 +214,20 @@ static sl_status take(void *user, json_t *row, int line) {
   return status == SL_OK ? add_key(examples, examples->n - 1, image, question) : status;
 }
 
-/* The first example of this picture and question for which `used` does not hold. */
+/* The first example of this picture and question for which `used` does not hold; when it holds for all, the last. What
+ * is used stays so: `notes` keeps by key how far the chain was walked, so that no row walks it from the beginning. */
 static sl_status find_key(int *index, const sl_examples *examples, const char *image, const char *question,
-                          bool (*used)(const void *user, int index), const void *user) {
+                          bool (*used)(const void *user, int index), const void *user, json_t *notes) {
   sl_text key = {0};
-  sl_status status = make_key(&key, image, question);
-  int found = SL_EXAMPLE_UNKNOWN;
+  SL_TRY(make_key(&key, image, question));
+  const json_t *walked = json_object_get(notes, key.data);
+  int found = walked ? (int)json_integer_value(walked) : sl_examples_find(examples, key.data);
   *index = SL_EXAMPLE_UNKNOWN;
-  while (status == SL_OK && (found = sl_examples_find(examples, key.data)) >= 0) {
+  for (; found >= 0; found = linked(examples, found, "same")) {
     *index = found;
     if (!used(user, found)) break;
-    status = sl_text_append_string(&key, "\n");
   }
+  const sl_status status = *index >= 0 ? sl_metric_set(notes, key.data, json_integer(*index)) : SL_OK;
   sl_text_dispose(&key);
   return status;
 }
@@ -243,7 +257,8 @@ static bool has_prompt(const void *user, int index) {
   return json_object_get(((const sl_examples *)user)->items[index].data, "asked") != NULL;
 }
 
-static sl_status match(int *index, const sl_examples *examples, const json_t *row, int n_before, char *const *texts) {
+static sl_status match(int *index, const sl_examples *examples, const json_t *row, int n_before, char *const *texts,
+                       json_t *notes) {
   const char *image = NULL, *prompt = NULL;
   char *question = NULL;
   (void)n_before;
@@ -252,16 +267,22 @@ static sl_status match(int *index, const sl_examples *examples, const json_t *ro
   SL_TRY(sl_row_text(row, json_object_get(row, "question_id") ? "question_id" : "image_id", &image));
   SL_TRY(sl_row_text(row, "prompt", &prompt));
   SL_TRY(question_of(&question, prompt));
-  sl_status status = find_key(index, examples, image, question, has_prediction, texts);
+  sl_status status = find_key(index, examples, image, question, has_prediction, texts, notes);
   if (status == SL_OK && *index == SL_EXAMPLE_UNKNOWN)
     status = sl_fail(SL_ERROR_FORMAT, "no example has the picture %s and the question \"%s\"", image, question);
   free(question);
   return status;
 }
 
+typedef struct asking {
+  sl_examples *examples;
+  json_t *notes; /* of find_key */
+} asking;
+
 /* A row of LLaVA's question file: its question_id is the picture's, its text holds the OCR tokens. */
 static sl_status take_prompt(void *user, json_t *row, int line) {
-  sl_examples *examples = user;
+  const asking *a = user;
+  sl_examples *examples = a->examples;
   const char *text = NULL, *id = NULL, *image = NULL;
   char *question = NULL;
   int index;
@@ -269,7 +290,7 @@ static sl_status take_prompt(void *user, json_t *row, int line) {
   SL_TRY(sl_row_text(row, "text", &text));
   SL_TRY(sl_row_text(row, "question_id", &id));
   SL_TRY(question_of(&question, text));
-  const sl_status status = find_key(&index, examples, id, question, has_prompt, examples);
+  const sl_status status = find_key(&index, examples, id, question, has_prompt, examples, a->notes);
   free(question);
   SL_TRY(status);
   if (index < 0) SL_FAIL(SL_ERROR_FORMAT, "no question of the annotations has this picture and text (\"%s\")", id);
@@ -281,6 +302,14 @@ static sl_status take_prompt(void *user, json_t *row, int line) {
     SL_TRY(sl_strdup(&examples->items[index].image, image));
   }
   return sl_metric_set(examples->items[index].data, "asked", json_string(text));
+}
+
+static sl_status read_prompts(sl_examples *examples, const char *path, sl_rows *rows) {
+  asking a = {examples, json_object()};
+  const sl_status status = a.notes ? sl_rows_read_lines(path, rows, take_prompt, &a)
+                                   : sl_fail(SL_ERROR_MEMORY, "no memory for the questions of %s", path);
+  json_decref(a.notes);
+  return status;
 }
 
 /* The annotations of a split in a folder of all of them: TextVQA_0.5.1_val.json, and not the test's, which has no answers. */
@@ -300,7 +329,7 @@ static sl_status read_textvqa(sl_examples *out, const sl_read_options *o, sl_row
   if (status == SL_OK) status = sl_examples_from(out, path);
   if (status == SL_OK) status = sl_rows_read_array(path, "data", rows, take, out);
   if (status == SL_OK && folder) status = sl_metric_find_file(&asked, o->path, "llava_textvqa", ".jsonl");
-  if (status == SL_OK && asked) status = sl_rows_read_lines(asked, rows, take_prompt, out);
+  if (status == SL_OK && asked) status = read_prompts(out, asked, rows);
   /* Where LLaVA's question file is, its prompts are the official ones. */
   int n_asked = 0;
   for (int i = 0; i < out->n; i++) n_asked += has_prompt(out, i);

@@ -254,19 +254,11 @@ static sl_status refuse_legacy(const sl_shard *shard) {
           shard->path);
 }
 
-/* Git LFS leaves a small text in place of a file that was not downloaded. */
-static sl_status refuse_pointer(const sl_shard *shard) {
-  static const char text[] = "version https://git-lfs";
-  if (shard->n_bytes < sizeof text || memcmp(shard->bytes, text, sizeof text - 1) != 0) return SL_OK;
-  SL_FAIL(SL_ERROR_FORMAT, "%s: expected weights, found a Git LFS pointer; fetch the file with `git lfs pull`",
-          shard->path);
-}
-
 sl_status sl_shard_read_torch(sl_shard *shard, sl_tensor **tensors, int *n_tensor) {
   *tensors = NULL;
   *n_tensor = 0;
   SL_TRY(refuse_legacy(shard));
-  SL_TRY(refuse_pointer(shard));
+  SL_TRY(sl_refuse_pointer(shard->path, shard->bytes, shard->n_bytes, "weights"));
   reader r = {.shard = shard, .copy_budget = shard->n_bytes};
   SL_TRY(sl_zip_open(&r.zip, shard->path, shard->bytes, shard->n_bytes));
   sl_status status = read_archive(&r);
