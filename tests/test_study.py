@@ -335,6 +335,33 @@ class Resuming(Study):
             f.write("no setting")
         self.works("--resume", "--quiet")
 
+    def refuses_other_settings(self, path):
+        """A blank more in the file, and the study does not go on; as it was, it does."""
+        with open(path, "r+", encoding="utf-8") as f:
+            text = f.read()
+            f.write("\n")
+        self.fails(self.study("--resume", "--quiet"), 1, "the model's config, tokenizer, processor or template differs")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
+        self.works("--resume", "--quiet")
+
+    def test_another_tower_that_was_found_is_refused(self):
+        """The tower's folder is named by nobody: it lies beside the model."""
+        golden = os.path.join(test_cli.GOLDEN, "..", "llava-original")
+        shutil.copytree(golden, self.path("model"), ignore=shutil.ignore_patterns("vision", "golden.*"))
+        tower = shutil.copytree(os.path.join(golden, "vision"), self.path("clip-vit-large-patch14-336"))
+        self.write(self.rows(2), model="model", analyses=[])
+        self.works("--quiet")
+        self.refuses_other_settings(os.path.join(tower, "preprocessor_config.json"))
+
+    def test_another_question_tokenizer_is_refused(self):
+        """A Q-Former reads the question with a tokenizer of its own, in a folder below the model."""
+        golden = os.path.join(test_cli.GOLDEN, "..", "instructblip")
+        model = shutil.copytree(golden, self.path("model"), ignore=shutil.ignore_patterns("golden.*"))
+        self.write(self.rows(2), model="model", analyses=[])
+        self.works("--quiet")
+        self.refuses_other_settings(os.path.join(model, "qformer_tokenizer", "vocab.txt"))
+
     def test_another_mask_is_refused(self):
         shutil.copy(self.path("photos", "a.png"), self.path("photos", "mask.png"))
         self.write([dict(row, image="a.png", mask="mask.png") for row in self.rows(2)])
