@@ -225,6 +225,21 @@ class BadRows(Study):
         self.assertEqual(self.ask("SELECT count(*) FROM failure", folder="names"), [(0,)])
         self.fails(self.study("--resume"), 1, '"labels" was ')
 
+    def test_numbers_keep_all_their_digits(self):
+        """As labels of rows and in the plan's list of them: what differs in the 10th digit is not one value."""
+        times = [1700000123.5 + i for i in range(4)] + [0.3, 0.12345678901330001]
+        rows = [dict(row, weight=t) for row, t in zip(self.rows(6), times)]
+        self.write(rows, labels={"kind": None, "weight": times}, analyses=[])
+        self.works("--quiet")
+        self.assertEqual(self.ask("SELECT count(*) FROM failure"), [(0,)])
+        self.assertEqual([json.loads(labels)["weight"] for labels, in self.ask("SELECT labels FROM example ORDER BY example")], times)
+        self.assertIn('"weight": 0.3}', self.ask("SELECT labels FROM example WHERE example = 4")[0][0])
+        self.assertEqual(self.ask("SELECT count(*) FROM accuracy WHERE label = 'weight'"), [(6,)])
+        self.works("--resume", "--quiet")
+        self.write([dict(rows[0], weight=1700000123.25)], labels={"kind": None, "weight": times}, analyses=[])
+        self.works("--quiet", out="other")
+        self.assertEqual(self.ask("SELECT error FROM failure", folder="other"), [('data.jsonl, line 1: label "weight": unknown value 1700000123.25',)])
+
     def test_strict_stops_before_the_work(self):
         self.write(self.bad())
         self.fails(self.study("--strict"), 1, "data.jsonl, line 2: ")
@@ -270,6 +285,12 @@ class Plans(Study):
         self.assertEqual(self.ask("SELECT DISTINCT analysis FROM series ORDER BY 1"), [("flow",), ("lens",)])
         names = test_cli.read_tensors(self.path("study", "tensors", "00000001.safetensors"))
         self.assertTrue(names and all(name.startswith("lens.") for name in names))
+
+    def test_an_option_is_the_same_in_the_plan_and_on_the_command_line(self):
+        self.write(self.rows(2), analyses={"cliff": {"keep-share": 0.3}})
+        self.works("--quiet")
+        self.works("--quiet", "--resume", "--keep-share", "0.3")
+        self.fails(self.study("--quiet", "--resume", "--keep-share", "0.4"), 1, '"keep-share": "0.3"', '"keep-share": "0.4"')
 
     def test_usage(self):
         self.write()

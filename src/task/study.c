@@ -95,7 +95,7 @@ sl_status sl_study_fill_facts(sl_study *s) {
   char hash[17], files[17];
   SL_TRY(sl_study_plan_hash(&s->plan, hash));
   SL_TRY(sl_study_hash_settings(files, s->plan.model, s->plan.vision_model));
-  SL_TRY(sl_json_print(s->plan.json, 0, &s->facts.value[SL_FACT_PLAN]));
+  SL_TRY(sl_json_print_exact(s->plan.json, &s->facts.value[SL_FACT_PLAN]));
   SL_TRY(set_fact(s, SL_FACT_PLAN_HASH, "%s", hash));
   SL_TRY(set_fact(s, SL_FACT_FILES_HASH, "%s", files));
   SL_TRY(set_fact(s, SL_FACT_DATA_HASH, "%016llx", (unsigned long long)sl_study_data_hash(s->data)));

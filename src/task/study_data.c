@@ -132,7 +132,7 @@ static sl_status check_labels(const sl_study_data *d, const sl_study_row *e) {
     if (is_known) continue;
     char *text = NULL;
     json_t *shown = json_pack("[O]", value);
-    sl_status status = shown ? sl_json_print(shown, 0, &text) : sl_fail(SL_ERROR_MEMORY, "no memory for a label");
+    sl_status status = shown ? sl_json_print_exact(shown, &text) : sl_fail(SL_ERROR_MEMORY, "no memory for a label");
     json_decref(shown);
     if (status == SL_OK)
       status = sl_fail(SL_ERROR_FORMAT, "%s, line %lld: label \"%s\": unknown value %.*s", d->name, (long long)e->line,

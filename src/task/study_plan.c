@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <locale.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,7 +71,7 @@ static const key *find_key(const char *name) {
 /* "expected E, found F" with the value as JSON. */
 static sl_status refuse(const char *where, const char *name, const char *expected, const json_t *found) {
   char *text = NULL;
-  SL_TRY(sl_json_print(json_is_object(found) || json_is_array(found) || !found ? json_null() : found, 0, &text));
+  SL_TRY(sl_json_print_exact(json_is_object(found) || json_is_array(found) || !found ? json_null() : found, &text));
   const char *shown = json_is_object(found) ? "an object" : json_is_array(found) ? "an array" : text;
   const sl_status status = sl_fail(SL_ERROR_FORMAT, "%s: \"%s\": expected %s, found %.200s", where, name, expected,
                                    found ? shown : "nothing");
@@ -170,18 +171,18 @@ static sl_status take_tensors(json_t **out, const char *where, const json_t *val
 
 /* ---- analyses and their options ---- */
 
-/* An option's value as the command line would have it; new reference, NULL for what is none. */
+/* An option's value as the command line would have it: 0.3 is "0.3" and 5.0 is "5". New reference, NULL for what is
+ * none. */
 static json_t *option_text(const json_t *value) {
-  char text[40];
+  char *text = NULL;
   if (json_is_string(value)) return json_incref((json_t *)value);
   if (json_is_boolean(value)) return json_string(json_is_true(value) ? "true" : "false");
-  if (json_is_integer(value))
-    snprintf(text, sizeof text, "%lld", (long long)json_integer_value(value));
-  else if (json_is_real(value))
-    snprintf(text, sizeof text, "%.17g", json_real_value(value));
-  else
-    return NULL;
-  return json_string(text);
+  if (!json_is_number(value) || sl_json_print_exact(value, &text) != SL_OK) return NULL;
+  const size_t n = strlen(text);
+  if (n > 2 && strcmp(text + n - 2, ".0") == 0) text[n - 2] = '\0';
+  json_t *out = json_string(text);
+  free(text);
+  return out;
 }
 
 /* Options of one name hold for every analysis that has it, as on the command line. */
@@ -255,6 +256,15 @@ static sl_status take_analyses(json_t **out, const char *where, const json_t *va
 
 /* ---- all keys ---- */
 
+/* A number with nothing after it, with a decimal point whatever the locale. */
+static bool read_share(const char *text, double *share) {
+  char *end = NULL;
+  const locale_t before = uselocale(newlocale(LC_ALL_MASK, "C", (locale_t)0)); /* static in glibc: costs nothing */
+  *share = strtod(text, &end);
+  uselocale(before);
+  return end > text && *end == '\0' && isfinite(*share);
+}
+
 /* A setting's text as the JSON value that a plan would hold (new reference). */
 static sl_status from_text(json_t **out, const key *k, const char *text) {
   char *end = NULL;
@@ -264,8 +274,8 @@ static sl_status from_text(json_t **out, const key *k, const char *text) {
     const long long n = strtoll(text, &end, 10);
     if (end > text && *end == '\0' && errno == 0) *out = json_integer(n);
   } else if (k->kind == KEY_SHARE) {
-    const double share = strtod(text, &end);
-    if (end > text && *end == '\0' && isfinite(share)) *out = json_real(share);
+    double share;
+    if (read_share(text, &share)) *out = json_real(share);
   } else if (k->kind == KEY_FLAG) {
     *out = json_boolean(strcmp(text, "false") != 0);
   } else if (k->kind == KEY_ANALYSES ||
@@ -401,20 +411,6 @@ static sl_status settle(sl_study_plan *p, const char *where) {
   return list_options(p);
 }
 
-/* The plan as it will be stored: numbers have the digits that are printed, so that a study that goes on, and ranks that
- * get the plan as a text, compute with the same. */
-static sl_status round_numbers(sl_study_plan *p, const char *where) {
-  char *text = NULL;
-  json_t *rounded = NULL;
-  SL_TRY(sl_json_print(p->json, 0, &text));
-  const sl_status status = sl_json_parse(&rounded, text, strlen(text), where);
-  free(text);
-  SL_TRY(status);
-  json_decref(p->json);
-  p->json = rounded;
-  return SL_OK;
-}
-
 sl_status sl_study_plan_read(sl_study_plan *p, const sl_study_request *q, const char *stored) {
   json_t *given = NULL;
   char *base = NULL;
@@ -427,7 +423,6 @@ sl_status sl_study_plan_read(sl_study_plan *p, const sl_study_request *q, const 
     if (slash) slash[slash == base] = '\0';
   }
   if (status == SL_OK) status = build(p, given, q, where, strchr(base, '/') ? base : ".");
-  if (status == SL_OK) status = round_numbers(p, where);
   if (status == SL_OK) status = settle(p, where);
   json_decref(given);
   free(base);
@@ -467,9 +462,8 @@ sl_status sl_study_plan_compare(const sl_study_plan *p, const char *stored, cons
     char *was = NULL, *is = NULL;
     const json_t *a = json_object_get(before, keys[i].name), *b = json_object_get(p->json, keys[i].name);
     if (keys[i].free) continue;
-    /* As they are printed: a number read back has lost digits that were never written. */
-    status = sl_json_print(a ? a : json_null(), 0, &was);
-    if (status == SL_OK) status = sl_json_print(b, 0, &is);
+    status = sl_json_print_exact(a ? a : json_null(), &was);
+    if (status == SL_OK) status = sl_json_print_exact(b, &is);
     if (status == SL_OK && strcmp(was, is) != 0)
       status =
           sl_fail(SL_ERROR_ARGUMENT, "%s: the study was begun with another plan: \"%s\" was %.200s, now it is %.200s",
@@ -488,7 +482,7 @@ sl_status sl_study_plan_hash(const sl_study_plan *p, char out[17]) {
   for (size_t i = 0; i < N_KEY && status == SL_OK; i++)
     if (!keys[i].free)
       status = sl_run_json_set(part, keys[i].name, json_incref(json_object_get(p->json, keys[i].name)));
-  if (status == SL_OK) status = sl_json_print(part, 0, &text);
+  if (status == SL_OK) status = sl_json_print_exact(part, &text);
   if (status == SL_OK) snprintf(out, 17, "%016llx", (unsigned long long)XXH3_64bits(text, strlen(text)));
   free(text);
   json_decref(part);

@@ -279,12 +279,14 @@ sl_status sl_study_store_list(sl_study_store *s, bool *done, int64_t n) {
   return status;
 }
 
-/* The text of a column, or a structure as JSON (free()); NULL stays NULL. */
+/* The text of a column, or a structure as JSON (free()); NULL stays NULL. Labels are grouped by, and keep all digits of
+ * their numbers. */
 static sl_status as_text(const json_t *result, const char *key, char **out) {
   const json_t *value = json_object_get(result, key);
   *out = NULL;
   if (!value || json_is_null(value)) return SL_OK;
-  return json_is_string(value) ? sl_strdup(out, json_string_value(value)) : sl_json_print(value, 0, out);
+  if (json_is_string(value)) return sl_strdup(out, json_string_value(value));
+  return strcmp(key, "labels") == 0 ? sl_json_print_exact(value, out) : sl_json_print(value, 0, out);
 }
 
 static sl_status put_example(sl_study_store *s, const json_t *r) {
