@@ -209,6 +209,15 @@ class BadRows(Study):
         self.assertEqual(self.ask("SELECT line FROM example WHERE status = 'done' ORDER BY 1"), [(1,), (11,)])
         self.assertIn(b"10 of 10 examples done, 8 failed", r.stdout)
 
+    def test_a_study_of_failures_alone_is_one(self):
+        """As with `eval`: its own failure, told with the first reason, after the summary."""
+        self.write([dict(row, image="none.png") for row in self.rows(3)])
+        for args in ((), ("--resume",)):
+            r = self.study("--quiet", *args)
+            self.assertEqual((r.returncode, r.stdout), (1, b"3 of 3 examples done, 3 failed\n"))
+            self.assertTrue(r.stderr.decode().endswith("sightline: no example could be done; the first: data.jsonl, line 1: none.png: No such file or directory\n"))
+        self.assertEqual(self.ask("SELECT count(*) FROM failure"), [(3,)])
+
     def test_labels_that_the_plan_does_not_know(self):
         rows = self.rows(4)
         rows[1]["knd"] = "odd"
@@ -236,7 +245,7 @@ class BadRows(Study):
         self.assertIn('"weight": 0.3}', self.ask("SELECT labels FROM example WHERE example = 4")[0][0])
         self.assertEqual(self.ask("SELECT count(*) FROM accuracy WHERE label = 'weight'"), [(6,)])
         self.works("--resume", "--quiet")
-        self.write([dict(rows[0], weight=1700000123.25)], labels={"kind": None, "weight": times}, analyses=[])
+        self.write([dict(rows[0], weight=1700000123.25), rows[1]], labels={"kind": None, "weight": times}, analyses=[])
         self.works("--quiet", out="other")
         self.assertEqual(self.ask("SELECT error FROM failure", folder="other"), [('data.jsonl, line 1: label "weight": unknown value 1700000123.25',)])
 
@@ -442,6 +451,28 @@ class Resuming(Study):
         p.communicate()
 
 
+class Places(Study):
+    def test_names_that_are_not_utf8(self):
+        """Folders are bytes; the summary is JSON, and says what can be said."""
+        self.write(self.rows(2))
+        name, merged = os.fsdecode(b"caf\xe9"), os.fsdecode(b"caf\xe9s")
+        self.assertEqual(json.loads(self.works("--quiet", "--json", out=name).stdout)["out"], "caf\ufffd")
+        r = self.run_it("study", "merge", "--quiet", "--json", merged, name)
+        self.assertEqual((r.returncode, r.stderr), (0, b""))
+        self.assertEqual(json.loads(r.stdout)["out"], "caf\ufffds")
+        r = self.run_it("study", "report", merged, "--quiet", "--json")
+        self.assertEqual((r.returncode, r.stderr), (0, b""))
+        self.assertEqual(json.loads(r.stdout)["report"], "caf\ufffds/report.html")
+        self.assertTrue(os.path.exists(self.path(merged, "report.html")))
+        self.same(name, merged)
+
+    def test_a_place_that_cannot_be(self):
+        self.write(self.rows(2))
+        self.fails(self.study(out="data.jsonl/x"), 1, "data.jsonl/x: Not a directory")
+        self.fails(self.study(out="data.jsonl"), 1, "data.jsonl: already exists")
+        self.fails(self.run_it("study", "merge", "data.jsonl/x", "study"), 1, "data.jsonl/x: Not a directory")
+
+
 class Killed(Study):
     """kill -9 at 20 random moments."""
 
@@ -571,6 +602,73 @@ class Shards(Study):
         os.mkdir(self.path("none"))
         self.fails(merge("part0", "none"), 1, "none: no study")
         self.assertEqual([n for n in os.listdir(self.dir) if "merged" in n], [])
+
+    def test_two_versions_of_a_picture_are_refused(self):
+        """Also of a mask, and in a part that is not the first."""
+        shutil.copy(self.path("photos", "a.png"), self.path("photos", "mask.png"))
+        rows = [dict(row, image="a.png", mask=f"{'other' if i < 2 else 'mask'}.png") for i, row in enumerate(self.rows(6))]
+        self.write(rows)
+        with open(os.path.join(test_cli.GOLDEN, "a.png"), "rb") as f:
+            picture = f.read()
+
+        def put(name, behind=b""):
+            """A picture, with something that no decoder reads behind it: another version."""
+            with open(self.path("photos", name), "wb") as f:
+                f.write(picture + behind)
+
+        part = lambda i, out: self.works("--quiet", "--shard", f"{i}/3", out=out)
+        merge = lambda *dirs: self.run_it("study", "merge", "merged", *dirs)
+        put("mask.png")
+        put("other.png")
+        part(0, "part0")
+        part(1, "part1")
+        put("a.png", b"again")
+        part(2, "picture2")
+        put("a.png")
+        put("mask.png", b"again")
+        part(2, "mask2")
+        self.fails(merge("part1", "part0", "picture2"), 1, "picture2: the picture a.png differs from the one in part1: its hash is ")
+        self.fails(merge("part0", "part1", "mask2"), 1, "mask2: the picture mask.png differs from the one in part0: its hash is ")
+        put("mask.png")
+        part(2, "part2")
+        self.assertEqual(merge("part0", "part1", "part2").returncode, 0)
+
+    def test_a_damaged_part_is_named(self):
+        self.parts(2)
+        with open(self.path("part1", "study.sqlite"), "r+b") as f:
+            f.seek(-4096, os.SEEK_END)
+            f.write(b"\xff" * 200)
+        r = self.run_it("study", "merge", "merged", "part0", "part1")
+        self.fails(r, 1, "part1/study.sqlite: ", "damaged: ")
+        self.fails(self.run_it("study", "resume", "part1"), 1, "part1/study.sqlite: damaged: ")
+
+    def test_merges_into_one_place(self):
+        """One that is at it is not disturbed by another, and does not replace what the other made."""
+        self.parts(2)
+        for i in range(2):
+            shutil.copytree(self.path(f"part{i}"), self.path(f"copy{i}"))  # the first merge may hold a part
+        hidden = lambda: [n for n in os.listdir(self.dir) if n.startswith(".merged.partial-")]
+        for _ in range(20):
+            p = subprocess.Popen([test_cli.PROGRAM, "study", "merge", "--quiet", "merged", "part0", "part1"], cwd=self.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            while p.poll() is None and not hidden():
+                pass
+            p.send_signal(signal.SIGSTOP)
+            if hidden():
+                break
+            p.send_signal(signal.SIGCONT)  # too quick for us
+            p.communicate()
+            shutil.rmtree(self.path("merged"))
+        stopped = hidden()
+        self.assertEqual(len(stopped), 1)
+        self.assertEqual(self.run_it("study", "merge", "--quiet", "merged", "copy0", "copy1").returncode, 0)
+        self.assertEqual(hidden(), stopped)
+        with open(self.path("merged", "mine.txt"), "w") as f:
+            f.write("somebody's")
+        p.send_signal(signal.SIGCONT)
+        _, err = p.communicate()
+        self.assertEqual((p.returncode, err.decode()), (1, "sightline: merged: already exists\n"))
+        self.assertTrue(os.path.exists(self.path("merged", "mine.txt")))
+        self.assertEqual(hidden(), [])
 
 
 if __name__ == "__main__":
