@@ -305,7 +305,8 @@ class Plans(Study):
         self.write()
         self.fails(self.run_it("study"), 2, "study run")
         self.fails(self.run_it("study", "run", "--plan", "plan.json"), 2, "--out DIR")
-        self.fails(self.study("--shard", "2/2"), 2, "--shard")
+        for shard in ("2/2", "0/4294967298", "0/0", "-1/2", "1", "1/2/3", "1/ 2", "", "4294967296/4294967297"):
+            self.fails(self.study("--shard", shard), 2, "--shard: expected i/n with i from 0 to n - 1 and n at most 2147483647, found")
         self.fails(self.run_it("study", "run", "--plan", "plan.json", "--model", "none", "--out", "no/such"), 1, "no: cannot make a folder here")
         self.fails(self.run_it("study", "report", "study", "--shard", "0/2"), 2, "`study report` has no option --shard")
         self.fails(self.run_it("study", "merge", "a", "b", "--samples", "9"), 2, "`study merge` has no option --samples")
@@ -315,6 +316,37 @@ class Plans(Study):
         os.mkdir(self.path("folder", "x"))
         self.fails(self.run_it("study", "resume", "folder"), 1, "folder: no study")
 
+
+    def test_wrong_choices_are_usage(self):
+        self.write()
+        for option, value, words in (("--analyses", "flow,clif", ('"clif"', "did you mean cliff?")), ("--analyses", "nosuch", ('"nosuch"',)), ("--analyses", ",", ('""',)),
+                                     ("--object-threshold", "abc", ("share", '"abc"')), ("--object-threshold", "", ("share", '""')),
+                                     ("--dtype", "foo", ("expected any of auto, ", '"foo"')), ("--dtype", "", ("expected any of auto, ", '""')),
+                                     ("--device", "foo", ("cpu, ref", '"foo"')), ("--device", "", ("cpu, ref", '""'))):
+            self.fails(self.study(option, value), 2, *words)
+        self.refused('"compute": expected any of auto, ', 'found "f8"', compute="f8")
+        self.refused('"backend": unknown device "tpu"', backend="tpu")
+        self.refused('"backend": expected a device\'s name, found 3', backend=3)
+
+    def test_nothing_is_a_choice_of_analyses_and_tensors(self):
+        self.write(self.rows(2), tensors="all")
+        self.works("--quiet", "--analyses", "", "--tensors", "")
+        plan = json.loads(self.ask("SELECT value FROM study WHERE key = 'plan'")[0][0])
+        self.assertEqual((plan["analyses"], plan["tensors"], plan["raw-prompt"]), ({}, [], False))
+
+    def test_the_model_of_the_plan_is_enough(self):
+        """A program without its bundled model looks for none when the plan names one, and says so once when it does not."""
+        os.mkdir(self.path("bin"))
+        alone = shutil.copy(test_cli.PROGRAM, self.path("bin"))
+        environment = {k: v for k, v in os.environ.items() if k != "SIGHTLINE_MODEL"}
+        run = lambda out: subprocess.run([alone, "study", "run", "--plan", "plan.json", "--out", out, "--quiet"], cwd=self.dir, env=environment, capture_output=True)
+        self.write(self.rows(2))
+        r = run("named")
+        self.assertEqual((r.returncode, r.stderr), (0, b""))
+        self.write(self.rows(2), model=None)
+        r = run("none")
+        self.fails(r, 1, "no model: ")
+        self.assertEqual(r.stderr.count(b"\n"), 1)
 
 class Resuming(Study):
     def test_what_changed_is_refused_by_name(self):

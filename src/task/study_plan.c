@@ -11,6 +11,7 @@
 #include <xxhash.h>
 
 #include "analysis/option.h"
+#include "backend/backend.h"
 #include "base/text.h"
 #include "task/run_json.h"
 
@@ -18,7 +19,8 @@
 
 typedef enum key_kind {
   KEY_PATH,
-  KEY_TEXT,
+  KEY_COMPUTE,
+  KEY_BACKEND,
   KEY_WHOLE,
   KEY_SHARE,
   KEY_FLAG,
@@ -39,8 +41,8 @@ typedef struct key {
 static const key keys[] = {
     {"model", KEY_PATH, true, 0, 0, 0},
     {"vision-model", KEY_PATH, true, 0, 0, 0},
-    {"compute", KEY_TEXT, true, 0, 0, 0}, /* what was chosen is compared by itself, with the processor path */
-    {"backend", KEY_TEXT, true, 0, 0, 0},
+    {"compute", KEY_COMPUTE, true, 0, 0, 0}, /* what was chosen is compared by itself, with the processor path */
+    {"backend", KEY_BACKEND, true, 0, 0, 0},
     {"threads", KEY_WHOLE, true, 0, 1024, 0},
     {"batch-size", KEY_WHOLE, true, 0, 65536, 0},
     {"lease", KEY_WHOLE, true, 0, 1000000, 0},
@@ -105,6 +107,37 @@ static sl_status take_whole(json_t **out, const char *where, const key *k, const
   }
   snprintf(expected, sizeof expected, "a whole number from %lld to %lld", (long long)k->min, (long long)k->max);
   return refuse(where, k->name, expected, value);
+}
+
+/* "auto", or a mode's name. */
+static sl_status take_compute(json_t **out, const char *where, const key *k, const json_t *value) {
+  const char *name = json_string_value(value);
+  sl_text expected = {0};
+  bool known = name && strcmp(name, "auto") == 0;
+  sl_status status = sl_text_append_string(&expected, "any of auto");
+  for (int i = 0; i < SL_COMPUTE_COUNT && status == SL_OK; i++) {
+    known = known || (name && strcmp(name, sl_compute_name((sl_compute)i)) == 0);
+    status = sl_text_format(&expected, ", %s", sl_compute_name((sl_compute)i));
+  }
+  if (status == SL_OK && !known) status = refuse(where, k->name, expected.data, value);
+  sl_text_dispose(&expected);
+  *out = status == SL_OK ? json_incref((json_t *)value) : NULL;
+  return status;
+}
+
+static sl_status take_backend(json_t **out, const char *where, const key *k, const json_t *value) {
+  sl_backend *backend;
+  char *reason = NULL;
+  if (!json_is_string(value)) return refuse(where, k->name, "a device's name", value);
+  *out = json_incref((json_t *)value);
+  if (sl_backend_open(&backend, json_string_value(value)) == SL_OK) {
+    sl_backend_close(backend);
+    return SL_OK;
+  }
+  SL_TRY(sl_strdup(&reason, sl_error_message()));
+  const sl_status status = sl_fail(SL_ERROR_FORMAT, "%s: \"%s\": %s", where, k->name, reason);
+  free(reason);
+  return status;
 }
 
 static bool is_field(const char *name) {
@@ -307,7 +340,8 @@ static sl_status take_value(json_t **out, const char *where, const key *k, const
   }
   if (k->kind == KEY_PATH) return take_path(out, where, k, value, base);
   if (k->kind == KEY_WHOLE) return take_whole(out, where, k, value);
-  if (k->kind == KEY_TEXT && !json_is_string(value)) return refuse(where, k->name, "a text", value);
+  if (k->kind == KEY_COMPUTE) return take_compute(out, where, k, value);
+  if (k->kind == KEY_BACKEND) return take_backend(out, where, k, value);
   if (k->kind == KEY_FLAG && !json_is_boolean(value)) return refuse(where, k->name, "true or false", value);
   if (k->kind == KEY_SHARE && !(json_is_number(value) && json_number_value(value) > 0 && json_number_value(value) <= 1))
     return refuse(where, k->name, "a share above 0, at most 1", value);
