@@ -50,6 +50,8 @@ typedef struct sl_study_request {
  * *summary is JSON text (free()): "out", "examples", "done", "failed", "correct", "scored", "split" (examples
  * whose masks several processes measured), "seconds"; also when cancelled. A folder's name that is not UTF-8 has U+FFFD
  * in it.
+ * Under mpirun MPI is started here, unless the caller has, and ended with the study: a second call in one process is then
+ * refused (SL_ERROR_UNSUPPORTED), and in processes that compute, `cancel` is requested where their work has become idle.
  * Errors of one example are recorded (with `strict` they end the call); when every example failed, the call fails with
  * SL_ERROR_ARGUMENT and the first reason, and *summary is there too. SL_ERROR_FILE of the study's own folder (a full
  * disk) ends it; SL_ERROR_CANCELLED. */

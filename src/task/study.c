@@ -264,6 +264,8 @@ static sl_status trace_example(const sl_study *s, const sl_study_row *e, sl_mask
                                     .options = p->options,
                                     .n_option = p->n_option,
                                     .batch_size = (int)p->batch_size,
+                                    .progress = s->watch,
+                                    .user = s->watcher,
                                     .cancel = s->request->cancel};
   return sl_trace_collect(s->model, &request, share, run);
 }

@@ -289,3 +289,14 @@ void sl_study_data_close(sl_study_data *d) {
 int64_t sl_study_data_count(const sl_study_data *d) { return d->n_row; }
 uint64_t sl_study_data_hash(const sl_study_data *d) { return XXH3_64bits(d->bytes, d->n_bytes); }
 const char *sl_study_data_bad(const sl_study_data *d, int64_t i) { return d->rows[i].bad; }
+
+uint64_t sl_study_data_bad_rows(const sl_study_data *d, int64_t *n_bad) {
+  uint64_t hash = 0;
+  *n_bad = 0;
+  for (int64_t i = 0; i < d->n_row; i++) {
+    if (!d->rows[i].bad) continue;
+    hash = XXH3_64bits_withSeed(&i, sizeof i, hash);
+    ++*n_bad;
+  }
+  return hash;
+}

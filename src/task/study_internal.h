@@ -19,6 +19,8 @@ typedef struct sl_study {
   sl_study_state state;
   int64_t n_new, n_split; /* examples of this call; of them, those whose masks were shared out */
   double started_ms;
+  sl_progress_fn watch; /* called now and then while an example is computed; false stops that. NULL = nobody */
+  void *watcher;
 } sl_study;
 
 /* Everything that can be known without weights: plan, data, and whether they are those of what is stored. */
