@@ -38,9 +38,8 @@ static sl_status fail(const sl_database *d) {
   if (code == SQLITE_NOMEM) SL_FAIL(SL_ERROR_MEMORY, "%s: no memory", d->path);
   if (code == SQLITE_FULL) SL_FAIL(SL_ERROR_FILE, "%s: cannot write: disk full", d->path);
   if (code == SQLITE_NOTADB || code == SQLITE_CORRUPT) SL_FAIL(SL_ERROR_FORMAT, "%s: %s", d->path, reason);
-  if (code == SQLITE_IOERR)
-    SL_FAIL(SL_ERROR_FILE, "%s: cannot %s: %s", d->path, is_reading(sqlite3_extended_errcode(d->handle)) ? "read" : "write",
-            reason);
+  const char *doing = is_reading(sqlite3_extended_errcode(d->handle)) ? "read" : "write";
+  if (code == SQLITE_IOERR) SL_FAIL(SL_ERROR_FILE, "%s: cannot %s: %s", d->path, doing, reason);
   SL_FAIL(SL_ERROR_FILE, "%s: %s", d->path, reason);
 }
 

@@ -9,7 +9,7 @@ typedef struct sl_database sl_database;
 typedef struct sl_statement sl_statement;
 
 typedef enum sl_database_mode {
-  SL_DATABASE_READ,  /* must exist, also where one may only read; what another process writes meanwhile is not waited for */
+  SL_DATABASE_READ,  /* must exist, perhaps where nobody may write; another process that writes is not waited for */
   SL_DATABASE_WRITE, /* must exist */
   SL_DATABASE_CREATE /* must not exist */
 } sl_database_mode;

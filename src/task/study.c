@@ -414,11 +414,12 @@ static sl_status check_any_done(const sl_study *s) {
   sl_statement *select;
   bool row = false;
   if (s->state.total == 0 || s->state.failed < s->state.total) return SL_OK;
-  SL_TRY(sl_statement_new(&select, sl_study_store_database(s->store), "SELECT error FROM failure ORDER BY example LIMIT 1"));
+  SL_TRY(sl_statement_new(&select, sl_study_store_database(s->store),
+                          "SELECT error FROM failure ORDER BY example LIMIT 1"));
   sl_status status = sl_statement_step(select, &row);
   const char *why = status == SL_OK && row ? sl_statement_text(select, 0) : NULL;
   if (status == SL_OK)
-    status = sl_fail(SL_ERROR_ARGUMENT, "no example could be done; the first: %s", why ? why : "no reason was recorded");
+    status = sl_fail(SL_ERROR_ARGUMENT, "no example could be done; the first: %s", why ? why : "no reason is known");
   sl_statement_free(select);
   return status;
 }

@@ -29,8 +29,8 @@ sl_status sl_study_prepare(sl_study *study);
 /* What is known of the study without its model. */
 sl_status sl_study_fill_facts(sl_study *study);
 
-/* study_files.c: xxh3 of the settings beside the weights, 16 digits: in the model's folder, in its tower's (`vision_model`,
- * NULL = the one that is found) and in its question tokenizer's; and of one file (0 without a path). */
+/* study_files.c: xxh3 of the settings beside the weights, 16 digits: in the model's folder, in its tower's
+ * (`vision_model`, NULL = the one that is found) and in its question tokenizer's; and of one file (0 without a path). */
 sl_status sl_study_hash_settings(char out[17], const char *model, const char *vision_model);
 sl_status sl_study_hash_file(uint64_t *hash, const char *path, size_t max_bytes);
 

@@ -102,7 +102,8 @@ static sl_status check_files(const merging *m, int i) {
                           " JOIN temp.file AS earlier USING (file) WHERE own.hash <> earlier.hash ORDER BY 1 LIMIT 1"));
   sl_status status = sl_statement_step(select, &row);
   if (status == SL_OK && row)
-    status = sl_fail(SL_ERROR_ARGUMENT, "%s: the picture %s differs from the one in %s: its hash is %s, there it was %s",
+    status = sl_fail(SL_ERROR_ARGUMENT,
+                     "%s: the picture %s differs from the one in %s: its hash is %s, there it was %s",
                      m->request->dirs[i], sl_statement_text(select, 0),
                      m->request->dirs[sl_statement_integer(select, 1)], sl_statement_text(select, 3),
                      sl_statement_text(select, 2));

@@ -359,8 +359,9 @@ static sl_status check_sight(lead *l, int rank, const json_t *message, bool *sam
   describe_bad(l->study, ours);
   *same = theirs && strcmp(theirs, ours) == 0;
   if (*same) return SL_OK;
-  sl_status status = sl_text_format(&line, "rows that cannot be done (hash of which): expected %s as on rank 0, found %s; "
-                                           "does it see %s?", ours, theirs ? theirs : "", l->study->plan.images);
+  sl_status status = sl_text_format(
+      &line, "rows that cannot be done (hash of which): expected %s as on rank 0, found %s; does it see %s?", ours,
+      theirs ? theirs : "", l->study->plan.images);
   if (status == SL_OK) status = leave_out(l, rank, SL_ERROR_ARGUMENT, line.data);
   sl_text_dispose(&line);
   return status;
