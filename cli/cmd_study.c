@@ -35,15 +35,66 @@ static bool on_state(void *user, const sl_study_state *state) {
   return cli_study_progress(user, what, state);
 }
 
+/* Digits at *text, which moves behind them; -1 where there are none or too many. */
+static int read_digits(const char **text) {
+  int64_t n = 0;
+  const size_t length = strspn(*text, "0123456789");
+  for (size_t i = 0; i < length && n <= INT_MAX; i++) n = 10 * n + ((*text)[i] - '0');
+  *text += length;
+  return length > 0 && n <= INT_MAX ? (int)n : -1;
+}
+
 static bool read_shard(const cli_args *args, sl_study_request *q) {
-  const char *text = args->value[OPT_SHARD];
-  char rest;
+  const char *text = args->value[OPT_SHARD], *at = text;
   if (!text) return true;
-  if (sscanf(text, "%d/%d%c", &q->shard, &q->n_shard, &rest) == 2 && q->n_shard > 0 && q->shard >= 0 &&
-      q->shard < q->n_shard)
-    return true;
-  cli_error("--shard: expected i/n with i from 0 to n - 1, found \"%s\"", text);
+  q->shard = read_digits(&at);
+  q->n_shard = *at == '/' ? (at++, read_digits(&at)) : -1;
+  if (*at == '\0' && q->shard >= 0 && q->shard < q->n_shard) return true;
+  cli_error("--shard: expected i/n with i from 0 to n - 1 and n at most %d, found \"%s\"", INT_MAX, text);
   return false;
+}
+
+static bool check_share(const cli_args *args, cli_id id) {
+  const char *text = args->value[id];
+  char *end = NULL;
+  const double share = text ? strtod(text, &end) : 1;
+  if (!text || (*text && *end == '\0' && share > 0 && share <= 1)) return true;
+  cli_error("--%s: expected a share above 0, at most 1, found \"%s\"", cli_options[id].name, text);
+  return false;
+}
+
+/* Names with commas between them; none is a choice too. */
+static bool check_analyses(const cli_args *args) {
+  const char *text = args->value[OPT_ANALYSES];
+  for (const char *at = text; at && *at; at += strspn(at, ",")) {
+    char name[64];
+    const int length = (int)strcspn(at, ",");
+    snprintf(name, sizeof name, "%.*s", length, at);
+    at += length;
+    if (sl_analysis_find(name)) continue;
+    const char *names[MAX_ANALYSIS + 1] = {NULL};
+    for (int i = 0; i < sl_analysis_count() && i < MAX_ANALYSIS; i++) names[i] = sl_analysis_at(i)->name;
+    const char *near = cli_nearest(name, names);
+    cli_error("--analyses: there is no analysis \"%s\"%s%s%s", name, near ? "; did you mean " : "", near ? near : "",
+              near ? "?" : "; see `sightline --help`");
+    return false;
+  }
+  return true;
+}
+
+/* What the library says of a value that was given as an option begins so; that is a wrong use, other errors are not. */
+static bool is_misuse(sl_status status) {
+  static const char begin[] = "command line: ";
+  return status == SL_ERROR_FORMAT && strncmp(sl_error_message(), begin, sizeof begin - 1) == 0;
+}
+
+/* Whether a model has to be looked for: the plan could be read, and names none. */
+static bool lacks_model(const char *plan) {
+  json_t *root = json_load_file(plan, JSON_ALLOW_NUL, NULL);
+  const json_t *model = json_object_get(root, "model");
+  const bool lacks = root && (!model || json_is_null(model));
+  json_decref(root);
+  return lacks;
 }
 
 static void print_summary(const char *text) {
@@ -93,16 +144,22 @@ static int run_study(const cli_args *args, const char *out, bool resume) {
                         .cancel = cli_cancel()};
   int64_t number = 0;
   if (!cli_number(args, OPT_SEED, &number) || !cli_number(args, OPT_MAX_TOKENS, &number) ||
-      !cli_number(args, OPT_THREADS, &number) || !cli_number(args, OPT_BATCH_SIZE, &number) || !read_shard(args, &q))
+      !cli_number(args, OPT_THREADS, &number) || !cli_number(args, OPT_BATCH_SIZE, &number) ||
+      !check_share(args, OPT_OBJECT_THRESHOLD) || !check_analyses(args) || !read_shard(args, &q))
     return EXIT_USAGE;
   for (size_t i = 0; i < N_SETTING; i++) {
     const char *value = args->value[settings[i].id];
-    if (value) given[q.n_setting++] = (sl_option_value){settings[i].key, *value ? value : "true"};
+    const bool flag = !cli_options[settings[i].id].argument;
+    if (value) given[q.n_setting++] = (sl_option_value){settings[i].key, flag ? "true" : value};
   }
-  if (q.plan_path && !args->value[OPT_MODEL]) q.default_model = cli_model_path(args, model, sizeof model);
+  if (q.plan_path && !args->value[OPT_MODEL] && lacks_model(q.plan_path)) {
+    q.default_model = cli_model_path(args, model, sizeof model);
+    if (!q.default_model) return EXIT_FAILED;
+  }
   char *summary = NULL;
   const sl_status status = sl_study_run(&q, &summary);
-  return finish(args, status, summary, out);
+  const int code = finish(args, status, summary, out);
+  return code == EXIT_FAILED && is_misuse(status) ? EXIT_USAGE : code;
 }
 
 static int run_run(const cli_args *args) {

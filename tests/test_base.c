@@ -466,6 +466,36 @@ static void test_json_print(void **state) {
   }
 }
 
+static void assert_exact(const char *given, const char *expected) {
+  json_t *root = parse(given);
+  char *text;
+  assert_int_equal(sl_json_print_exact(root, &text), SL_OK);
+  assert_string_equal(text, expected);
+  free(text);
+  json_decref(root);
+}
+
+/* What is read again is what was written, and looks as it did. */
+static void test_json_print_exact(void **state) {
+  (void)state;
+  assert_exact("[0.3, 1700000123.5, -0.0, 5.0, 1e300, 7]", "[0.3, 1700000123.5, -0.0, 5.0, 1e300, 7]");
+  assert_exact("[0.1234567890123, 0.12345678901330001, 123456789012345680000.0]",
+               "[0.1234567890123, 0.12345678901330001, 1.2345678901234568e20]");
+  assert_exact("{\"0.10000000000000001\": \"\\\" 0.10000000000000001\"}",
+               "{\"0.10000000000000001\": \"\\\" 0.10000000000000001\"}"); /* no numbers */
+  char *text;
+  for (int i = 0; i < 100000; i++) {
+    const double value = sl_rng_normal(1, 2, (uint64_t)i) * exp2(sl_rng_uniform(1, 3, (uint64_t)i) * 2000 - 1000);
+    json_t *real = json_real(value);
+    assert_int_equal(sl_json_print_exact(real, &text), SL_OK);
+    assert_true(strtod(text, NULL) == value);
+    free(text);
+    json_decref(real);
+  }
+  assert_int_equal(sl_json_print_exact(NULL, &text), SL_ERROR_ARGUMENT);
+  assert_null(text);
+}
+
 static void test_locale(void **state) {
   (void)state;
   if (!setlocale(LC_ALL, "de_DE.UTF-8")) { /* seldom installed, but quickly made */
@@ -477,13 +507,16 @@ static void test_locale(void **state) {
   assert_string_equal(localeconv()->decimal_point, ",");
   json_t *root = parse("[2.5]");
   assert_true(json_real_value(json_array_get(root, 0)) == 2.5);
-  char *printed;
+  char *printed, *exact;
   assert_int_equal(sl_json_print(root, 0, &printed), SL_OK);
+  assert_int_equal(sl_json_print_exact(root, &exact), SL_OK);
   sl_text text = {0};
   assert_int_equal(sl_text_format(&text, "%.1f", 2.5), SL_OK);
   sl_fail(SL_ERROR_FILE, "%.1f", 2.5);
   setlocale(LC_ALL, "C");
   assert_string_equal(printed, "[2.5]");
+  assert_string_equal(exact, "[2.5]");
+  free(exact);
   assert_string_equal(text.data, "2.5");
   assert_string_equal(sl_error_message(), "2.5");
   sl_text_dispose(&text);
@@ -546,6 +579,7 @@ int main(void) {
       cmocka_unit_test(test_files_failing), cmocka_unit_test(test_output_discard),
       cmocka_unit_test(test_json_get),      cmocka_unit_test(test_json_bad),
       cmocka_unit_test(test_json_big_integers), cmocka_unit_test(test_json_print),
+      cmocka_unit_test(test_json_print_exact),
       cmocka_unit_test(test_locale),        cmocka_unit_test(test_rng_pinned),
       cmocka_unit_test(test_rng_moments),
   };

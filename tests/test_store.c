@@ -1,5 +1,8 @@
 /* Run directories: what is written comes back; nothing half-written is ever visible; damage is told. */
+#define _GNU_SOURCE /* renameat2 */
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,13 +11,32 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <sqlite3.h>
 
 #include "base/text.h"
+#include "store/database.h"
 #include "store/folder.h"
 #include "store/run.h"
+
+/* In place of the C library's: a file system that cannot exchange two folders, and a process that ends between the two
+ * renames that it needs there. */
+static bool no_exchange, ends_between;
+
+int renameat2(int old_dir, const char *from, int new_dir, const char *to, unsigned flags) {
+  if (no_exchange) return errno = EINVAL, -1;
+  return (int)syscall(SYS_renameat2, old_dir, from, new_dir, to, flags);
+}
+
+int rename(const char *from, const char *to) {
+  const char *name = strrchr(from, '/');
+  if (ends_between && name && strncmp(name, "/.run.partial-", 14) == 0 && access(to, F_OK) != 0) _exit(9);
+  return (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+}
 
 static char parent[64];
 
@@ -140,6 +162,51 @@ static void test_force_keeps_old_until_commit(void **state) {
   assert_int_equal(sl_run_open(&reader, in_parent("run")), SL_OK);
   sl_run_close(reader);
   assert_int_equal(count_entries(parent), 1);
+}
+
+/* Without exchange a run is replaced all the same, and a process that is killed in the middle does not lose the old. */
+static void test_replaced_in_two_steps(void **state) {
+  (void)state;
+  sl_run_reader *reader;
+  int status;
+  no_exchange = true;
+  write_run("run", false);
+  write_run("run", true);
+  assert_int_equal(count_entries(parent), 1);
+  assert_int_equal(sl_file_write(in_parent("run/mark"), "old", 3), SL_OK);
+  const pid_t child = fork();
+  if (child == 0) {
+    ends_between = true;
+    write_run("run", true);
+    _exit(0);
+  }
+  assert_int_equal(waitpid(child, &status, 0), child);
+  assert_int_equal(WEXITSTATUS(status), 9);
+  assert_int_equal(sl_run_open(&reader, in_parent("run")), SL_ERROR_FILE);
+  sl_folder_remove_stale(parent, "run");
+  assert_int_equal(count_entries(parent), 1);
+  assert_int_equal(access(in_parent("run/mark"), F_OK), 0);
+  assert_int_equal(sl_run_open(&reader, in_parent("run")), SL_OK);
+  sl_run_close(reader);
+  no_exchange = false;
+}
+
+/* What appeared while a run was made is not replaced, unless that was asked for. */
+static void test_placed_and_nothing_replaced(void **state) {
+  (void)state;
+  assert_int_equal(mkdir(in_parent("new"), 0777), 0);
+  assert_int_equal(mkdir(in_parent("there"), 0777), 0);
+  assert_int_equal(sl_file_write(in_parent("there/letter"), "dear", 4), SL_OK);
+  assert_int_equal(sl_folder_place(in_parent("new"), in_parent("there")), SL_ERROR_ARGUMENT);
+  assert_message("there: already exists");
+  assert_int_equal(sl_folder_place(in_parent("new"), in_parent("there/letter")), SL_ERROR_ARGUMENT);
+  assert_int_equal(symlink("nowhere", in_parent("link")), 0);
+  assert_int_equal(sl_folder_place(in_parent("new"), in_parent("link")), SL_ERROR_ARGUMENT);
+  assert_int_equal(access(in_parent("there/letter"), F_OK), 0);
+  assert_int_equal(mkdir(in_parent("empty"), 0777), 0);
+  assert_int_equal(sl_folder_place(in_parent("new"), in_parent("empty")), SL_OK);
+  assert_int_equal(sl_folder_place(in_parent("empty"), in_parent("last")), SL_OK);
+  assert_int_equal(count_entries(parent), 3);
 }
 
 static void test_abandoned_and_failed_leave_nothing(void **state) {
@@ -292,11 +359,52 @@ static void test_contradictory_tensors(void **state) {
   sl_run_close(reader);
 }
 
+static bool reads_fail;
+
+static ssize_t failing_pread(int fd, void *bytes, size_t n_bytes, off_t at) {
+  if (reads_fail) return errno = ESTALE, -1; /* a file server that was started again */
+  return pread(fd, bytes, n_bytes, at);
+}
+
+/* What a disk does is told as what was done: reading. A damaged file is named. */
+static void test_database_that_fails(void **state) {
+  (void)state;
+  sl_database *database;
+  sqlite3_vfs *files = sqlite3_vfs_find(NULL);
+  const char *path = in_parent("rows.sqlite");
+  int64_t n;
+  assert_int_equal(sl_database_open(&database, path, SL_DATABASE_CREATE), SL_OK);
+  assert_int_equal(sl_database_run(database, "CREATE TABLE a (x); INSERT INTO a VALUES (1), (2)"), SL_OK);
+  assert_int_equal(sl_database_check(database), SL_OK);
+  sl_database_close(database);
+  assert_int_equal(sl_database_open(&database, path, SL_DATABASE_READ), SL_OK);
+  for (int i = 0; i < 2; i++) /* whichever of the two this SQLite calls */
+    files->xSetSystemCall(files, i ? "pread" : "pread64", (sqlite3_syscall_ptr)failing_pread);
+  reads_fail = true;
+  assert_int_equal(sl_database_integer(database, "SELECT count(*) FROM a", &n), SL_ERROR_FILE);
+  assert_message("rows.sqlite: cannot read: ");
+  reads_fail = false;
+  files->xSetSystemCall(files, NULL, NULL);
+  sl_database_close(database);
+  char *bytes;
+  size_t n_bytes;
+  assert_int_equal(sl_file_read(path, 1 << 20, &bytes, &n_bytes), SL_OK);
+  memset(bytes + n_bytes - 4096, 0xff, 200);
+  assert_int_equal(sl_file_write(path, bytes, n_bytes), SL_OK);
+  free(bytes);
+  assert_int_equal(sl_database_open(&database, path, SL_DATABASE_WRITE), SL_OK);
+  assert_int_equal(sl_database_check(database), SL_ERROR_FORMAT);
+  assert_message("rows.sqlite: damaged: ");
+  sl_database_close(database);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
       cmocka_unit_test_setup_teardown(test_existing_folders, setup, teardown),
       cmocka_unit_test_setup_teardown(test_force_keeps_old_until_commit, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_replaced_in_two_steps, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_placed_and_nothing_replaced, setup, teardown),
       cmocka_unit_test_setup_teardown(test_abandoned_and_failed_leave_nothing, setup, teardown),
       cmocka_unit_test_setup_teardown(test_out_of_memory, setup, teardown),
       cmocka_unit_test_setup_teardown(test_schema_is_enforced, setup, teardown),
@@ -304,6 +412,7 @@ int main(void) {
       cmocka_unit_test(test_table_is_sound),
       cmocka_unit_test_setup_teardown(test_damaged_runs, setup, teardown),
       cmocka_unit_test_setup_teardown(test_contradictory_tensors, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_database_that_fails, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -209,6 +209,15 @@ class BadRows(Study):
         self.assertEqual(self.ask("SELECT line FROM example WHERE status = 'done' ORDER BY 1"), [(1,), (11,)])
         self.assertIn(b"10 of 10 examples done, 8 failed", r.stdout)
 
+    def test_a_study_of_failures_alone_is_one(self):
+        """As with `eval`: its own failure, told with the first reason, after the summary."""
+        self.write([dict(row, image="none.png") for row in self.rows(3)])
+        for args in ((), ("--resume",)):
+            r = self.study("--quiet", *args)
+            self.assertEqual((r.returncode, r.stdout), (1, b"3 of 3 examples done, 3 failed\n"))
+            self.assertTrue(r.stderr.decode().endswith("sightline: no example could be done; the first: data.jsonl, line 1: none.png: No such file or directory\n"))
+        self.assertEqual(self.ask("SELECT count(*) FROM failure"), [(3,)])
+
     def test_labels_that_the_plan_does_not_know(self):
         rows = self.rows(4)
         rows[1]["knd"] = "odd"
@@ -224,6 +233,21 @@ class BadRows(Study):
         self.works("--quiet", out="names")
         self.assertEqual(self.ask("SELECT count(*) FROM failure", folder="names"), [(0,)])
         self.fails(self.study("--resume"), 1, '"labels" was ')
+
+    def test_numbers_keep_all_their_digits(self):
+        """As labels of rows and in the plan's list of them: what differs in the 10th digit is not one value."""
+        times = [1700000123.5 + i for i in range(4)] + [0.3, 0.12345678901330001]
+        rows = [dict(row, weight=t) for row, t in zip(self.rows(6), times)]
+        self.write(rows, labels={"kind": None, "weight": times}, analyses=[])
+        self.works("--quiet")
+        self.assertEqual(self.ask("SELECT count(*) FROM failure"), [(0,)])
+        self.assertEqual([json.loads(labels)["weight"] for labels, in self.ask("SELECT labels FROM example ORDER BY example")], times)
+        self.assertIn('"weight": 0.3}', self.ask("SELECT labels FROM example WHERE example = 4")[0][0])
+        self.assertEqual(self.ask("SELECT count(*) FROM accuracy WHERE label = 'weight'"), [(6,)])
+        self.works("--resume", "--quiet")
+        self.write([dict(rows[0], weight=1700000123.25), rows[1]], labels={"kind": None, "weight": times}, analyses=[])
+        self.works("--quiet", out="other")
+        self.assertEqual(self.ask("SELECT error FROM failure", folder="other"), [('data.jsonl, line 1: label "weight": unknown value 1700000123.25',)])
 
     def test_strict_stops_before_the_work(self):
         self.write(self.bad())
@@ -271,11 +295,18 @@ class Plans(Study):
         names = test_cli.read_tensors(self.path("study", "tensors", "00000001.safetensors"))
         self.assertTrue(names and all(name.startswith("lens.") for name in names))
 
+    def test_an_option_is_the_same_in_the_plan_and_on_the_command_line(self):
+        self.write(self.rows(2), analyses={"cliff": {"keep-share": 0.3}})
+        self.works("--quiet")
+        self.works("--quiet", "--resume", "--keep-share", "0.3")
+        self.fails(self.study("--quiet", "--resume", "--keep-share", "0.4"), 1, '"keep-share": "0.3"', '"keep-share": "0.4"')
+
     def test_usage(self):
         self.write()
         self.fails(self.run_it("study"), 2, "study run")
         self.fails(self.run_it("study", "run", "--plan", "plan.json"), 2, "--out DIR")
-        self.fails(self.study("--shard", "2/2"), 2, "--shard")
+        for shard in ("2/2", "0/4294967298", "0/0", "-1/2", "1", "1/2/3", "1/ 2", "", "4294967296/4294967297"):
+            self.fails(self.study("--shard", shard), 2, "--shard: expected i/n with i from 0 to n - 1 and n at most 2147483647, found")
         self.fails(self.run_it("study", "run", "--plan", "plan.json", "--model", "none", "--out", "no/such"), 1, "no: cannot make a folder here")
         self.fails(self.run_it("study", "report", "study", "--shard", "0/2"), 2, "`study report` has no option --shard")
         self.fails(self.run_it("study", "merge", "a", "b", "--samples", "9"), 2, "`study merge` has no option --samples")
@@ -285,6 +316,37 @@ class Plans(Study):
         os.mkdir(self.path("folder", "x"))
         self.fails(self.run_it("study", "resume", "folder"), 1, "folder: no study")
 
+
+    def test_wrong_choices_are_usage(self):
+        self.write()
+        for option, value, words in (("--analyses", "flow,clif", ('"clif"', "did you mean cliff?")), ("--analyses", "nosuch", ('"nosuch"',)), ("--analyses", ",", ('""',)),
+                                     ("--object-threshold", "abc", ("share", '"abc"')), ("--object-threshold", "", ("share", '""')),
+                                     ("--dtype", "foo", ("expected any of auto, ", '"foo"')), ("--dtype", "", ("expected any of auto, ", '""')),
+                                     ("--device", "foo", ("cpu, ref", '"foo"')), ("--device", "", ("cpu, ref", '""'))):
+            self.fails(self.study(option, value), 2, *words)
+        self.refused('"compute": expected any of auto, ', 'found "f8"', compute="f8")
+        self.refused('"backend": unknown device "tpu"', backend="tpu")
+        self.refused('"backend": expected a device\'s name, found 3', backend=3)
+
+    def test_nothing_is_a_choice_of_analyses_and_tensors(self):
+        self.write(self.rows(2), tensors="all")
+        self.works("--quiet", "--analyses", "", "--tensors", "")
+        plan = json.loads(self.ask("SELECT value FROM study WHERE key = 'plan'")[0][0])
+        self.assertEqual((plan["analyses"], plan["tensors"], plan["raw-prompt"]), ({}, [], False))
+
+    def test_the_model_of_the_plan_is_enough(self):
+        """A program without its bundled model looks for none when the plan names one, and says so once when it does not."""
+        os.mkdir(self.path("bin"))
+        alone = shutil.copy(test_cli.PROGRAM, self.path("bin"))
+        environment = {k: v for k, v in os.environ.items() if k != "SIGHTLINE_MODEL"}
+        run = lambda out: subprocess.run([alone, "study", "run", "--plan", "plan.json", "--out", out, "--quiet"], cwd=self.dir, env=environment, capture_output=True)
+        self.write(self.rows(2))
+        r = run("named")
+        self.assertEqual((r.returncode, r.stderr), (0, b""))
+        self.write(self.rows(2), model=None)
+        r = run("none")
+        self.fails(r, 1, "no model: ")
+        self.assertEqual(r.stderr.count(b"\n"), 1)
 
 class Resuming(Study):
     def test_what_changed_is_refused_by_name(self):
@@ -334,6 +396,33 @@ class Resuming(Study):
         with open(os.path.join(model, "README.md"), "w") as f:
             f.write("no setting")
         self.works("--resume", "--quiet")
+
+    def refuses_other_settings(self, path):
+        """A blank more in the file, and the study does not go on; as it was, it does."""
+        with open(path, "r+", encoding="utf-8") as f:
+            text = f.read()
+            f.write("\n")
+        self.fails(self.study("--resume", "--quiet"), 1, "the model's config, tokenizer, processor or template differs")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
+        self.works("--resume", "--quiet")
+
+    def test_another_tower_that_was_found_is_refused(self):
+        """The tower's folder is named by nobody: it lies beside the model."""
+        golden = os.path.join(test_cli.GOLDEN, "..", "llava-original")
+        shutil.copytree(golden, self.path("model"), ignore=shutil.ignore_patterns("vision", "golden.*"))
+        tower = shutil.copytree(os.path.join(golden, "vision"), self.path("clip-vit-large-patch14-336"))
+        self.write(self.rows(2), model="model", analyses=[])
+        self.works("--quiet")
+        self.refuses_other_settings(os.path.join(tower, "preprocessor_config.json"))
+
+    def test_another_question_tokenizer_is_refused(self):
+        """A Q-Former reads the question with a tokenizer of its own, in a folder below the model."""
+        golden = os.path.join(test_cli.GOLDEN, "..", "instructblip")
+        model = shutil.copytree(golden, self.path("model"), ignore=shutil.ignore_patterns("golden.*"))
+        self.write(self.rows(2), model="model", analyses=[])
+        self.works("--quiet")
+        self.refuses_other_settings(os.path.join(model, "qformer_tokenizer", "vocab.txt"))
 
     def test_another_mask_is_refused(self):
         shutil.copy(self.path("photos", "a.png"), self.path("photos", "mask.png"))
@@ -392,6 +481,28 @@ class Resuming(Study):
         self.fails(self.run_it("study", "resume", "study"), 1, "another process")
         p.kill()
         p.communicate()
+
+
+class Places(Study):
+    def test_names_that_are_not_utf8(self):
+        """Folders are bytes; the summary is JSON, and says what can be said."""
+        self.write(self.rows(2))
+        name, merged = os.fsdecode(b"caf\xe9"), os.fsdecode(b"caf\xe9s")
+        self.assertEqual(json.loads(self.works("--quiet", "--json", out=name).stdout)["out"], "caf\ufffd")
+        r = self.run_it("study", "merge", "--quiet", "--json", merged, name)
+        self.assertEqual((r.returncode, r.stderr), (0, b""))
+        self.assertEqual(json.loads(r.stdout)["out"], "caf\ufffds")
+        r = self.run_it("study", "report", merged, "--quiet", "--json")
+        self.assertEqual((r.returncode, r.stderr), (0, b""))
+        self.assertEqual(json.loads(r.stdout)["report"], "caf\ufffds/report.html")
+        self.assertTrue(os.path.exists(self.path(merged, "report.html")))
+        self.same(name, merged)
+
+    def test_a_place_that_cannot_be(self):
+        self.write(self.rows(2))
+        self.fails(self.study(out="data.jsonl/x"), 1, "data.jsonl/x: Not a directory")
+        self.fails(self.study(out="data.jsonl"), 1, "data.jsonl: already exists")
+        self.fails(self.run_it("study", "merge", "data.jsonl/x", "study"), 1, "data.jsonl/x: Not a directory")
 
 
 class Killed(Study):
@@ -523,6 +634,73 @@ class Shards(Study):
         os.mkdir(self.path("none"))
         self.fails(merge("part0", "none"), 1, "none: no study")
         self.assertEqual([n for n in os.listdir(self.dir) if "merged" in n], [])
+
+    def test_two_versions_of_a_picture_are_refused(self):
+        """Also of a mask, and in a part that is not the first."""
+        shutil.copy(self.path("photos", "a.png"), self.path("photos", "mask.png"))
+        rows = [dict(row, image="a.png", mask=f"{'other' if i < 2 else 'mask'}.png") for i, row in enumerate(self.rows(6))]
+        self.write(rows)
+        with open(os.path.join(test_cli.GOLDEN, "a.png"), "rb") as f:
+            picture = f.read()
+
+        def put(name, behind=b""):
+            """A picture, with something that no decoder reads behind it: another version."""
+            with open(self.path("photos", name), "wb") as f:
+                f.write(picture + behind)
+
+        part = lambda i, out: self.works("--quiet", "--shard", f"{i}/3", out=out)
+        merge = lambda *dirs: self.run_it("study", "merge", "merged", *dirs)
+        put("mask.png")
+        put("other.png")
+        part(0, "part0")
+        part(1, "part1")
+        put("a.png", b"again")
+        part(2, "picture2")
+        put("a.png")
+        put("mask.png", b"again")
+        part(2, "mask2")
+        self.fails(merge("part1", "part0", "picture2"), 1, "picture2: the picture a.png differs from the one in part1: its hash is ")
+        self.fails(merge("part0", "part1", "mask2"), 1, "mask2: the picture mask.png differs from the one in part0: its hash is ")
+        put("mask.png")
+        part(2, "part2")
+        self.assertEqual(merge("part0", "part1", "part2").returncode, 0)
+
+    def test_a_damaged_part_is_named(self):
+        self.parts(2)
+        with open(self.path("part1", "study.sqlite"), "r+b") as f:
+            f.seek(-4096, os.SEEK_END)
+            f.write(b"\xff" * 200)
+        r = self.run_it("study", "merge", "merged", "part0", "part1")
+        self.fails(r, 1, "part1/study.sqlite: ", "damaged: ")
+        self.fails(self.run_it("study", "resume", "part1"), 1, "part1/study.sqlite: damaged: ")
+
+    def test_merges_into_one_place(self):
+        """One that is at it is not disturbed by another, and does not replace what the other made."""
+        self.parts(2)
+        for i in range(2):
+            shutil.copytree(self.path(f"part{i}"), self.path(f"copy{i}"))  # the first merge may hold a part
+        hidden = lambda: [n for n in os.listdir(self.dir) if n.startswith(".merged.partial-")]
+        for _ in range(20):
+            p = subprocess.Popen([test_cli.PROGRAM, "study", "merge", "--quiet", "merged", "part0", "part1"], cwd=self.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            while p.poll() is None and not hidden():
+                pass
+            p.send_signal(signal.SIGSTOP)
+            if hidden():
+                break
+            p.send_signal(signal.SIGCONT)  # too quick for us
+            p.communicate()
+            shutil.rmtree(self.path("merged"))
+        stopped = hidden()
+        self.assertEqual(len(stopped), 1)
+        self.assertEqual(self.run_it("study", "merge", "--quiet", "merged", "copy0", "copy1").returncode, 0)
+        self.assertEqual(hidden(), stopped)
+        with open(self.path("merged", "mine.txt"), "w") as f:
+            f.write("somebody's")
+        p.send_signal(signal.SIGCONT)
+        _, err = p.communicate()
+        self.assertEqual((p.returncode, err.decode()), (1, "sightline: merged: already exists\n"))
+        self.assertTrue(os.path.exists(self.path("merged", "mine.txt")))
+        self.assertEqual(hidden(), [])
 
 
 if __name__ == "__main__":

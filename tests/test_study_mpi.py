@@ -46,12 +46,17 @@ class Mpi(test_study.Study):
         return ["mpirun", "--oversubscribe", "-n", str(n), test_cli.PROGRAM, "study", "run", "--plan", "plan.json", "--out", out, "--quiet", *args]
 
     def start(self, n, out, *args):
+        return self.start_command(self.command(n, out, *args))
+
+    def start_command(self, command):
         # "sh": nothing is started elsewhere, and Open MPI insists on some remote shell even so
         environment = dict(os.environ, OMPI_MCA_plm_rsh_agent="sh", OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMP_WAIT_POLICY="passive")
-        return subprocess.Popen(self.command(n, out, *args), cwd=self.dir, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen(command, cwd=self.dir, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def mpirun(self, n, out, *args):
-        p = self.start(n, out, *args)
+        return self.result(self.start(n, out, *args))
+
+    def result(self, p):
         stdout, stderr = p.communicate(timeout=100)
         return p.returncode, stdout.decode(), stderr.decode()
 
@@ -127,7 +132,74 @@ class Ranks(Mpi):
         self.assertFalse(os.path.exists(self.path("other")))
 
 
+    def test_a_rank_without_the_pictures_is_left_out(self):
+        """Pictures are links to what a process finds in its own folder, and rank 2's is another."""
+        os.rename(self.path("photos"), self.path("real"))
+        for folder in ("photos", "elsewhere"):
+            os.mkdir(self.path(folder))
+        for name in ("a.png", "b.png"):
+            os.symlink(os.path.join("/proc/self/cwd/real", name), self.path("photos", name))
+        self.plan(12)
+        each = [test_cli.PROGRAM, "study", "run", "--plan", self.path("plan.json"), "--out", self.path("ranks")]
+        code, _, err = self.result(self.start_command(["mpirun", "--oversubscribe", "-n", "2", *each, ":", "-n", "1", "-wdir", self.path("elsewhere"), *each]))
+        self.assertEqual(code, 0, err)
+        self.assertRegex(err, r"rank 2 is left out: rows that cannot be done \(hash of which\): expected 1 \(\w{16}\) as on rank 0, found 12 \(\w{16}\)")
+        self.same("ranks", "whole")
+
+    def test_one_study_in_a_process(self):
+        """MPI does not start twice; a program that calls the library is told so, and not ended."""
+        self.write(self.rows(3))
+        with open(self.path("twice.py"), "w") as f:
+            f.write(TWICE)
+        library = os.path.join(os.path.dirname(test_cli.PROGRAM), "libsightline.so")
+        code, out, err = self.result(self.start_command(["mpirun", "--oversubscribe", "-n", "2", sys.executable, self.path("twice.py"), library]))
+        self.assertEqual(code, 0, err)
+        self.assertEqual(out.count("first: 0\n"), 2, out)
+        self.assertEqual(out.count("second: 4 MPI has ended in this process"), 2, out)
+
+
+TWICE = """
+import ctypes, sys
+library = ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
+library.sl_error_message.restype = ctypes.c_char_p
+P, I, B = ctypes.c_char_p, ctypes.c_int, ctypes.c_bool
+class Request(ctypes.Structure):  # sl_study_request
+    _fields_ = [("size", ctypes.c_size_t), ("plan_path", P), ("out_dir", P), ("settings", ctypes.c_void_p), ("n_setting", I), ("options", ctypes.c_void_p), ("n_option", I),
+                ("default_model", P), ("resume", B), ("retry_failed", B), ("strict", B), ("shard", I), ("n_shard", I)] + [(name, ctypes.c_void_p) for name in ("tell", "progress", "log", "user", "cancel")]
+for name in ("first", "second"):
+    request = Request(size=ctypes.sizeof(Request), plan_path=b"plan.json", out_dir=name.encode())
+    status = library.sl_study_run(ctypes.byref(request), ctypes.byref(ctypes.c_void_p()))
+    print(f"{name}: {status} {library.sl_error_message().decode() if status else ''}".strip() + "\\n", end="", flush=True)
+"""
+
+
+def processor_s(pid):
+    """Seconds of processor time that a process has taken."""
+    with open(f"/proc/{pid}/stat", "rb") as f:
+        return sum(map(int, f.read().rsplit(b")", 1)[1].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 class Lost(Mpi):
+    def test_work_that_became_idle_is_stopped(self):
+        """An example that takes longer than its lease is lent again. When the first rank has done it the study is complete, and the other stops and is none that is lost."""
+        self.write([dict(self.rows(1)[0], image="cat.png")], model=test_study.BUNDLED, images=test_study.EXAMPLES, analyses={"heads": {"samples": 300}}, lease=1, **{"mask-block": 0})
+        p = self.start(3, "lent")
+        self.wait_for(0, "lent")  # one has the example
+        time.sleep(0.7)  # and the other has read its model
+        ranks = [self.pid_of(p, rank) for rank in (1, 2)]
+        before = {pid: processor_s(pid) for pid in ranks}
+        time.sleep(0.2)
+        idle = min(ranks, key=lambda pid: processor_s(pid) - before[pid])
+        since = processor_s(idle)
+        while processor_s(idle) - since < 0.2 and p.poll() is None:
+            time.sleep(0.01)
+        os.kill(idle, signal.SIGSTOP)  # so that it is not done soon after the first
+        self.wait_for(1, "lent")
+        os.kill(idle, signal.SIGCONT)
+        code, out, err = self.result(p)
+        self.assertEqual(code, 0, err)
+        self.assertIn("1 of 1 examples done, 0 failed", out)
+
     def test_a_killed_rank_costs_no_result(self):
         """Open MPI ends the job then; the study goes on, on as many ranks as one likes."""
         self.plan(300)

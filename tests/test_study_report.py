@@ -3,6 +3,7 @@
     python3 tests/test_study_report.py path/to/sightline [unittest arguments]
 """
 import atexit
+import ctypes
 import json
 import os
 import shutil
@@ -55,6 +56,29 @@ class Layers(Report):
         n_layer = self.ask("SELECT count(*) FROM series WHERE name = 'image_share' AND example = 0")[0][0]
         self.assertGreater(self.ask("SELECT max(\"index\") + 1 FROM series WHERE name = 'target_value'")[0][0], n_layer)
         self.assertEqual(self.report("study")["model"]["n_layer"], n_layer)
+
+
+class ReadOnly(Report):
+    """A study that somebody else owns."""
+
+    @staticmethod
+    def as_a_guest():
+        """root too is held to the files' permissions: without CAP_DAC_OVERRIDE from the next program on (prctl(2), capabilities(7))."""
+        ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+    def test_a_study_that_one_may_only_read(self):
+        name = "50% of #1?"
+        self.write(self.rows(2))
+        self.works("--quiet", out=name)
+        os.chmod(self.path(name, "study.sqlite"), 0o444)
+        os.chmod(self.path(name), 0o555)
+        self.addCleanup(os.chmod, self.path(name), 0o755)
+        before = os.listdir(self.path(name))
+        r = subprocess.run([test_cli.PROGRAM, "study", "report", name, "--quiet", "--out", "page.html"], cwd=self.dir, capture_output=True, preexec_fn=self.as_a_guest)
+        self.assertEqual(r.returncode, 0, r.stderr.decode())
+        self.assertEqual(os.listdir(self.path(name)), before)
+        r = subprocess.run([test_cli.PROGRAM, "study", "report", name, "--quiet"], cwd=self.dir, capture_output=True, preexec_fn=self.as_a_guest)
+        self.fails(r, 1, "Permission denied")
 
 
 class Numbers(Report):
@@ -229,7 +253,7 @@ class Pages(Report):
         self.works("--quiet")
         self.assertEqual(self.report("study")["study"]["cliff"], {"single": [], "logit": [], "correct": []})
         self.write([dict(row, image="none.png") for row in self.rows(2)])
-        self.works("--quiet", out="failed")
+        self.assertEqual(self.study("--quiet", out="failed").returncode, 1)
         self.assertEqual(self.report("failed")["study"]["failed"], 2)
 
     def test_of_a_study_under_way(self):

@@ -48,8 +48,12 @@ typedef struct sl_study_request {
  * flight and nothing else, and a call with `resume` ends with the same results as one that was never interrupted.
  * A study begun with another plan, model, data, version or processor path is refused, naming what differs.
  * *summary is JSON text (free()): "out", "examples", "done", "failed", "correct", "scored", "split" (examples
- * whose masks several processes measured), "seconds"; also when cancelled.
- * Errors of one example are recorded (with `strict` they end the call); SL_ERROR_FILE of the study's own folder (a full
+ * whose masks several processes measured), "seconds"; also when cancelled. A folder's name that is not UTF-8 has U+FFFD
+ * in it.
+ * Under mpirun MPI is started here, unless the caller has, and ended with the study: a second call in one process is then
+ * refused (SL_ERROR_UNSUPPORTED), and in processes that compute, `cancel` is requested where their work has become idle.
+ * Errors of one example are recorded (with `strict` they end the call); when every example failed, the call fails with
+ * SL_ERROR_ARGUMENT and the first reason, and *summary is there too. SL_ERROR_FILE of the study's own folder (a full
  * disk) ends it; SL_ERROR_CANCELLED. */
 SL_API sl_status sl_study_run(const sl_study_request *request, char **summary);
 
@@ -64,15 +68,15 @@ typedef struct sl_study_merge_request {
   sl_cancel *cancel;
 } sl_study_merge_request;
 
-/* Puts shards together. Plans, model, data and versions must agree and no example may be there twice. Missing examples
- * are named in *summary ("missing": first ranges as text; "n_missing") and through `log`; the merged study can be gone
- * on with, which does them. Errors: SL_ERROR_ARGUMENT (studies that do not belong together), SL_ERROR_FILE,
- * SL_ERROR_FORMAT (no study). */
+/* Puts shards together. Plans, model, data, pictures and versions must agree and no example may be there twice. What
+ * appears in out_dir meanwhile is not replaced. Missing examples are named in *summary ("missing": first ranges as text;
+ * "n_missing") and through `log`; the merged study can be gone on with, which does them. Errors: SL_ERROR_ARGUMENT
+ * (studies that do not belong together), SL_ERROR_FILE, SL_ERROR_FORMAT (no study, or a damaged one). */
 SL_API sl_status sl_study_merge(const sl_study_merge_request *request, char **summary);
 
 typedef struct sl_study_report_request {
   size_t size;
-  const char *dir;      /* study; may be under way */
+  const char *dir;      /* study; may be under way, and one that can only be read */
   const char *out_path; /* HTML file; NULL = report.html in the study's folder */
   const char *label;    /* curves are split by this label alone; NULL = by the first few that have few values */
   uint64_t seed;        /* of bootstrap and permutations */

@@ -8,6 +8,9 @@
 
 #define PARSE_FLAGS (JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL)
 #define REAL_DIGITS 9 /* enough to bring every f32 back */
+#define LEAST_DIGITS 15 /* that a double always holds; as %g prints them, there are no idle zeros */
+#define MOST_DIGITS 17 /* enough to bring every double back */
+#define REAL_BYTES 40
 
 /* True when the integer literal of n_bytes (sign and digits) does not fit 64 bits. */
 static bool integer_too_big(const char *literal, size_t n_bytes) {
@@ -165,18 +168,81 @@ static int append_dump(const char *bytes, size_t n_bytes, void *user) {
   return sink->failed ? -1 : 0;
 }
 
-sl_status sl_json_print(const json_t *value, int indent, char **out) {
-  *out = NULL;
-  if (!value || indent < 0 || indent > JSON_MAX_INDENT)
-    SL_FAIL(SL_ERROR_ARGUMENT, "printing JSON: expected a value and an indent in [0, %d], found %s and %d",
-            JSON_MAX_INDENT, value ? "one" : "none", indent);
+static sl_status print(const json_t *value, int indent, int n_digit, sl_text *out) {
   dump_sink sink = {0};
-  size_t flags = JSON_ENCODE_ANY | JSON_REAL_PRECISION(REAL_DIGITS) | JSON_INDENT((size_t)indent);
+  size_t flags = JSON_ENCODE_ANY | JSON_REAL_PRECISION((size_t)n_digit) | JSON_INDENT((size_t)indent);
   /* Into our buffer: json_dumps would use whatever allocator the host program gave jansson. */
   if (json_dump_callback(value, append_dump, &sink, flags) != 0 || sink.failed) {
     sl_text_dispose(&sink.text);
     SL_FAIL(SL_ERROR_MEMORY, "printing JSON: out of memory, or a value that contains itself");
   }
-  *out = sink.text.data;
+  *out = sink.text;
   return SL_OK;
+}
+
+sl_status sl_json_print(const json_t *value, int indent, char **out) {
+  sl_text text = {0};
+  *out = NULL;
+  if (!value || indent < 0 || indent > JSON_MAX_INDENT)
+    SL_FAIL(SL_ERROR_ARGUMENT, "printing JSON: expected a value and an indent in [0, %d], found %s and %d",
+            JSON_MAX_INDENT, value ? "one" : "none", indent);
+  SL_TRY(print(value, indent, REAL_DIGITS, &text));
+  *out = text.data;
+  return SL_OK;
+}
+
+/* The real number that a literal stands for, with the fewest digits that bring it back. jansson reads and writes a
+ * decimal point whatever the locale. */
+static size_t shortest(const char *literal, size_t n_bytes, char out[REAL_BYTES]) {
+  json_t *real = json_loadb(literal, n_bytes, JSON_DECODE_ANY, NULL);
+  size_t n = 0;
+  bool same = false;
+  for (size_t digits = LEAST_DIGITS; real && digits <= MOST_DIGITS && !same; digits++) {
+    n = json_dumpb(real, out, REAL_BYTES, JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits));
+    json_t *back = n <= REAL_BYTES ? json_loadb(out, n, JSON_DECODE_ANY, NULL) : NULL;
+    same = back && json_real_value(back) == json_real_value(real);
+    json_decref(back);
+  }
+  json_decref(real);
+  return same ? n : 0;
+}
+
+/* Copies a JSON text with every real number as short as it can be. */
+static sl_status shorten_reals(const char *bytes, size_t n_bytes, sl_text *out) {
+  bool in_string = false;
+  size_t copied = 0;
+  for (size_t i = 0; i < n_bytes; i++) {
+    char c = bytes[i], own[REAL_BYTES];
+    if (in_string) {
+      if (c == '\\') i++;
+      if (c == '"') in_string = false;
+      continue;
+    }
+    if (c == '"') in_string = true;
+    if (c != '-' && !(c >= '0' && c <= '9')) continue;
+    const size_t length = strspn(bytes + i, "+-.eE0123456789");
+    const bool real = strcspn(bytes + i, ".eE") < length;
+    const size_t n_own = real ? shortest(bytes + i, length, own) : 0;
+    if (n_own > 0) {
+      SL_TRY(sl_text_append(out, bytes + copied, i - copied));
+      SL_TRY(sl_text_append(out, own, n_own));
+      copied = i + length;
+    }
+    i += length - 1;
+  }
+  return sl_text_append(out, bytes + copied, n_bytes - copied);
+}
+
+sl_status sl_json_print_exact(const json_t *value, char **out) {
+  sl_text whole = {0}, text = {0};
+  *out = NULL;
+  if (!value) SL_FAIL(SL_ERROR_ARGUMENT, "printing JSON: expected a value, found none");
+  SL_TRY(print(value, 0, MOST_DIGITS, &whole));
+  const sl_status status = shorten_reals(whole.data, whole.length, &text);
+  sl_text_dispose(&whole);
+  if (status == SL_OK)
+    *out = text.data;
+  else
+    sl_text_dispose(&text);
+  return status;
 }

@@ -31,4 +31,8 @@ sl_status sl_json_get_string(json_t *root, const char *path, const char **out, c
  * Reals get 9 significant digits: every f32 survives, a double does not. */
 sl_status sl_json_print(const json_t *value, int indent, char **out);
 
+/* The same on one line, with as many digits as bring every double back and no more than it takes: 0.3 stays 0.3. For
+ * what is compared or read again. */
+sl_status sl_json_print_exact(const json_t *value, char **out);
+
 #endif

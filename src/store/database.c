@@ -8,7 +8,10 @@
 #include <sqlite3.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
+
+#include "base/text.h"
 
 #define BUSY_MS 5000 /* how long another process' write is waited for */
 
@@ -24,18 +27,54 @@ struct sl_statement {
 
 const char *sl_database_path(const sl_database *d) { return d->path; }
 
+/* https://www.sqlite.org/rescode.html#extrc */
+static bool is_reading(int code) {
+  return code == SQLITE_IOERR_READ || code == SQLITE_IOERR_SHORT_READ;
+}
+
 static sl_status fail(const sl_database *d) {
   const int code = sqlite3_errcode(d->handle) & 0xff;
   const char *reason = sqlite3_errmsg(d->handle);
   if (code == SQLITE_NOMEM) SL_FAIL(SL_ERROR_MEMORY, "%s: no memory", d->path);
   if (code == SQLITE_FULL) SL_FAIL(SL_ERROR_FILE, "%s: cannot write: disk full", d->path);
   if (code == SQLITE_NOTADB || code == SQLITE_CORRUPT) SL_FAIL(SL_ERROR_FORMAT, "%s: %s", d->path, reason);
-  if (code == SQLITE_IOERR) SL_FAIL(SL_ERROR_FILE, "%s: cannot write: %s", d->path, reason);
+  const char *doing = is_reading(sqlite3_extended_errcode(d->handle)) ? "read" : "write";
+  if (code == SQLITE_IOERR) SL_FAIL(SL_ERROR_FILE, "%s: cannot %s: %s", d->path, doing, reason);
   SL_FAIL(SL_ERROR_FILE, "%s: %s", d->path, reason);
 }
 
 static sl_status check(const sl_database *d, int code) {
   return code == SQLITE_OK || code == SQLITE_DONE || code == SQLITE_ROW ? SL_OK : fail(d);
+}
+
+/* Whether nobody here can write to the file or beside it, and all of it is in it: the last process that closes a
+ * database puts its log into the file. Without a log there is nothing to be found through an index beside the file. */
+static bool only_read(const char *path) {
+  sl_text log = {0}, dir = {0};
+  const char *slash = strrchr(path, '/');
+  bool is = sl_text_format(&log, "%s-wal", path) == SL_OK &&
+            sl_text_append(&dir, slash ? path : ".", slash ? (size_t)(slash - path) + 1 : 1) == SL_OK;
+  is = is && (access(path, W_OK) != 0 || access(dir.data, W_OK) != 0) && access(log.data, F_OK) != 0;
+  sl_text_dispose(&log);
+  sl_text_dispose(&dir);
+  return is;
+}
+
+/* The path as a URI of a file that does not change: https://www.sqlite.org/uri.html */
+static sl_status make_uri(sl_text *uri, const char *path) {
+  SL_TRY(sl_text_append_string(uri, *path == '/' ? "file://" : "file:"));
+  for (const char *c = path; *c; c++)
+    SL_TRY(strchr("%?#", *c) ? sl_text_format(uri, "%%%02x", (unsigned)*c) : sl_text_append(uri, c, 1));
+  return sl_text_append_string(uri, "?immutable=1");
+}
+
+static sl_status open_handle(sl_database *d, int flags, bool immutable) {
+  sl_text uri = {0};
+  if (immutable) SL_TRY(make_uri(&uri, d->path));
+  if (immutable) flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_URI;
+  const int code = sqlite3_open_v2(immutable ? uri.data : d->path, &d->handle, flags | SQLITE_OPEN_NOMUTEX, NULL);
+  sl_text_dispose(&uri);
+  return d->handle ? check(d, code) : sl_fail(SL_ERROR_MEMORY, "%s: no memory", d->path);
 }
 
 sl_status sl_database_open(sl_database **out, const char *path, sl_database_mode mode) {
@@ -49,10 +88,7 @@ sl_status sl_database_open(sl_database **out, const char *path, sl_database_mode
   if (mode != SL_DATABASE_CREATE && !exists) SL_FAIL(SL_ERROR_FILE, "%s: no such file", path);
   SL_TRY(SL_ALLOC(d, 1, "database"));
   sl_status status = sl_strdup(&d->path, path);
-  if (status == SL_OK) {
-    const int code = sqlite3_open_v2(path, &d->handle, flags[mode] | SQLITE_OPEN_NOMUTEX, NULL);
-    status = d->handle ? check(d, code) : sl_fail(SL_ERROR_MEMORY, "%s: no memory", path);
-  }
+  if (status == SL_OK) status = open_handle(d, flags[mode], mode == SL_DATABASE_READ && only_read(path));
   if (status == SL_OK) sqlite3_extended_result_codes(d->handle, 1);
   if (status == SL_OK) sqlite3_busy_timeout(d->handle, BUSY_MS);
   if (status == SL_OK && mode == SL_DATABASE_READ) status = sl_database_run(d, "PRAGMA query_only = 1");
@@ -86,6 +122,17 @@ sl_status sl_database_integer(sl_database *d, const char *sql, int64_t *out) {
   SL_TRY(sl_statement_new(&statement, d, sql));
   const sl_status status = sl_statement_step(statement, &row);
   if (status == SL_OK && row) *out = sl_statement_integer(statement, 0);
+  sl_statement_free(statement);
+  return status;
+}
+
+sl_status sl_database_check(sl_database *d) {
+  sl_statement *statement;
+  bool row = false;
+  SL_TRY(sl_statement_new(&statement, d, "PRAGMA quick_check(1)"));
+  sl_status status = sl_statement_step(statement, &row);
+  const char *said = status == SL_OK && row ? sl_statement_text(statement, 0) : NULL;
+  if (said && strcmp(said, "ok") != 0) status = sl_fail(SL_ERROR_FORMAT, "%s: damaged: %s", d->path, said);
   sl_statement_free(statement);
   return status;
 }

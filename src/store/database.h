@@ -9,7 +9,7 @@ typedef struct sl_database sl_database;
 typedef struct sl_statement sl_statement;
 
 typedef enum sl_database_mode {
-  SL_DATABASE_READ,  /* must exist; what another process writes meanwhile is not waited for */
+  SL_DATABASE_READ,  /* must exist, perhaps where nobody may write; another process that writes is not waited for */
   SL_DATABASE_WRITE, /* must exist */
   SL_DATABASE_CREATE /* must not exist */
 } sl_database_mode;
@@ -18,6 +18,9 @@ typedef enum sl_database_mode {
 sl_status sl_database_open(sl_database **out, const char *path, sl_database_mode mode);
 void sl_database_close(sl_database *database); /* NULL is fine; its statements must have been freed */
 const char *sl_database_path(const sl_database *database);
+
+/* Fails with SL_ERROR_FORMAT where the file is damaged; reads all of it. */
+sl_status sl_database_check(sl_database *database);
 
 /* Runs statements separated by semicolons, without parameters and results. */
 sl_status sl_database_run(sl_database *database, const char *sql);

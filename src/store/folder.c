@@ -53,23 +53,52 @@ static int lock_folder(const char *path, int how) {
   return -1;
 }
 
-void sl_folder_remove_stale(const char *parent, const char *base) {
+/* One that was being built. Without a lock nobody can tell whether its process lives: it stays. */
+static void remove_partial(const char *path, const char *target) {
+  (void)target;
+  const int fd = lock_folder(path, LOCK_EX | LOCK_NB);
+  if (fd < 0) return;
+  sl_folder_remove(path);
+  close(fd);
+}
+
+/* One that was moved away. It goes back where nothing took its place; file systems without exchange may be without locks
+ * too, so that what is not known to be held is taken. */
+static void restore_old(const char *path, const char *target) {
+  struct stat info;
+  const int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0) return;
+  const bool held = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  if (!held && lstat(target, &info) != 0 && errno == ENOENT)
+    (void)!rename(path, target);
+  else if (!held)
+    sl_folder_remove(path);
+  close(fd);
+}
+
+/* Calls `what` for every parent/.base.KIND-... with the path parent/base. */
+static void each_hidden(const char *parent, const char *base, const char *kind,
+                        void (*what)(const char *path, const char *target)) {
   sl_text prefix = {0};
+  char *target = NULL;
   DIR *listing = opendir(parent);
-  if (listing && sl_text_format(&prefix, ".%s.partial-", base) == SL_OK) {
-    for (struct dirent *entry; (entry = readdir(listing)) != NULL;) {
-      char *path = NULL;
-      if (strncmp(entry->d_name, prefix.data, prefix.length) != 0) continue;
-      const int fd = sl_path_join(&path, parent, entry->d_name) == SL_OK ? lock_folder(path, LOCK_EX | LOCK_NB) : -1;
-      if (fd >= 0) {
-        sl_folder_remove(path);
-        close(fd);
-      }
-      free(path);
-    }
+  const bool ready = listing && sl_text_format(&prefix, ".%s.%s-", base, kind) == SL_OK &&
+                     sl_path_join(&target, parent, base) == SL_OK;
+  for (struct dirent *entry; ready && (entry = readdir(listing)) != NULL;) {
+    char *path = NULL;
+    if (strncmp(entry->d_name, prefix.data, prefix.length) == 0 &&
+        sl_path_join(&path, parent, entry->d_name) == SL_OK)
+      what(path, target);
+    free(path);
   }
+  free(target);
   sl_text_dispose(&prefix);
   if (listing) closedir(listing);
+}
+
+void sl_folder_remove_stale(const char *parent, const char *base) {
+  each_hidden(parent, base, "old", restore_old);
+  each_hidden(parent, base, "partial", remove_partial);
 }
 
 sl_status sl_folder_make_hidden(char **out, int *lock, const char *parent, const char *base) {
@@ -110,28 +139,51 @@ static void sync_folder(const char *dir) {
   close(fd);
 }
 
+/* rename(2): a folder takes the name of nothing or of an empty folder, and of nothing else. */
+sl_status sl_folder_place(const char *from, const char *to) {
+  sync_folder(from);
+  if (rename(from, to) == 0) return SL_OK;
+  if (errno == ENOTEMPTY || errno == EEXIST || errno == ENOTDIR) SL_FAIL(SL_ERROR_ARGUMENT, "%s: already exists", to);
+  SL_FAIL(SL_ERROR_FILE, "%s: cannot rename to it: %s", to, strerror(errno));
+}
+
+static sl_status swap_through(const char *from, const char *to, const char *aside) {
+  const int lock = lock_folder(to, LOCK_EX | LOCK_NB); /* a sign of life while it has another name */
+  sl_status status = SL_OK;
+  if (rename(to, aside) != 0) {
+    status = sl_fail(SL_ERROR_FILE, "%s: cannot move the old folder away: %s", to, strerror(errno));
+  } else if (rename(from, to) != 0) {
+    status = sl_fail(SL_ERROR_FILE, "%s: cannot rename to it: %s", to, strerror(errno));
+    (void)!rename(aside, to);
+  } else {
+    sl_folder_remove(aside);
+  }
+  if (lock >= 0) close(lock);
+  return status;
+}
+
+/* For file systems without exchange: two renames, undone when the second fails, and by sl_folder_remove_stale when the
+ * process ends between them. */
+static sl_status swap_in_two(const char *from, const char *to) {
+  sl_text aside = {0};
+  char *clean = NULL, *parent = NULL;
+  const char *base;
+  sl_status status = sl_folder_split(to, &clean, &parent, &base);
+  if (status == SL_OK) status = sl_text_format(&aside, "%s/.%s.old-%d", parent, base, (int)getpid());
+  if (status == SL_OK) status = swap_through(from, to, aside.data);
+  sl_text_dispose(&aside);
+  free(parent);
+  free(clean);
+  return status;
+}
+
 sl_status sl_folder_swap(const char *from, const char *to) {
   sync_folder(from);
   if (rename(from, to) == 0) return SL_OK; /* nothing or an empty folder was there */
   if (errno != ENOTEMPTY && errno != EEXIST) SL_FAIL(SL_ERROR_FILE, "%s: cannot rename to it: %s", to, strerror(errno));
-  if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_EXCHANGE) == 0) {
-    sl_folder_remove(from);
-    return SL_OK;
-  }
-  /* File systems without exchange: two renames, undone when the second fails. */
-  sl_text aside = {0};
-  SL_TRY(sl_text_format(&aside, "%s.old", from));
-  sl_status status = SL_OK;
-  if (rename(to, aside.data) != 0) {
-    status = sl_fail(SL_ERROR_FILE, "%s: cannot move the old folder away: %s", to, strerror(errno));
-  } else if (rename(from, to) != 0) {
-    status = sl_fail(SL_ERROR_FILE, "%s: cannot rename to it: %s", to, strerror(errno));
-    (void)!rename(aside.data, to);
-  } else {
-    sl_folder_remove(aside.data);
-  }
-  sl_text_dispose(&aside);
-  return status;
+  if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_EXCHANGE) != 0) return swap_in_two(from, to);
+  sl_folder_remove(from);
+  return SL_OK;
 }
 
 /* Depth is bounded so that a malicious tree cannot exhaust the stack. */

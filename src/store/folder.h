@@ -14,8 +14,13 @@ sl_status sl_folder_is_empty(const char *dir, bool *empty);
  * descriptor that marks it as in use until it is closed or the process ends, however that happens. */
 sl_status sl_folder_make_hidden(char **out, int *lock, const char *parent, const char *base);
 
-/* Removes every hidden folder of that parent and base whose process has ended. Best effort. */
+/* What processes that have ended left of that parent and base: hidden folders are removed, and a folder that
+ * sl_folder_swap had moved away gets its name back when nothing came in its place. Best effort. */
 void sl_folder_remove_stale(const char *parent, const char *base);
+
+/* Gives the folder `from` the name `to`, where nothing or an empty folder is; anything else stays, and the call fails
+ * with SL_ERROR_ARGUMENT. */
+sl_status sl_folder_place(const char *from, const char *to);
 
 /* Gives the folder `from` the name `to`. What was at `to` (a folder, or nothing) is exchanged in the same step and
  * removed afterwards. On failure both are as before. */

@@ -60,11 +60,9 @@ sl_status sl_run_new(sl_run **out, const char *dir, bool force) {
   SL_TRY(SL_ALLOC(run, 1, "run"));
   run->lock = -1;
   sl_status status = sl_folder_split(dir, &run->dir, &parent, &base);
+  if (status == SL_OK) sl_folder_remove_stale(parent, base); /* of runs that were killed */
   if (status == SL_OK) status = check_target(run->dir, force);
-  if (status == SL_OK) {
-    sl_folder_remove_stale(parent, base); /* of runs that were killed */
-    status = sl_folder_make_hidden(&run->building, &run->lock, parent, base);
-  }
+  if (status == SL_OK) status = sl_folder_make_hidden(&run->building, &run->lock, parent, base);
   if (status == SL_OK) {
     run->force = force;
     run->json = json_object();
@@ -245,7 +243,7 @@ sl_status sl_run_commit(sl_run *run) {
   if (status == SL_OK) status = write_pictures(run);
   /* Somebody may have put something there since sl_run_new. */
   if (status == SL_OK) status = check_target(run->dir, run->force);
-  if (status == SL_OK) status = sl_folder_swap(run->building, run->dir);
+  if (status == SL_OK) status = (run->force ? sl_folder_swap : sl_folder_place)(run->building, run->dir);
   if (status != SL_OK) sl_folder_remove(run->building);
   free(run->building);
   run->building = NULL;

@@ -135,8 +135,7 @@ static sl_status build_folder(sl_conversion *c) {
   if (!status) status = sl_folder_make_hidden(&building, &lock, parent, base);
   c->building = building;
   if (!status) status = build(c);
-  if (!status) status = check_free(dir); /* somebody may have made it since */
-  if (!status) status = sl_folder_swap(building, dir);
+  if (!status) status = sl_folder_place(building, dir); /* somebody may have made it since: that stays */
   if (status && building) sl_folder_remove(building);
   if (lock >= 0) close(lock);
   free(building);

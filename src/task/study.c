@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "analysis/token_json.h"
 #include "base/text.h"
 #include "sightline/sightline.h"
 #include "task/run_json.h"
@@ -48,7 +49,8 @@ static sl_status read_shard(sl_study *s) {
 
 static sl_status open_plan(sl_study *s) {
   const sl_study_request *q = s->request;
-  const bool exists = sl_study_store_exists(q->out_dir);
+  bool exists = false;
+  SL_TRY(sl_study_store_exists(q->out_dir, &exists));
   if (exists && !q->resume)
     SL_FAIL(SL_ERROR_ARGUMENT, "%s: already exists (`sightline study resume` goes on with a study)", q->out_dir);
   if (!exists && !q->plan_path) SL_FAIL(SL_ERROR_ARGUMENT, "%s: there is no study to go on with", q->out_dir);
@@ -95,7 +97,7 @@ sl_status sl_study_fill_facts(sl_study *s) {
   char hash[17], files[17];
   SL_TRY(sl_study_plan_hash(&s->plan, hash));
   SL_TRY(sl_study_hash_settings(files, s->plan.model, s->plan.vision_model));
-  SL_TRY(sl_json_print(s->plan.json, 0, &s->facts.value[SL_FACT_PLAN]));
+  SL_TRY(sl_json_print_exact(s->plan.json, &s->facts.value[SL_FACT_PLAN]));
   SL_TRY(set_fact(s, SL_FACT_PLAN_HASH, "%s", hash));
   SL_TRY(set_fact(s, SL_FACT_FILES_HASH, "%s", files));
   SL_TRY(set_fact(s, SL_FACT_DATA_HASH, "%016llx", (unsigned long long)sl_study_data_hash(s->data)));
@@ -262,6 +264,8 @@ static sl_status trace_example(const sl_study *s, const sl_study_row *e, sl_mask
                                     .options = p->options,
                                     .n_option = p->n_option,
                                     .batch_size = (int)p->batch_size,
+                                    .progress = s->watch,
+                                    .user = s->watcher,
                                     .cancel = s->request->cancel};
   return sl_trace_collect(s->model, &request, share, run);
 }
@@ -379,7 +383,8 @@ static sl_status summarise(sl_study *s, char **summary) {
   int64_t correct = 0, scored = 0;
   SL_TRY(sl_database_integer(database, "SELECT count(*) FROM example WHERE correct = 1", &correct));
   SL_TRY(sl_database_integer(database, "SELECT count(correct) FROM example", &scored));
-  json_t *out = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "out", s->request->out_dir, "examples",
+  json_t *dir = sl_json_text(s->request->out_dir, strlen(s->request->out_dir));
+  json_t *out = json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "out", dir, "examples",
                           (json_int_t)s->state.total, "done", (json_int_t)s->state.done, "failed",
                           (json_int_t)s->state.failed, "correct", (json_int_t)correct, "scored", (json_int_t)scored,
                           "split", (json_int_t)s->n_split, "seconds", (sl_now_ms() - s->started_ms) / 1000);
@@ -404,12 +409,27 @@ static sl_status run_alone(sl_study *s) {
   return run_examples(s);
 }
 
+/* Single failures are recorded and no more; that every example failed is the study's own failure. */
+static sl_status check_any_done(const sl_study *s) {
+  sl_statement *select;
+  bool row = false;
+  if (s->state.total == 0 || s->state.failed < s->state.total) return SL_OK;
+  SL_TRY(sl_statement_new(&select, sl_study_store_database(s->store),
+                          "SELECT error FROM failure ORDER BY example LIMIT 1"));
+  sl_status status = sl_statement_step(select, &row);
+  const char *why = status == SL_OK && row ? sl_statement_text(select, 0) : NULL;
+  if (status == SL_OK)
+    status = sl_fail(SL_ERROR_ARGUMENT, "no example could be done; the first: %s", why ? why : "no reason is known");
+  sl_statement_free(select);
+  return status;
+}
+
 /* What was complete is told after an interruption too. */
 static sl_status finish(sl_study *s, sl_status status, char **summary) {
   if (!s->done || (status != SL_OK && status != SL_ERROR_CANCELLED)) return status;
   SL_TRY(summarise(s, summary));
   if (status == SL_ERROR_CANCELLED) SL_FAIL(SL_ERROR_CANCELLED, "interrupted");
-  return SL_OK;
+  return check_any_done(s);
 }
 
 static sl_status run_in_team(sl_study *s, sl_study_team *team, char **summary) {

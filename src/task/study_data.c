@@ -132,7 +132,7 @@ static sl_status check_labels(const sl_study_data *d, const sl_study_row *e) {
     if (is_known) continue;
     char *text = NULL;
     json_t *shown = json_pack("[O]", value);
-    sl_status status = shown ? sl_json_print(shown, 0, &text) : sl_fail(SL_ERROR_MEMORY, "no memory for a label");
+    sl_status status = shown ? sl_json_print_exact(shown, &text) : sl_fail(SL_ERROR_MEMORY, "no memory for a label");
     json_decref(shown);
     if (status == SL_OK)
       status = sl_fail(SL_ERROR_FORMAT, "%s, line %lld: label \"%s\": unknown value %.*s", d->name, (long long)e->line,
@@ -289,3 +289,14 @@ void sl_study_data_close(sl_study_data *d) {
 int64_t sl_study_data_count(const sl_study_data *d) { return d->n_row; }
 uint64_t sl_study_data_hash(const sl_study_data *d) { return XXH3_64bits(d->bytes, d->n_bytes); }
 const char *sl_study_data_bad(const sl_study_data *d, int64_t i) { return d->rows[i].bad; }
+
+uint64_t sl_study_data_bad_rows(const sl_study_data *d, int64_t *n_bad) {
+  uint64_t hash = 0;
+  *n_bad = 0;
+  for (int64_t i = 0; i < d->n_row; i++) {
+    if (!d->rows[i].bad) continue;
+    hash = XXH3_64bits_withSeed(&i, sizeof i, hash);
+    ++*n_bad;
+  }
+  return hash;
+}

@@ -32,6 +32,9 @@ uint64_t sl_study_data_hash(const sl_study_data *data); /* xxh3 of the file's by
  * id that an earlier line has, a picture that is missing or outside the folder); NULL when nothing is. */
 const char *sl_study_data_bad(const sl_study_data *data, int64_t i);
 
+/* How many examples something is wrong with, and a hash of which: two processes that see the same pictures agree. */
+uint64_t sl_study_data_bad_rows(const sl_study_data *data, int64_t *n_bad);
+
 /* Parses example i. On failure what could be read is there all the same. */
 sl_status sl_study_data_example(const sl_study_data *data, int64_t i, sl_study_row *example);
 

@@ -6,6 +6,8 @@
 #include <xxhash.h>
 
 #include "base/text.h"
+#include "model/family.h"
+#include "model/tower_folder.h"
 #include "task/study_internal.h"
 
 #define MAX_FILE_BYTES ((size_t)1 << 30)
@@ -43,10 +45,33 @@ static sl_status add_folder(uint64_t *hash, const char *dir) {
   return SL_OK;
 }
 
+/* The folders beside the model's own whose settings decide results, found as opening the model finds them: the tower's,
+ * given or looked for, and the one that a Q-Former's question tokenizer has below the model. NULL where there is none. */
+static sl_status find_folders(const char *model, const char *given, char **tower, char **question) {
+  const sl_family *family = NULL;
+  json_t *config = NULL;
+  char *path = NULL;
+  sl_status status = sl_config_load(&config, model, &path);
+  if (status == SL_OK) status = sl_family_find(&family, config, path);
+  if (status == SL_OK && given)
+    status = sl_strdup(tower, given);
+  else if (status == SL_OK && family->tower_apart)
+    status = sl_tower_folder_find(tower, model, json_string_value(json_object_get(config, "mm_vision_tower")));
+  if (status == SL_OK && family->question_tokenizer) status = sl_path_join(question, model, family->question_tokenizer);
+  json_decref(config);
+  free(path);
+  return status;
+}
+
 sl_status sl_study_hash_settings(char out[17], const char *model, const char *vision_model) {
   uint64_t hash = 0;
-  SL_TRY(add_folder(&hash, model));
-  if (vision_model) SL_TRY(add_folder(&hash, vision_model));
+  char *tower = NULL, *question = NULL;
+  sl_status status = find_folders(model, vision_model, &tower, &question);
+  if (status == SL_OK) status = add_folder(&hash, model);
+  if (status == SL_OK && tower) status = add_folder(&hash, tower);
+  if (status == SL_OK && question) status = add_folder(&hash, question);
   snprintf(out, 17, "%016llx", (unsigned long long)hash);
-  return SL_OK;
+  free(question);
+  free(tower);
+  return status;
 }

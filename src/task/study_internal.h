@@ -19,6 +19,8 @@ typedef struct sl_study {
   sl_study_state state;
   int64_t n_new, n_split; /* examples of this call; of them, those whose masks were shared out */
   double started_ms;
+  sl_progress_fn watch; /* called now and then while an example is computed; false stops that. NULL = nobody */
+  void *watcher;
 } sl_study;
 
 /* Everything that can be known without weights: plan, data, and whether they are those of what is stored. */
@@ -27,7 +29,8 @@ sl_status sl_study_prepare(sl_study *study);
 /* What is known of the study without its model. */
 sl_status sl_study_fill_facts(sl_study *study);
 
-/* study_files.c: xxh3 of the settings beside the weights, 16 digits; and of one file (0 without a path). */
+/* study_files.c: xxh3 of the settings beside the weights, 16 digits: in the model's folder, in its tower's
+ * (`vision_model`, NULL = the one that is found) and in its question tokenizer's; and of one file (0 without a path). */
 sl_status sl_study_hash_settings(char out[17], const char *model, const char *vision_model);
 sl_status sl_study_hash_file(uint64_t *hash, const char *path, size_t max_bytes);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "analysis/token_json.h"
 #include "base/output.h"
 #include "base/text.h"
 #include "sightline/study.h"
@@ -88,9 +89,42 @@ static sl_status check_twins(const merging *m, const char *dir) {
   return status;
 }
 
-static sl_status copy_rows(const merging *m, const char *dir) {
+/* Pictures and masks of the part, with the hashes that their examples were done with. */
+#define FILES                                                                                                        \
+  "(SELECT image AS file, image_hash AS hash FROM part.example UNION SELECT mask, mask_hash FROM part.example)"
+
+/* temp.file has those of the parts before: a picture must not be two. Where none was done there is no hash. */
+static sl_status check_files(const merging *m, int i) {
+  sl_statement *select;
+  bool row = false;
+  SL_TRY(sl_statement_new(&select, sl_study_store_database(m->store),
+                          "SELECT own.file, earlier.part, earlier.hash, own.hash FROM " FILES " AS own"
+                          " JOIN temp.file AS earlier USING (file) WHERE own.hash <> earlier.hash ORDER BY 1 LIMIT 1"));
+  sl_status status = sl_statement_step(select, &row);
+  if (status == SL_OK && row)
+    status = sl_fail(SL_ERROR_ARGUMENT,
+                     "%s: the picture %s differs from the one in %s: its hash is %s, there it was %s",
+                     m->request->dirs[i], sl_statement_text(select, 0),
+                     m->request->dirs[sl_statement_integer(select, 1)], sl_statement_text(select, 3),
+                     sl_statement_text(select, 2));
+  sl_statement_free(select);
+  return status;
+}
+
+static sl_status keep_files(const merging *m, int i) {
+  sl_statement *insert;
+  SL_TRY(sl_statement_new(&insert, sl_study_store_database(m->store),
+                          "INSERT OR IGNORE INTO temp.file SELECT file, hash, ? FROM " FILES " WHERE hash IS NOT NULL"));
+  const sl_status status = sl_statement_run(insert, "i", (int64_t)i);
+  sl_statement_free(insert);
+  return status;
+}
+
+static sl_status copy_rows(const merging *m, int i) {
   sl_database *database = sl_study_store_database(m->store);
-  SL_TRY(check_twins(m, dir));
+  SL_TRY(check_twins(m, m->request->dirs[i]));
+  SL_TRY(check_files(m, i));
+  SL_TRY(keep_files(m, i));
   SL_TRY(sl_database_begin(database));
   const sl_status status = sl_database_run(database, "INSERT INTO main.example SELECT * FROM part.example ORDER BY 1;"
                                                      "INSERT INTO main.scalar SELECT * FROM part.scalar;"
@@ -102,8 +136,9 @@ static sl_status copy_rows(const merging *m, const char *dir) {
   return status;
 }
 
-static sl_status add_part(const merging *m, const char *dir) {
+static sl_status add_part(const merging *m, int i) {
   sl_database *database = sl_study_store_database(m->store);
+  const char *dir = m->request->dirs[i];
   sl_statement *attach = NULL;
   char *path = NULL;
   sl_status status = sl_path_join(&path, dir, "study.sqlite");
@@ -112,7 +147,8 @@ static sl_status add_part(const merging *m, const char *dir) {
   sl_statement_free(attach);
   free(path);
   SL_TRY(status);
-  status = copy_rows(m, dir);
+  status = copy_rows(m, i);
+  if (status == SL_ERROR_FORMAT) status = sl_fail(status, "%s: its database is damaged", dir); /* ours is new */
   if (status == SL_OK) status = copy_tensors(m, dir);
   const sl_status detached = status == SL_OK ? sl_database_run(database, "DETACH part") : SL_OK;
   return status == SL_OK ? detached : status;
@@ -148,10 +184,11 @@ static sl_status summarise(merging *m, char **summary) {
   SL_TRY(SL_ALLOC(m->done, (size_t)m->n, "examples"));
   SL_TRY(sl_study_store_list(m->store, m->done, m->n));
   sl_status status = name_missing(m, &missing, &n_missing);
-  json_t *out =
-      json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "out", m->request->out_dir, "examples", (json_int_t)m->n,
-                "done", (json_int_t)done, "failed", (json_int_t)failed, "correct", (json_int_t)correct, "scored",
-                (json_int_t)scored, "n_missing", (json_int_t)n_missing, "missing", missing.data ? missing.data : "");
+  json_t *out = json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "out",
+                          sl_json_text(m->request->out_dir, strlen(m->request->out_dir)), "examples",
+                          (json_int_t)m->n, "done", (json_int_t)done, "failed", (json_int_t)failed, "correct",
+                          (json_int_t)correct, "scored", (json_int_t)scored, "n_missing", (json_int_t)n_missing,
+                          "missing", missing.data ? missing.data : "");
   if (status == SL_OK)
     status = out ? sl_json_print(out, 2, summary) : sl_fail(SL_ERROR_MEMORY, "no memory for the summary");
   json_decref(out);
@@ -169,13 +206,16 @@ static sl_status merge_into(merging *m, char **summary) {
   }
   if (status == SL_OK) status = sl_study_store_fill(m->building, &first);
   if (status == SL_OK) status = sl_study_store_open(&m->store, m->building);
+  if (status == SL_OK)
+    status = sl_database_run(sl_study_store_database(m->store),
+                             "CREATE TEMP TABLE file (file TEXT PRIMARY KEY, hash TEXT, part INTEGER) WITHOUT ROWID");
   if (status == SL_OK) m->n = strtoll(first.value[SL_FACT_EXAMPLES], NULL, 10);
   for (int i = 0; i < q->n_dir && status == SL_OK; i++) {
     sl_study_facts facts = {0};
     status = check_goes_on(m, i);
     if (status == SL_OK) status = read_part(m, i, &facts);
     if (status == SL_OK) status = sl_study_facts_compare(&first, &facts, q->dirs[i]);
-    if (status == SL_OK) status = add_part(m, q->dirs[i]);
+    if (status == SL_OK) status = add_part(m, i);
     sl_study_facts_dispose(&facts);
   }
   sl_study_facts_dispose(&first);
@@ -202,21 +242,22 @@ sl_status sl_study_merge(const sl_study_merge_request *request, char **summary) 
   char *clean = NULL, *parent = NULL;
   const char *base;
   int lock = -1;
+  bool exists = false;
   merging m = {.request = request};
   *summary = NULL;
   if (request->size != sizeof *request)
     SL_FAIL(SL_ERROR_ARGUMENT, "sl_study_merge_request: expected size %zu, found %zu", sizeof *request, request->size);
   if (request->n_dir < 1) SL_FAIL(SL_ERROR_ARGUMENT, "no studies to merge");
-  if (sl_study_store_exists(request->out_dir)) SL_FAIL(SL_ERROR_ARGUMENT, "%s: already exists", request->out_dir);
+  SL_TRY(sl_study_store_exists(request->out_dir, &exists));
+  if (exists) SL_FAIL(SL_ERROR_ARGUMENT, "%s: already exists", request->out_dir);
   sl_status status = sl_folder_split(request->out_dir, &clean, &parent, &base);
   if (status == SL_OK) sl_folder_remove_stale(parent, base);
   if (status == SL_OK) status = sl_folder_make_hidden(&m.building, &lock, parent, base);
-  /* The lock is the sign of life for sl_folder_remove_stale; the store takes its own on the same folder. */
-  if (lock >= 0) close(lock);
   if (status == SL_OK) status = merge_into(&m, summary);
   sl_study_store_close(m.store);
-  if (status == SL_OK) status = sl_folder_swap(m.building, clean);
+  if (status == SL_OK) status = sl_folder_place(m.building, clean);
   if (status != SL_OK && m.building) sl_folder_remove(m.building);
+  if (lock >= 0) close(lock);
   if (status == SL_OK) status = tell_missing(&m, *summary);
   if (status != SL_OK) {
     free(*summary);

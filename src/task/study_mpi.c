@@ -68,9 +68,13 @@ static sl_status check(int code, const char *what) {
 }
 
 sl_status sl_study_team_join(sl_study_team *team, const sl_study_request *request) {
-  int running = 0;
+  int running = 0, ended = 0;
   *team = (sl_study_team){.n_rank = 1};
   if (!is_team(request)) return SL_OK;
+  SL_TRY(check(MPI_Finalized(&ended), "starting"));
+  if (ended)
+    SL_FAIL(SL_ERROR_UNSUPPORTED, "MPI has ended in this process and cannot start again: expected one study, or MPI "
+                                  "started by the caller and ended after the last, found another study");
   SL_TRY(check(MPI_Initialized(&running), "starting"));
   if (!running) SL_TRY(check(MPI_Init(NULL, NULL), "starting"));
   team->ours = !running;
@@ -150,8 +154,17 @@ static sl_status read_plan(sl_study *s, const char *text) {
   return sl_study_open_model(s, true);
 }
 
+/* "3 (0123456789abcdef)": examples that cannot be done, and which. */
+static void describe_bad(const sl_study *s, char out[48]) {
+  int64_t n = 0;
+  const uint64_t hash = sl_study_data_bad_rows(s->data, &n);
+  snprintf(out, 48, "%lld (%016llx)", (long long)n, (unsigned long long)hash);
+}
+
 static sl_status say_hello(const sl_study *s) {
-  json_t *facts = json_array(), *message = json_pack("{s:i, s:o}", "status", SL_OK, "facts", facts);
+  char bad[48];
+  describe_bad(s, bad);
+  json_t *facts = json_array(), *message = json_pack("{s:i, s:s, s:o}", "status", SL_OK, "bad", bad, "facts", facts);
   if (!message) SL_FAIL(SL_ERROR_MEMORY, "no memory for a message");
   for (int i = 0; i < SL_FACT_COUNT; i++) json_array_append_new(facts, json_string(s->facts.value[i]));
   const sl_status status = send_json(message, 0, TAG_HELLO);
@@ -208,10 +221,35 @@ static sl_status take_work(const sl_study *s, work_message **work) {
   SL_FAIL(SL_ERROR_FORMAT, "MPI: a message of %zu bytes", n_bytes);
 }
 
+/* Whoever computes is sent nothing but that the study is over: somebody else was given the same and was quicker. */
+static bool is_wanted(void *user, const char *what, double done, double total) {
+  bool *dismissed = user, found = false;
+  MPI_Status message;
+  (void)what, (void)done, (void)total;
+  poll_message(&found, &message, 0);
+  *dismissed = *dismissed || found;
+  return !*dismissed;
+}
+
+/* What is_wanted saw is taken, so that MPI can end with nothing under way. */
+static sl_status take_dismissal(void) {
+  char *bytes = NULL;
+  size_t n_bytes = 0;
+  MPI_Status message;
+  bool found = false;
+  SL_TRY(poll_message(&found, &message, 0));
+  const sl_status status = found ? take_message(&message, &bytes, &n_bytes) : SL_OK;
+  free(bytes);
+  return status;
+}
+
 sl_status sl_study_team_follow(sl_study *s, const sl_study_team *team) {
   char *plan = NULL;
   size_t n_bytes = 0;
+  bool dismissed = false;
   (void)team;
+  s->watch = is_wanted;
+  s->watcher = &dismissed;
   const sl_status told = wait_message(s, &plan, &n_bytes);
   if (told != SL_OK) return send_error(told, -1, TAG_HELLO); /* rank 0 waits for those who may still come */
   const bool begins = n_bytes > 0; /* empty: rank 0 says why not */
@@ -226,6 +264,7 @@ sl_status sl_study_team_follow(sl_study *s, const sl_study_team *team) {
     const bool over = work->unit.number < 0;
     const sl_status computed = over ? SL_OK : compute(s, work);
     free(work);
+    if (dismissed) return take_dismissal();
     if (over || computed != SL_OK) return computed;
   }
 }
@@ -312,9 +351,29 @@ static sl_status leave_out(lead *l, int rank, sl_status status, const char *erro
   return failed;
 }
 
+/* A rank that does not see the pictures would fail whatever it is given, and sooner than others are done. */
+static sl_status check_sight(lead *l, int rank, const json_t *message, bool *same) {
+  const char *theirs = json_string_value(json_object_get(message, "bad"));
+  char ours[48];
+  sl_text line = {0};
+  describe_bad(l->study, ours);
+  *same = theirs && strcmp(theirs, ours) == 0;
+  if (*same) return SL_OK;
+  sl_status status = sl_text_format(
+      &line, "rows that cannot be done (hash of which): expected %s as on rank 0, found %s; does it see %s?", ours,
+      theirs ? theirs : "", l->study->plan.images);
+  if (status == SL_OK) status = leave_out(l, rank, SL_ERROR_ARGUMENT, line.data);
+  sl_text_dispose(&line);
+  return status;
+}
+
 /* The first one tells what the model is; the others must have the same, and compute in the same way. */
 static sl_status take_hello(lead *l, int rank, json_t *message) {
   sl_study *s = l->study;
+  bool same = false;
+  l->members[rank].here = true;
+  SL_TRY(check_sight(l, rank, message, &same));
+  if (!same) return SL_OK;
   const json_t *list = json_object_get(message, "facts");
   sl_study_facts facts = {0};
   sl_status status = SL_OK;
@@ -330,7 +389,6 @@ static sl_status take_hello(lead *l, int rank, json_t *message) {
     if (status == SL_OK) status = start_units(l);
     s->started_ms = sl_now_ms(); /* the rate is that of computing */
   }
-  l->members[rank].here = true;
   if (status == SL_OK && sl_study_facts_compare(&s->facts, &facts, "not as the first process") != SL_OK) {
     char *reason = NULL;
     status = sl_strdup(&reason, sl_error_message());
@@ -460,22 +518,30 @@ static bool take_late(lead *l) {
   return true;
 }
 
-/* Those who are at something get a moment to tell it, those who still read the model some minutes; who is silent then is
- * lost. */
-static void dismiss(lead *l) {
+/* Whether a rank that was told to stop may still say something: where all is done, its own lease holds. */
+static bool may_answer(const lead *l, const member *m, double told_ms, bool whole) {
+  const double now = sl_now_ms();
+  if (m->unit.number < 0 || m->out) return false;
+  return now - told_ms < GRACE_MS || (whole && now - m->since_ms < lease_ms(l, m));
+}
+
+/* Those who are at something stop it at their next step and say so; those who still read the model get some minutes. Who
+ * is silent then is lost. */
+static void dismiss(lead *l, bool whole) {
   const work_message over = {.unit = {.number = -1}};
   const double since = sl_now_ms();
   for (int i = 1; i < l->team->n_rank; i++) send_bytes(&over, sizeof over, i, TAG_WORK);
   for (bool waiting = true; waiting;) {
-    bool busy = false, loading = false;
+    bool busy = false, loading = false, patient = false;
     const bool found = take_late(l);
     if (!found) nap();
     for (int i = 1; i < l->team->n_rank; i++) {
       busy = busy || (l->members[i].unit.number >= 0 && !l->members[i].out);
+      patient = patient || may_answer(l, &l->members[i], since, whole);
       loading = loading || !(l->members[i].here || l->members[i].out);
     }
     const double waited = sl_now_ms() - since;
-    waiting = found || (loading && waited < LOADING_MS) || (busy && waited < GRACE_MS);
+    waiting = found || (loading && waited < LOADING_MS) || patient;
     l->team->lost = busy || loading;
   }
   const sl_study_request *q = l->study->request;
@@ -503,7 +569,7 @@ sl_status sl_study_team_lead(sl_study *s, sl_study_team *team, sl_status prepare
   for (int i = 0; i < team->n_rank && status == SL_OK; i++) l.members[i].unit.number = -1;
   s->started_ms = sl_now_ms();
   if (status == SL_OK) status = work(&l);
-  if (l.members) dismiss(&l);
+  if (l.members) dismiss(&l, status == SL_OK);
   lead_dispose(&l);
   return status;
 }

@@ -4,12 +4,14 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <locale.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
 #include "analysis/option.h"
+#include "backend/backend.h"
 #include "base/text.h"
 #include "task/run_json.h"
 
@@ -17,7 +19,8 @@
 
 typedef enum key_kind {
   KEY_PATH,
-  KEY_TEXT,
+  KEY_COMPUTE,
+  KEY_BACKEND,
   KEY_WHOLE,
   KEY_SHARE,
   KEY_FLAG,
@@ -38,8 +41,8 @@ typedef struct key {
 static const key keys[] = {
     {"model", KEY_PATH, true, 0, 0, 0},
     {"vision-model", KEY_PATH, true, 0, 0, 0},
-    {"compute", KEY_TEXT, true, 0, 0, 0}, /* what was chosen is compared by itself, with the processor path */
-    {"backend", KEY_TEXT, true, 0, 0, 0},
+    {"compute", KEY_COMPUTE, true, 0, 0, 0}, /* what was chosen is compared by itself, with the processor path */
+    {"backend", KEY_BACKEND, true, 0, 0, 0},
     {"threads", KEY_WHOLE, true, 0, 1024, 0},
     {"batch-size", KEY_WHOLE, true, 0, 65536, 0},
     {"lease", KEY_WHOLE, true, 0, 1000000, 0},
@@ -70,7 +73,7 @@ static const key *find_key(const char *name) {
 /* "expected E, found F" with the value as JSON. */
 static sl_status refuse(const char *where, const char *name, const char *expected, const json_t *found) {
   char *text = NULL;
-  SL_TRY(sl_json_print(json_is_object(found) || json_is_array(found) || !found ? json_null() : found, 0, &text));
+  SL_TRY(sl_json_print_exact(json_is_object(found) || json_is_array(found) || !found ? json_null() : found, &text));
   const char *shown = json_is_object(found) ? "an object" : json_is_array(found) ? "an array" : text;
   const sl_status status = sl_fail(SL_ERROR_FORMAT, "%s: \"%s\": expected %s, found %.200s", where, name, expected,
                                    found ? shown : "nothing");
@@ -104,6 +107,37 @@ static sl_status take_whole(json_t **out, const char *where, const key *k, const
   }
   snprintf(expected, sizeof expected, "a whole number from %lld to %lld", (long long)k->min, (long long)k->max);
   return refuse(where, k->name, expected, value);
+}
+
+/* "auto", or a mode's name. */
+static sl_status take_compute(json_t **out, const char *where, const key *k, const json_t *value) {
+  const char *name = json_string_value(value);
+  sl_text expected = {0};
+  bool known = name && strcmp(name, "auto") == 0;
+  sl_status status = sl_text_append_string(&expected, "any of auto");
+  for (int i = 0; i < SL_COMPUTE_COUNT && status == SL_OK; i++) {
+    known = known || (name && strcmp(name, sl_compute_name((sl_compute)i)) == 0);
+    status = sl_text_format(&expected, ", %s", sl_compute_name((sl_compute)i));
+  }
+  if (status == SL_OK && !known) status = refuse(where, k->name, expected.data, value);
+  sl_text_dispose(&expected);
+  *out = status == SL_OK ? json_incref((json_t *)value) : NULL;
+  return status;
+}
+
+static sl_status take_backend(json_t **out, const char *where, const key *k, const json_t *value) {
+  sl_backend *backend;
+  char *reason = NULL;
+  if (!json_is_string(value)) return refuse(where, k->name, "a device's name", value);
+  *out = json_incref((json_t *)value);
+  if (sl_backend_open(&backend, json_string_value(value)) == SL_OK) {
+    sl_backend_close(backend);
+    return SL_OK;
+  }
+  SL_TRY(sl_strdup(&reason, sl_error_message()));
+  const sl_status status = sl_fail(SL_ERROR_FORMAT, "%s: \"%s\": %s", where, k->name, reason);
+  free(reason);
+  return status;
 }
 
 static bool is_field(const char *name) {
@@ -170,18 +204,18 @@ static sl_status take_tensors(json_t **out, const char *where, const json_t *val
 
 /* ---- analyses and their options ---- */
 
-/* An option's value as the command line would have it; new reference, NULL for what is none. */
+/* An option's value as the command line would have it: 0.3 is "0.3" and 5.0 is "5". New reference, NULL for what is
+ * none. */
 static json_t *option_text(const json_t *value) {
-  char text[40];
+  char *text = NULL;
   if (json_is_string(value)) return json_incref((json_t *)value);
   if (json_is_boolean(value)) return json_string(json_is_true(value) ? "true" : "false");
-  if (json_is_integer(value))
-    snprintf(text, sizeof text, "%lld", (long long)json_integer_value(value));
-  else if (json_is_real(value))
-    snprintf(text, sizeof text, "%.17g", json_real_value(value));
-  else
-    return NULL;
-  return json_string(text);
+  if (!json_is_number(value) || sl_json_print_exact(value, &text) != SL_OK) return NULL;
+  const size_t n = strlen(text);
+  if (n > 2 && strcmp(text + n - 2, ".0") == 0) text[n - 2] = '\0';
+  json_t *out = json_string(text);
+  free(text);
+  return out;
 }
 
 /* Options of one name hold for every analysis that has it, as on the command line. */
@@ -255,6 +289,15 @@ static sl_status take_analyses(json_t **out, const char *where, const json_t *va
 
 /* ---- all keys ---- */
 
+/* A number with nothing after it, with a decimal point whatever the locale. */
+static bool read_share(const char *text, double *share) {
+  char *end = NULL;
+  const locale_t before = uselocale(newlocale(LC_ALL_MASK, "C", (locale_t)0)); /* static in glibc: costs nothing */
+  *share = strtod(text, &end);
+  uselocale(before);
+  return end > text && *end == '\0' && isfinite(*share);
+}
+
 /* A setting's text as the JSON value that a plan would hold (new reference). */
 static sl_status from_text(json_t **out, const key *k, const char *text) {
   char *end = NULL;
@@ -264,8 +307,8 @@ static sl_status from_text(json_t **out, const key *k, const char *text) {
     const long long n = strtoll(text, &end, 10);
     if (end > text && *end == '\0' && errno == 0) *out = json_integer(n);
   } else if (k->kind == KEY_SHARE) {
-    const double share = strtod(text, &end);
-    if (end > text && *end == '\0' && isfinite(share)) *out = json_real(share);
+    double share;
+    if (read_share(text, &share)) *out = json_real(share);
   } else if (k->kind == KEY_FLAG) {
     *out = json_boolean(strcmp(text, "false") != 0);
   } else if (k->kind == KEY_ANALYSES ||
@@ -297,7 +340,8 @@ static sl_status take_value(json_t **out, const char *where, const key *k, const
   }
   if (k->kind == KEY_PATH) return take_path(out, where, k, value, base);
   if (k->kind == KEY_WHOLE) return take_whole(out, where, k, value);
-  if (k->kind == KEY_TEXT && !json_is_string(value)) return refuse(where, k->name, "a text", value);
+  if (k->kind == KEY_COMPUTE) return take_compute(out, where, k, value);
+  if (k->kind == KEY_BACKEND) return take_backend(out, where, k, value);
   if (k->kind == KEY_FLAG && !json_is_boolean(value)) return refuse(where, k->name, "true or false", value);
   if (k->kind == KEY_SHARE && !(json_is_number(value) && json_number_value(value) > 0 && json_number_value(value) <= 1))
     return refuse(where, k->name, "a share above 0, at most 1", value);
@@ -401,20 +445,6 @@ static sl_status settle(sl_study_plan *p, const char *where) {
   return list_options(p);
 }
 
-/* The plan as it will be stored: numbers have the digits that are printed, so that a study that goes on, and ranks that
- * get the plan as a text, compute with the same. */
-static sl_status round_numbers(sl_study_plan *p, const char *where) {
-  char *text = NULL;
-  json_t *rounded = NULL;
-  SL_TRY(sl_json_print(p->json, 0, &text));
-  const sl_status status = sl_json_parse(&rounded, text, strlen(text), where);
-  free(text);
-  SL_TRY(status);
-  json_decref(p->json);
-  p->json = rounded;
-  return SL_OK;
-}
-
 sl_status sl_study_plan_read(sl_study_plan *p, const sl_study_request *q, const char *stored) {
   json_t *given = NULL;
   char *base = NULL;
@@ -427,7 +457,6 @@ sl_status sl_study_plan_read(sl_study_plan *p, const sl_study_request *q, const 
     if (slash) slash[slash == base] = '\0';
   }
   if (status == SL_OK) status = build(p, given, q, where, strchr(base, '/') ? base : ".");
-  if (status == SL_OK) status = round_numbers(p, where);
   if (status == SL_OK) status = settle(p, where);
   json_decref(given);
   free(base);
@@ -467,9 +496,8 @@ sl_status sl_study_plan_compare(const sl_study_plan *p, const char *stored, cons
     char *was = NULL, *is = NULL;
     const json_t *a = json_object_get(before, keys[i].name), *b = json_object_get(p->json, keys[i].name);
     if (keys[i].free) continue;
-    /* As they are printed: a number read back has lost digits that were never written. */
-    status = sl_json_print(a ? a : json_null(), 0, &was);
-    if (status == SL_OK) status = sl_json_print(b, 0, &is);
+    status = sl_json_print_exact(a ? a : json_null(), &was);
+    if (status == SL_OK) status = sl_json_print_exact(b, &is);
     if (status == SL_OK && strcmp(was, is) != 0)
       status =
           sl_fail(SL_ERROR_ARGUMENT, "%s: the study was begun with another plan: \"%s\" was %.200s, now it is %.200s",
@@ -488,7 +516,7 @@ sl_status sl_study_plan_hash(const sl_study_plan *p, char out[17]) {
   for (size_t i = 0; i < N_KEY && status == SL_OK; i++)
     if (!keys[i].free)
       status = sl_run_json_set(part, keys[i].name, json_incref(json_object_get(p->json, keys[i].name)));
-  if (status == SL_OK) status = sl_json_print(part, 0, &text);
+  if (status == SL_OK) status = sl_json_print_exact(part, &text);
   if (status == SL_OK) snprintf(out, 17, "%016llx", (unsigned long long)XXH3_64bits(text, strlen(text)));
   free(text);
   json_decref(part);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "analysis/token_json.h"
 #include "base/text.h"
 #include "report/page.h"
 #include "report/payload.h"
@@ -38,7 +39,7 @@ static sl_status say_facts(sl_study_view *v) {
     if (i != SL_FACT_PLAN)
       SL_TRY(sl_run_json_set(own, sl_study_fact_key((sl_study_fact)i), json_string(facts->value[i])));
   SL_TRY(sl_run_json_set(v->said, "data", json_string(data_name(v))));
-  return sl_run_json_set(v->said, "dir", json_string(v->request->dir));
+  return sl_run_json_set(v->said, "dir", sl_json_text(v->request->dir, strlen(v->request->dir)));
 }
 
 /* What other parts of the page ask of a run. */
@@ -103,7 +104,7 @@ static sl_status report(sl_study_view *v, char **summary) {
   if (status == SL_OK)
     status = q->out_path ? sl_strdup(&path, q->out_path) : sl_path_join(&path, q->dir, "report.html");
   if (status == SL_OK) status = write_page(v, run, path);
-  if (status == SL_OK) status = sl_run_json_set(v->root, "report", json_string(path));
+  if (status == SL_OK) status = sl_run_json_set(v->root, "report", sl_json_text(path, strlen(path)));
   if (status == SL_OK) status = sl_json_print(v->root, 2, summary);
   free(path);
   sl_run_free(run);

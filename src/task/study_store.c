@@ -14,6 +14,7 @@
 #include "store/folder.h"
 
 #define DATABASE "study.sqlite"
+#define LOCK "study.lock"
 #define APPLICATION_ID 0x736c7374 /* "slst", for file(1) */
 
 typedef enum insertion { INTO_EXAMPLE, INTO_SCALAR, INTO_SERIES, INTO_HEAD, INTO_TIMING, N_INSERTION } insertion;
@@ -28,7 +29,7 @@ static const char *const insertions[N_INSERTION] = {
 
 struct sl_study_store {
   char *dir;
-  int lock; /* of the folder, -1 = none */
+  int lock; /* of the study, -1 = none */
   sl_database *database;
   sl_statement *insert[N_INSERTION];
   sl_study_facts facts;
@@ -98,11 +99,15 @@ static sl_status read_facts(sl_study_facts *facts, sl_database *database) {
 
 /* ---- folder ---- */
 
-bool sl_study_store_exists(const char *dir) {
+sl_status sl_study_store_exists(const char *dir, bool *exists) {
   struct stat info;
   bool empty = false;
-  if (lstat(dir, &info) != 0) return errno != ENOENT;
-  return !S_ISDIR(info.st_mode) || sl_folder_is_empty(dir, &empty) != SL_OK || !empty;
+  *exists = false;
+  if (lstat(dir, &info) != 0 && errno == ENOENT) return SL_OK;
+  if (lstat(dir, &info) != 0) SL_FAIL(SL_ERROR_FILE, "%s: %s", dir, strerror(errno));
+  if (S_ISDIR(info.st_mode)) SL_TRY(sl_folder_is_empty(dir, &empty));
+  *exists = !empty;
+  return SL_OK;
 }
 
 static sl_status make_database(const char *dir, const sl_study_facts *facts) {
@@ -150,13 +155,15 @@ sl_status sl_study_store_create(const char *dir, const sl_study_facts *facts) {
   char *clean = NULL, *parent = NULL, *building = NULL;
   const char *base;
   int lock = -1;
+  bool exists = false;
   sl_status status = sl_folder_split(dir, &clean, &parent, &base);
   if (status == SL_OK) sl_folder_remove_stale(parent, base);
   if (status == SL_OK) status = sl_folder_make_hidden(&building, &lock, parent, base);
   if (status == SL_OK) status = sl_study_store_fill(building, facts);
-  if (status == SL_OK && sl_study_store_exists(clean))
+  if (status == SL_OK) status = sl_study_store_exists(clean, &exists);
+  if (status == SL_OK && exists)
     status = sl_fail(SL_ERROR_ARGUMENT, "%s: already exists (`sightline study resume` goes on with a study)", dir);
-  if (status == SL_OK) status = sl_folder_swap(building, clean);
+  if (status == SL_OK) status = sl_folder_place(building, clean);
   if (status != SL_OK && building) sl_folder_remove(building);
   if (lock >= 0) close(lock);
   free(building);
@@ -180,10 +187,16 @@ static void remove_leftovers(const char *dir) {
   free(folder);
 }
 
-/* The folder, not the database's file: closing any handle of that would drop SQLite's own locks. */
-static sl_status lock_folder(sl_study_store *s) {
-  s->lock = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (s->lock < 0) SL_FAIL(SL_ERROR_FILE, "%s: %s", s->dir, strerror(errno));
+/* A file of its own: closing any handle of the database's would drop SQLite's locks. It is open to write, because NFS
+ * makes of flock() a lock of a range of bytes, which it grants on such files alone (flock(2), "NFS details"). Whether
+ * processes on other machines see it depends on how a file system is mounted. */
+static sl_status lock_study(sl_study_store *s) {
+  char *path;
+  SL_TRY(sl_path_join(&path, s->dir, LOCK));
+  s->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  const sl_status status = s->lock < 0 ? sl_fail(SL_ERROR_FILE, "%s: %s", path, strerror(errno)) : SL_OK;
+  free(path);
+  SL_TRY(status);
   if (flock(s->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
     SL_FAIL(SL_ERROR_FILE, "%s: another process is working on this study", s->dir);
   return SL_OK; /* file systems without locks: SQLite's own keep the database whole */
@@ -207,11 +220,12 @@ static sl_status open_inside(sl_study_store *s, const char *dir, bool to_write) 
   SL_TRY(sl_path_join(&path, dir, DATABASE));
   sl_status status =
       access(path, F_OK) == 0 ? SL_OK : sl_fail(SL_ERROR_ARGUMENT, "%s: no study (no " DATABASE " in it)", dir);
-  if (status == SL_OK && to_write) status = lock_folder(s);
+  if (status == SL_OK && to_write) status = lock_study(s);
   if (status == SL_OK) status = sl_database_open(&s->database, path, to_write ? SL_DATABASE_WRITE : SL_DATABASE_READ);
   free(path);
   SL_TRY(status);
   SL_TRY(check_schema(s));
+  if (to_write) SL_TRY(sl_database_check(s->database));
   SL_TRY(read_facts(&s->facts, s->database));
   if (!to_write) return SL_OK;
   for (int i = 0; i < N_INSERTION; i++) SL_TRY(sl_statement_new(&s->insert[i], s->database, insertions[i]));
@@ -279,12 +293,14 @@ sl_status sl_study_store_list(sl_study_store *s, bool *done, int64_t n) {
   return status;
 }
 
-/* The text of a column, or a structure as JSON (free()); NULL stays NULL. */
+/* The text of a column, or a structure as JSON (free()); NULL stays NULL. Labels are grouped by, and keep all digits of
+ * their numbers. */
 static sl_status as_text(const json_t *result, const char *key, char **out) {
   const json_t *value = json_object_get(result, key);
   *out = NULL;
   if (!value || json_is_null(value)) return SL_OK;
-  return json_is_string(value) ? sl_strdup(out, json_string_value(value)) : sl_json_print(value, 0, out);
+  if (json_is_string(value)) return sl_strdup(out, json_string_value(value));
+  return strcmp(key, "labels") == 0 ? sl_json_print_exact(value, out) : sl_json_print(value, 0, out);
 }
 
 static sl_status put_example(sl_study_store *s, const json_t *r) {

@@ -1,4 +1,4 @@
-/* A study's folder: study.sqlite, and tensors/NUMBER.safetensors where some are kept. */
+/* A study's folder: study.sqlite, tensors/NUMBER.safetensors where some are kept, and study.lock, which who writes holds. */
 #ifndef SL_TASK_STUDY_STORE_H
 #define SL_TASK_STUDY_STORE_H
 
@@ -38,8 +38,8 @@ sl_status sl_study_facts_compare(const sl_study_facts *was, const sl_study_facts
 
 typedef struct sl_study_store sl_study_store;
 
-/* Whether there is something called `dir` that is not an empty folder. */
-bool sl_study_store_exists(const char *dir);
+/* Whether there is something called `dir` that is not an empty folder. SL_ERROR_FILE where nobody can tell. */
+sl_status sl_study_store_exists(const char *dir, bool *exists);
 
 /* Whether a folder can be made there, to be asked before the work. */
 sl_status sl_study_store_check_place(const char *dir);
@@ -51,7 +51,8 @@ sl_status sl_study_store_create(const char *dir, const sl_study_facts *facts);
 sl_status sl_study_store_fill(const char *dir, const sl_study_facts *facts);
 
 /* Opens a study to write; while it is open no other process can. Fails with SL_ERROR_ARGUMENT for a folder that is no
- * study, SL_ERROR_UNSUPPORTED for another schema. What a killed process left half-written is removed. */
+ * study, SL_ERROR_UNSUPPORTED for another schema, SL_ERROR_FORMAT for a damaged database. What a killed process left
+ * half-written is removed. */
 sl_status sl_study_store_open(sl_study_store **out, const char *dir);
 void sl_study_store_close(sl_study_store *store); /* NULL is fine */
 
