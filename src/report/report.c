@@ -40,6 +40,9 @@ static sl_status check_root(const sl_run_reader *run) {
 }
 
 static sl_status append_title(sl_text *out, const sl_run_reader *run) {
+  const json_t *compared = sl_json_at(sl_run_root(run), "analyses.compare.runs");
+  if (compared && !sl_json_at(sl_run_root(run), "prompt"))
+    return sl_text_format(out, "Comparison of %zu runs", json_array_size(compared));
   const char *question = "run", *answer = "";
   SL_TRY(sl_json_get_string(sl_run_root(run), "prompt.question", &question, sl_run_dir(run)));
   SL_TRY(sl_json_get_string(sl_run_root(run), "prompt.answer", &answer, sl_run_dir(run)));

@@ -109,8 +109,8 @@ static json_t *compare_json(void) {
 static void fill_json(json_t *root) {
   json_object_set_new(root, "sightline", json_string("0.1.0"));
   json_object_set_new(root, "command", json_pack("[s,s,s,s]", "sightline", "compare", "runs/00", "runs/01"));
-  json_object_set_new(root, "model", json_pack("{s:s,s:i,s:i}", "name", "pocket-llava", "n_layer", N_LAYER, "n_head",
-                                               N_HEAD));
+  json_object_set_new(root, "model", json_pack("{s:s,s:s,s:i,s:i}", "name", "pocket-llava", "path", "models/pocket-llava",
+                                               "n_layer", N_LAYER, "n_head", N_HEAD));
   json_object_set_new(root, "analyses", json_pack("{s:o}", "compare", compare_json()));
   json_object_set_new(root, "warnings", json_array());
 }

@@ -29,7 +29,7 @@ def make_folder(program, out):
     with open(os.path.join(work, "mock.jsonl"), "w") as f:
         f.write(json.dumps({"id": 0, "image": "a.png", "question": "What is it?", "answer": "cat"}) + "\n")
     with open(os.path.join(work, "plan.json"), "w") as f:
-        json.dump({"model": os.path.abspath(GOLDEN), "data": "mock.jsonl", "images": ".", "analyses": ["flow"], "max-tokens": 1, "compute": "f32", "threads": 1}, f)
+        json.dump({"model": os.path.abspath(GOLDEN), "data": "mock.jsonl", "images": ".", "analyses": ["flow", "lens"], "max-tokens": 1, "compute": "f32", "threads": 1}, f)
     subprocess.run([program, "study", "run", "--plan", os.path.join(work, "plan.json"), "--out", out, "--quiet"], check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(work)
 

@@ -110,12 +110,12 @@ def check_strong_maps(check):
 
 
 def check_command(check):
-    """The command names the model it ran on, and a shell reads it as it was."""
+    """The command names the model it ran on (a comparison takes none), and a shell reads it as it was."""
     run = check.chrome.run
     command = run("sl.run.command") or []
     if not command:
         return print("skipped: no command in this report")
-    if not any(word.startswith("--mo") for word in command) and run("Boolean(sl.run.model && sl.run.model.path)"):
+    if command[1] != "compare" and not any(word.startswith("--mo") for word in command) and run("Boolean(sl.run.model && sl.run.model.path)"):
         command[2:2] = ["--model", run("sl.run.model.path")]
     check.that(shlex.split(run("document.getElementById('command').textContent")) == command, "the command is whole and quoted")
     check.that(run("document.getElementById('command').parentNode.textContent.includes('add --force')") == (not any(word.startswith("--f") for word in command)),

@@ -2,7 +2,7 @@
 "use strict";
 
 sl.view("run", section => {
-  const {el, run} = sl, model = run.model || {}, compute = run.compute || {}, image = run.image || {};
+  const {el, run} = sl, compared = run.prompt ? null : (run.analyses || {}).compare, model = run.model || {}, compute = run.compute || {}, image = run.image || {};
   // Single quotes for a POSIX shell.
   const quote = word => /^[A-Za-z0-9_./:=,@%+-]+$/.test(word) ? word : "'" + String(word).replace(/'/g, "'\\''") + "'";
   const warnings = Array.isArray(run.warnings) ? run.warnings : [];
@@ -29,8 +29,9 @@ sl.view("run", section => {
   const command = (Array.isArray(run.command) ? run.command : []).map(String);
   // The program takes an option's name cut short too, down to `least`.
   const has = (name, least) => command.some(word => word.startsWith(least) && name.startsWith(word.split("=")[0]));
-  // A model that came from the environment or by default is named: both may differ where the command is run again.
-  const modelWords = has("--model", "--mo") || !model.path ? [] : ["--model", String(model.path)];
+  // A model that came from the environment or by default is named: both may differ where the command is run again. A
+  // comparison reads run directories and takes no model.
+  const modelWords = compared || has("--model", "--mo") || !model.path ? [] : ["--model", String(model.path)];
   const whole = [...command.slice(0, 2), ...modelWords, ...command.slice(2)];
   if (command.length > 0) {
     copyable("command", "The command that reproduces it", whole.map(quote).join(" "),
@@ -47,7 +48,8 @@ sl.view("run", section => {
   section.append(el("div", {class: "grid three"},
     list("Model", [["name", model.name], ["family", model.family], ["folder", model.path], ["content hash", model.hash], ["layers", model.n_layer], ["heads", model.n_head_kv !== undefined && model.n_head_kv !== model.n_head ? `${model.n_head} (${model.n_head_kv} for keys and values)` : model.n_head],
       ["width", model.d_model], ["width of a head", model.d_head], ["vocabulary", model.n_vocab], ["vision tower", vision.n_layer ? `${vision.n_layer} layers of ${vision.n_head} heads, width ${vision.d_model}, patches of ${vision.patch_px} px` : null]]),
-    list("Picture and prompt", [["file", image.path], ["content hash", image.hash], ["size", image.width_px ? `${image.width_px} × ${image.height_px} px` : null], ["object mask", image.mask], ["image tokens", run.grid && run.grid.height > 0 ? `${run.grid.height} × ${run.grid.width}` : sl.facts.nPatch],
+    compared ? list("Comparison", [["runs", (compared.runs || []).length], ["classes", (compared.classes || []).join(", ")], ["appearances", (compared.appearances || []).join(", ")], ["seed", run.seed]])
+      : list("Picture and prompt", [["file", image.path], ["content hash", image.hash], ["size", image.width_px ? `${image.width_px} × ${image.height_px} px` : null], ["object mask", image.mask], ["image tokens", run.grid && run.grid.height > 0 ? `${run.grid.height} × ${run.grid.width}` : sl.facts.nPatch],
       ["positions", sl.facts.tokens.length || null], ["answer", (run.prompt || {}).answer_source], ["seed", run.seed]]),
     list("Computation", [["sightline", run.sightline], ["backend", compute.backend], ["mode", compute.mode], ["products", compute.products], ["threads", compute.threads], ["peak memory", bytes(run.peak_memory_bytes)],
       ...Object.entries(run.timings_ms || {}).map(([name, ms]) => ["time: " + name.replace(/_/g, " "), time(ms)])]),

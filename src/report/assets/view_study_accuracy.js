@@ -13,7 +13,7 @@ sl.view("accuracy", section => {
   const grid = el("div", {class: "grid two"});
   section.append(grid);
   (labels.length ? labels : [{label: "", values: []}]).forEach((label, i) => addFigure(label, i));
-  if (said.unlisted.length > 0) section.append(el("p", {class: "caption after"},
+  if (said.unlisted.length > 0) section.append(el("p", {class: "caption note"},
     `Not split by ${said.unlisted.slice(0, 12).join(", ")}${said.unlisted.length > 12 ? ", …" : ""}: more than 40 `
       + `values.`));
   return true;
@@ -28,7 +28,7 @@ sl.view("accuracy", section => {
         rows: rows.map(row => [row.value, row.n, row.failed, row.scored, row.correct, points(row.correct / row.scored),
           ...wilson(row.correct, row.scored).map(points)])})});
     sl.responsive(figure.body, width => {
-      const left = Math.min(150, Math.max(70, width * 0.28)), margin = {left, right: 54, top: 6, bottom: 24}, row = 25;
+      const left = Math.min(150, Math.max(70, width * 0.28)), margin = {left, right: 54, top: 6, bottom: 40}, row = 25;
       const height = margin.top + rows.length * row + margin.bottom, svg = chart.svg(figure.body, width, height,
         `Accuracy${label.label ? " by " + label.label : ""}`);
       const x = d3.scaleLinear().domain([0, 1]).range([margin.left, width - margin.right]),
@@ -37,6 +37,7 @@ sl.view("accuracy", section => {
         line(svg, x(tick), margin.top, x(tick), bottom, "stroke:var(--rule);stroke-width:1");
         text(svg, x(tick), bottom + 16, `${Math.round(tick * 100)} %`, {"text-anchor": "middle"});
       }
+      text(svg, margin.left, bottom + 33, "share of expected answers");
       line(svg, x(all.correct / all.scored), margin.top, x(all.correct / all.scored), bottom,
         "stroke:var(--ink-2);stroke-width:1;stroke-dasharray:1 4;stroke-linecap:round");
       const room = Math.floor((left - 10) / 6.2);

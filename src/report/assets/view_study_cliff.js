@@ -2,7 +2,7 @@
 "use strict";
 
 sl.view("cliffs", section => {
-  const {el, number, isNumber} = sl, {said, groups, control, follow, inSplit, nameOf, styleOf, count, points,
+  const {el, number, isNumber} = sl, {said, groups, control, follow, inSplit, nameOf, styleOf, count, many, points,
     range} = sl.study;
   const curves = {correct: said.cliff.correct || [], logit: said.cliff.logit || []}, single = said.cliff.single || [];
   if (curves.correct.length + curves.logit.length === 0) return false;
@@ -18,14 +18,14 @@ sl.view("cliffs", section => {
   const grid = el("div", {class: "grid two"});
   section.append(grid);
   if (curves.correct.length) add({name: "cliff_accuracy", title: "Accuracy with the picture hidden from layer k on",
-    list: curves.correct, part: "score", format: points, domain: [0, 1],
+    what: "accuracy", list: curves.correct, part: "score", format: points, domain: [0, 1],
     ticks: [0, 0.25, 0.5, 0.75, 1],
       read: "Share of expected answers; bands are 95 % bootstrap intervals over draws of pictures. The limit of the cliff is "
         + "one point.",
     not: "What the question’s own tokens have already copied from the image stays: this shows when the image was "
       + "read."});
-  if (curves.logit.length) add({name: "cliff_target", title: "What the answer’s target loses", list: curves.logit,
-    part: "difference", format: number,
+  if (curves.logit.length) add({name: "cliff_target", title: "What the answer’s target loses",
+    what: "change", list: curves.logit, part: "difference", format: number,
     read: "Target with the picture hidden from layer k on, less that of the plain run: mean of the paired differences "
       + "with its bootstrap interval. The dotted line is the limit, a share of the picture’s whole effect.",
     not: "A mean: single examples may need the picture longer (below)."});
@@ -33,10 +33,11 @@ sl.view("cliffs", section => {
   if (single.length) addSingle();
   return true;
 
-  function add({name, title, list, part, format, domain, ticks, read, not}) {
+  // what: the title of the value axis
+  function add({name, title, what, list, part, format, domain, ticks, read, not}) {
     const chosen = () => list.filter(one => inSplit(one.group));
     const make = () => chosen().map(one => ({name: nameOf(one.group), style: styleOf(one.group),
-      note: `${count(one.n)} examples of ${count(one.pictures)} pictures`,
+      note: `${many(one.n, "example")} of ${many(one.pictures, "picture")}${one.pictures === 1 ? ": no interval" : ""}`,
       ...Object.fromEntries([["values", "value"], ["low", "low"], ["high", "high"]].map(([to, from]) => [to,
         one[part].map(point => point[from] ?? NaN)]))}));
     const figure = sl.figure(grid, {name, title, read, not, table: () => {
@@ -54,7 +55,7 @@ sl.view("cliffs", section => {
         "Nothing to draw for this choice."));
       if (all.length === 0) return;
       const span = (d3.max(shown) - d3.min(shown) || 1) * 0.05;
-      sl.curve.curves(inner, all, {x: xs, height: 280, axis: `hidden from this layer on (${last} = never)`,
+      sl.curve.curves(inner, all, {x: xs, height: 280, axis: `${what}, by first hidden layer (${last}: never)`,
         domain: domain || [d3.min(shown) - span, Math.max(0, d3.max(shown)) + span], ticks, format,
         levels: part === "difference" && of.length === 1 ? [{value: -of[0].eps}] : null, label: title, name: hidden,
         marks: of.length === 1 && of[0].layer < last ? [{x: of[0].layer, label: `cliff layer ${of[0].layer}`}] : null});
@@ -71,7 +72,7 @@ sl.view("cliffs", section => {
     const cells = list => g => {
       const one = list.find(curve => curve.group === g);
       return one ? [el("td", {class: "strong"}, one.layer === last ? `${last} (none)` : String(one.layer)), el("td", {},
-        `${one.estimate.value ?? sl.dash} (${range(one.estimate)})`)]
+        one.estimate.value === null ? sl.dash : `${one.estimate.value} (${range(one.estimate)})`)]
         : [el("td", {}, sl.dash), el("td", {}, sl.dash)];
     };
     const rows = d3.range(groups.length).filter(g => scores.some(([, list]) => list.some(one => one.group === g)));
@@ -103,9 +104,9 @@ sl.view("cliffs", section => {
         sl.chart.attributes(svg.append("rect"), {x: x(k), width: x.bandwidth(), y: y(share), height: Math.max(0,
           bottom - y(share)), style: "fill:var(--s-attention)"})
           .on("mousemove", () => sl.tip.at(d3.event, [k === last ? "the picture is needed to the end" : `layer ${k}`,
-            `${count(at.get(k) || 0)} examples, ${sl.percent(share)}`])).on("mouseleave", sl.tip.hide);
+            `${many(at.get(k) || 0, "example")}, ${sl.percent(share)}`])).on("mouseleave", sl.tip.hide);
       }
-      sl.chart.layerAxis(svg, x, bottom, `cliff layer (${last} = none)`);
+      sl.chart.layerAxis(svg, x, bottom, `share of examples, by cliff layer (${last}: none)`);
     });
   }
 });

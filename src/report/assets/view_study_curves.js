@@ -2,7 +2,7 @@
 "use strict";
 
 sl.view("curves", section => {
-  const {el, facts, percent, number, fixed, isNumber} = sl, {said, series, control, follow, inSplit} = sl.study;
+  const {el, facts, percent, number, fixed, isNumber} = sl, {said, series, curveOf, control, follow} = sl.study;
   const nLayer = sl.run.model.n_layer, xs = d3.range(nLayer), has = name => (said.curves[name] || []).length > 0;
   const kinds = [{key: "flow", name: "attention", style: sl.curve.styles[0]}, {key: "cam", name: "CAM",
     style: {...sl.curve.styles[1], colour: "--s-cam"}}]
@@ -10,14 +10,15 @@ sl.view("curves", section => {
   if (!nLayer || Object.keys(said.curves).length === 0) return false;
 
   section.append(el("p", {class: "lead"},
-    "Means over examples for every layer; bands are their 95 % intervals. Attention is that of the position that "
-      + "predicts the answer’s first token."),
+    "Means over examples for every layer; bands are their 95 % intervals (Student’s t, or Wilson’s where an example is a yes or a "
+      + "no; cut at what the number can be). Attention is that of the position that predicts the answer’s first token."),
     control() || "");
   let kind = kinds[0];
   const first = el("div", {class: "grid two"}), second = el("div", {class: "grid two"}), redraw = [];
   section.append(first);
 
-  const measure = (parent, {name, title, read, not, make, domain, format = percent, ticks, levels, signed}) => {
+  // what: the title of the value axis
+  const measure = (parent, {name, title, what, read, not, make, domain, format = percent, ticks, levels}) => {
     const figure = sl.figure(parent, {name, title, read, not, table: () => {
       const list = make();
       return {head: ["layer", ...list.flatMap(one => [one.name, "low", "high"])], rows: xs.map(il => [il,
@@ -28,11 +29,9 @@ sl.view("curves", section => {
       key.replaceChildren(list.length ? sl.curve.key(list) : el("p", {class: "caption"},
         "Nothing to draw for this choice."));
       if (list.length === 0) return;
-      const low = signed ? Math.min(0, d3.min(shown)) : 0, high = Math.max(d3.max(shown), ...(levels
-        || []).map(level => level.value));
-      sl.curve.curves(inner, list, {x: xs, height: 250, axis: "layer (0 = first)", domain: domain || [low, high * 1.06
-        || 1], format, ticks, levels,
-        label: `${title}, by layer`, name: il => `layer ${il}`});
+      const high = Math.max(d3.max(shown), ...(levels || []).map(level => level.value));
+      sl.curve.curves(inner, list, {x: xs, height: 250, axis: `${what}, by layer (0 = first)`, domain: domain || [0, high * 1.06
+        || 1], format, ticks, levels, label: `${title}, by layer`, name: il => `layer ${il}`});
     };
     const holder = el("div", {});
     figure.body.append(holder);
@@ -42,26 +41,24 @@ sl.view("curves", section => {
   };
 
   if (has("flow.image_share")) measure(first, {name: "mean_image_share", title: "Attention on the image",
-    make: () => series("flow.image_share"),
+    what: "share of attention", make: () => series("flow.image_share"),
     read: "Share of the attention that lies on image tokens, mean over heads.",
       not: "Attention says where a position reads, not what it makes of it."});
   if (has("flow.share.user")) measure(first, {name: "mean_shares", title: "Attention on everything", domain: [0, 1],
-    ticks: [0, 0.25, 0.5, 0.75, 1],
+    what: "share of attention", ticks: [0, 0.25, 0.5, 0.75, 1],
     make: () => [["image", "flow.image_share", 1], ["system", "flow.share.system", 4], ["user", "flow.share.user", 3],
       ["generated", "flow.share.generated", 2],
       ["structure", "flow.share.structure", 5]].flatMap(([key, name, s]) => (said.curves[name]
         || []).filter(one => one.group === 0 && d3.max(one.mean) > 0.0005).map(one => ({
       name: facts.classes.find(c => c.key === key).name, style: {...sl.curve.styles[s], colour: key === "system"
-        ? "--ink-3" : `--c-${key}`}, values: one.mean.map(value => value ?? NaN),
-      low: one.mean.map((value, i) => isNumber(one.se[i]) ? value - 1.96 * one.se[i] : NaN), high: one.mean.map((value,
-        i) => isNumber(one.se[i]) ? value + 1.96 * one.se[i] : NaN)}))),
+        ? "--ink-3" : `--c-${key}`}, ...curveOf(name, one)}))),
     read: "All examples: what share goes to the parts of the prompt."});
   if (has("cam.mass_share")) measure(first, {name: "mean_cam_mass", title: "How strong is the CAM?",
-    make: () => series("cam.mass_share"), domain: [0, 1.02], ticks: [0, 0.25, 0.5, 0.75, 1],
+    what: "share of the strongest layer’s", make: () => series("cam.mass_share"), domain: [0, 1.02], ticks: [0, 0.25, 0.5, 0.75, 1],
     read: "Sum of a layer’s map as a share of the strongest layer’s, in every example; then the mean.",
       not: "Where a map is weak, its shape says little."});
   if (has("cam.flow_correlation")) measure(first, {name: "mean_agreement", title: "Do attention and CAM agree?",
-    make: () => series("cam.flow_correlation"), domain: [-1, 1],
+    what: "Spearman’s ρ", make: () => series("cam.flow_correlation"), domain: [-1, 1],
     ticks: [-1, -0.5, 0, 0.5, 1], format: value => fixed(value, 2), levels: [{value: 0}],
       read: "Spearman’s ρ over image tokens: 1 the same order of tokens, 0 unrelated, −1 reversed.",
     not: "Agreement does not make either map right."});
@@ -80,19 +77,20 @@ sl.view("curves", section => {
     () => ({name: one.name, style: one.style}))) : series(`${kind.key}.${name}`);
   const any = name => kinds.some(one => has(`${one.key}.${name}`)
     && said.curves[`${one.key}.${name}`].some(curve => curve.mean.some(isNumber)));
-  if (any("entropy")) measure(second, {name: "mean_entropy", title: "Entropy over image tokens", make: both("entropy"),
+  if (any("entropy")) measure(second, {name: "mean_entropy", title: "Entropy over image tokens",
+    what: "nats", make: both("entropy"),
     format: number, read: "In nats. Lower is narrower.",
     not: "Narrow is not right: a single meaningless token can hold all the weight."});
   if (any("top_share")) measure(second, {name: "mean_top10", title: "Weight on the top 10 % of image tokens",
-    make: both("top_share"), domain: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1],
+    what: "share of the map", make: both("top_share"), domain: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1],
     levels: [{value: 0.1}],
-      read: "1 would mean that a tenth of the tokens holds everything; the dotted line is an even spread."});
+      read: "100 % would mean that a tenth of the tokens holds everything; the dotted line is an even spread."});
   if (any("object_share")) measure(second, {name: "mean_object_share", title: "Weight on the marked object",
-    make: both("object_share"), domain: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1],
+    what: "share of the map", make: both("object_share"), domain: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1],
     read: "Examples with a mask: what share of the map lies on the object.",
       not: "The background may be evidence too."});
   if (any("pointing")) measure(second, {name: "mean_pointing", title: "How often does the peak lie on the object?",
-    make: both("pointing"), domain: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1],
+    what: "share of examples", make: both("pointing"), domain: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1],
     read: "Share of the examples with a mask whose largest value is on the object (the pointing game)."});
   return true;
 });

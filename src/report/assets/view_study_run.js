@@ -2,11 +2,11 @@
 "use strict";
 
 sl.view("failures", section => {
-  const {el} = sl, {said, count} = sl.study;
+  const {el} = sl, {said, count, many} = sl.study;
   if (!said.failed) return false;
   const rest = said.failures.length < said.failed
     ? `; the first ${said.failures.length} are listed, the view “failure” of the database has all` : "";
-  section.append(el("p", {class: "lead"}, `${count(said.failed)} of ${count(said.rows)} examples failed${rest}.`),
+  section.append(el("p", {class: "lead"}, `${count(said.failed)} of ${many(said.rows, "example")} failed${rest}.`),
     el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "Failures"}, el("table",
       {class: "tops failures"},
       el("thead", {}, el("tr", {}, ["line", "id", "error"].map(name => el("th", {scope: "col"}, name)))),
