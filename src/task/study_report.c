@@ -79,9 +79,8 @@ static sl_status write_page(const sl_study_view *v, const sl_run *run, const cha
   sl_text title = {0}, data = {0};
   sl_status status = SL_ALLOC(views, (size_t)sl_study_section_count, "sections");
   for (int i = 0; i < sl_study_section_count && status == SL_OK; i++) views[i] = sl_study_sections[i].script;
-  if (status == SL_OK)
-    status = sl_text_format(&title, "%s, %lld examples", data_name(v),
-                            (long long)json_integer_value(json_object_get(v->said, "rows")));
+  const long long n = (long long)json_integer_value(json_object_get(v->said, "rows"));
+  if (status == SL_OK) status = sl_text_format(&title, "%s, %lld example%s", data_name(v), n, n == 1 ? "" : "s");
   if (status == SL_OK) status = sl_payload_append_study(&data, v->root, tensors, n_tensor);
   const sl_page page = {.title = title.data, .data = &data, .views = views, .n_view = sl_study_section_count};
   if (status == SL_OK) status = sl_page_write(path, &page);
