@@ -4,9 +4,10 @@ import re
 
 # Colours of the matrix' cells in a saved picture: the pixel in the middle of each.
 PAINT = """(async () => { const svg = document.getElementById('likeness-map'), area = svg.querySelector('[data-cells]').getBBox(), n = sl.run.analyses.compare.runs.length;
-  const canvas = await sl.svgToCanvas(svg), scale = canvas.width / Number(svg.getAttribute('width')), cell = area.width / n;
+  const saved = sl.svgText(svg, {title: '', lines: [], entries: []}), canvas = await sl.svgToCanvas(saved), scale = canvas.width / saved.width, cell = area.width / n;
+  const drawing = new DOMParser().parseFromString(saved.text, 'image/svg+xml').querySelector('[data-drawing]'), [x0, y0] = ['x', 'y'].map(k => Number(drawing.getAttribute(k)));
   const all = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data, at = (start, k) => Math.floor((start + (k + 0.5) * cell) * scale);
-  window.cellColour = (r, c) => { const from = (at(area.y, r) * canvas.width + at(area.x, c)) * 4; return Array.from(all.slice(from, from + 3)); };
+  window.cellColour = (r, c) => { const from = (at(y0 + area.y, r) * canvas.width + at(x0 + area.x, c)) * 4; return Array.from(all.slice(from, from + 3)); };
   return [canvas.width, canvas.height]; })()"""
 CELL = "cellColour"
 MATRIX = "document.getElementById('likeness-map').outerHTML"

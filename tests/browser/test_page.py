@@ -264,6 +264,11 @@ def check_files(check):
           return !t.includes('var(') && drawn.querySelector('parsererror') === null && drawn.querySelector('text').textContent === f.querySelector('h3').textContent
             && [...f.querySelectorAll('.key > span')].every(one => drawn.documentElement.textContent.includes(one.textContent.trim())); })"""),
                    "saved SVGs stand alone, with title and legend")
+        check.that(check.chrome.run("""[...document.querySelectorAll('.figure')].filter(f => f.querySelector('.body svg')).every(f => {
+          const svg = f.querySelector('.body svg'), box = svg.getBBox(), saved = sl.svgText(svg, sl.surroundings(f));
+          const drawing = new DOMParser().parseFromString(saved.text, 'image/svg+xml').querySelector('[data-drawing]'), at = k => Number(drawing.getAttribute(k));
+          return at('x') + box.x >= 0 && at('y') + box.y >= 0 && at('x') + box.x + box.width <= saved.width && at('y') + box.y + box.height <= saved.height; })"""),
+                   "nothing of a drawing is cut off in its file")
     opened = check.chrome.run("(async () => { const all = [...document.querySelectorAll('details')]; all.forEach(d => { d.open = true; });"
                               "await new Promise(done => setTimeout(done, 200)); const good = all.every(d => d.querySelector('td, pre') !== null);"
                               "all.forEach(d => { d.open = false; }); return good; })()")

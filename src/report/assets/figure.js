@@ -35,7 +35,7 @@ sl.svgText = (svg, {title, lines, entries}) => {
   text(margin, margin + 10, title, "fill:var(--ink);font-weight:600;font-size:14px");
   const copy = svg.cloneNode(true);
   copy.querySelectorAll("[data-cursor]").forEach(cursor => cursor.remove());
-  for (const [key, value] of Object.entries({x: margin + left, y: margin + row + 6 + top, overflow: "visible"})) copy.setAttribute(key, value);
+  for (const [key, value] of Object.entries({x: margin - left, y: margin + row + 6 - top, overflow: "visible", "data-drawing": ""})) copy.setAttribute(key, value);
   outer.node().append(copy);
   let x = margin, y = margin + row + 6 + height + row;
   for (const entry of entries) {
