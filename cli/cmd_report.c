@@ -5,13 +5,28 @@
 
 #include "cli.h"
 
-/* A file's name as JSON text: a name is bytes, JSON is UTF-8; where it is none, "?" stands for what is not ASCII. */
+/* Bytes of the first character; 0 where they are none in UTF-8. */
+static size_t character(const char *at) {
+  for (size_t n = 1; n <= strnlen(at, 4); n++) {
+    json_t *text = json_stringn(at, n);
+    json_decref(text);
+    if (text) return n;
+  }
+  return 0;
+}
+
+/* A report's name as JSON text: a name is bytes, JSON is UTF-8; U+FFFD stands for what is none. */
 static json_t *name_of(const char *dir, const char *slash) {
-  json_t *name = json_sprintf("%s%sreport.html", dir, slash);
-  char *copy = name ? NULL : strdup(dir);
-  for (char *c = copy; c && *c; c++)
-    if ((unsigned char)*c >= 0x80) *c = '?';
-  if (copy) name = json_sprintf("%s%sreport.html", copy, slash);
+  static const char unknown[] = "\xef\xbf\xbd";
+  char *copy = malloc(strlen(dir) * 3 + 1), *end = copy;
+  for (const char *at = dir; copy && *at;) {
+    const size_t n = character(at), n_out = n ? n : 3;
+    memcpy(end, n ? at : unknown, n_out);
+    end += n_out;
+    at += n ? n : 1;
+  }
+  if (copy) *end = '\0';
+  json_t *name = copy ? json_sprintf("%s%sreport.html", copy, slash) : NULL;
   free(copy);
   return name;
 }

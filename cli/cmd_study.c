@@ -2,6 +2,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "cli.h"
 
@@ -88,6 +89,12 @@ static bool is_misuse(sl_status status) {
   return status == SL_ERROR_FORMAT && strncmp(sl_error_message(), begin, sizeof begin - 1) == 0;
 }
 
+/* Whether the plan comes through a pipe: it cannot be looked into before it is read. */
+static bool is_read_once(const char *plan) {
+  struct stat info;
+  return stat(plan, &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode);
+}
+
 /* Whether a model has to be looked for: the plan could be read, and names none. */
 static bool lacks_model(const char *plan) {
   json_t *root = json_load_file(plan, JSON_ALLOW_NUL, NULL);
@@ -152,9 +159,10 @@ static int run_study(const cli_args *args, const char *out, bool resume) {
     const bool flag = !cli_options[settings[i].id].argument;
     if (value) given[q.n_setting++] = (sl_option_value){settings[i].key, flag ? "true" : value};
   }
-  if (q.plan_path && !args->value[OPT_MODEL] && lacks_model(q.plan_path)) {
-    q.default_model = cli_model_path(args, model, sizeof model);
-    if (!q.default_model) return EXIT_FAILED;
+  if (q.plan_path && !args->value[OPT_MODEL]) {
+    const bool once = is_read_once(q.plan_path);
+    if (once || lacks_model(q.plan_path)) q.default_model = cli_model_path(args, model, sizeof model);
+    if (!once && !q.default_model && lacks_model(q.plan_path)) return EXIT_FAILED;
   }
   char *summary = NULL;
   const sl_status status = sl_study_run(&q, &summary);

@@ -381,7 +381,7 @@ class Runs(Cli):
         name = b"caf\xe9"  # a folder's name is bytes, JSON is UTF-8
         os.rename(os.fsencode(self.path("sightline-flow-a")), os.fsencode(self.dir) + b"/" + name)
         self.assertEqual(self.run_it("report", name).stdout, name + b"/report.html\n")
-        self.assertEqual(json.loads(self.run_it("report", "--json", name).stdout)["reports"], ["caf?/report.html"])
+        self.assertEqual(json.loads(self.run_it("report", "--json", name).stdout)["reports"], ["caf\ufffd/report.html"])
 
 
 class Plans(Cli):

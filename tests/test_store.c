@@ -191,6 +191,21 @@ static void test_replaced_in_two_steps(void **state) {
   no_exchange = false;
 }
 
+/* A folder whose name is like one that was moved aside, and is not: nobody's but its owner's. */
+static void test_folders_of_others_stay(void **state) {
+  (void)state;
+  static const char *const names[] = {".mine.old-2025", ".mine.old-backup", ".mine.sightline-old-", ".mine.sightline-old-7x"};
+  for (int i = 0; i < 4; i++) assert_int_equal(mkdir(in_parent(names[i]), 0777), 0);
+  sl_folder_remove_stale(parent, "mine");
+  for (int i = 0; i < 4; i++) assert_int_equal(access(in_parent(names[i]), F_OK), 0);
+  assert_int_equal(mkdir(in_parent(".mine.sightline-old-7"), 0777), 0);
+  sl_folder_remove_stale(parent, "mine");
+  assert_int_equal(access(in_parent("mine"), F_OK), 0);
+  assert_int_not_equal(access(in_parent(".mine.sightline-old-7"), F_OK), 0);
+  for (int i = 0; i < 4; i++) assert_int_equal(rmdir(in_parent(names[i])), 0);
+  assert_int_equal(rmdir(in_parent("mine")), 0);
+}
+
 /* What appeared while a run was made is not replaced, unless that was asked for. */
 static void test_placed_and_nothing_replaced(void **state) {
   (void)state;
@@ -404,6 +419,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_existing_folders, setup, teardown),
       cmocka_unit_test_setup_teardown(test_force_keeps_old_until_commit, setup, teardown),
       cmocka_unit_test_setup_teardown(test_replaced_in_two_steps, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_folders_of_others_stay, setup, teardown),
       cmocka_unit_test_setup_teardown(test_placed_and_nothing_replaced, setup, teardown),
       cmocka_unit_test_setup_teardown(test_abandoned_and_failed_leave_nothing, setup, teardown),
       cmocka_unit_test_setup_teardown(test_out_of_memory, setup, teardown),

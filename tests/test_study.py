@@ -286,6 +286,19 @@ class Plans(Study):
         self.refused('"data": expected a JSON-lines file, found nothing', data=None)
         self.refused('"object-threshold": expected a share above 0, at most 1, found 2', **{"object-threshold": 2})
 
+    def test_plans_from_pipes_and_without_a_model(self):
+        """A plan can come through a pipe, which is read once; "model": null is no model."""
+        self.write(self.rows(1), data=self.path("data.jsonl"), images=self.path("photos"))  # relative paths begin at the plan's folder
+        r = subprocess.run(["sh", "-c", 'cat plan.json | "$0" study run --plan /dev/stdin --out piped --quiet', test_cli.PROGRAM], cwd=self.dir,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.assertEqual((r.returncode, r.stdout[:22]), (0, b"1 of 1 examples done, "), r.stderr.decode())
+        with open(self.path("plan.json")) as f:
+            plan = json.load(f)
+        with open(self.path("plan.json"), "w") as f:
+            json.dump({**plan, "model": None}, f)
+        done = self.run_it("study", "run", "--plan", "plan.json", "--out", "null", "--quiet", env={"SIGHTLINE_MODEL": self.MODEL})
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+
     def test_options_override(self):
         self.write(self.rows(2), seed=1, analyses={"heads": {"samples": 999}})
         self.works("--seed", "4", "--analyses", "flow,lens", "--top", "3", "--tensors", "lens.*", "--quiet")
@@ -315,7 +328,6 @@ class Plans(Study):
         os.mkdir(self.path("folder"))
         os.mkdir(self.path("folder", "x"))
         self.fails(self.run_it("study", "resume", "folder"), 1, "folder: no study")
-
 
     def test_wrong_choices_are_usage(self):
         self.write()

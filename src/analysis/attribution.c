@@ -125,6 +125,7 @@ static sl_status take_earlier(sl_attribution *a, const sl_attribution_request *r
     SL_FAIL(SL_ERROR_ARGUMENT, "%s: its masks have %lld components, expected %d", sl_run_dir(r->earlier),
             (long long)masks->shape[1], a->n_component);
   const int most = sl_growth_most(r), n = masks->shape[0] < most ? (int)masks->shape[0] : most;
+  a->n_stored = (int)masks->shape[0];
   SL_TRY(reserve_masks(a, n));
   for (int j = 0; j < n; j++) {
     sl_mask_draw(a->masks + (size_t)j * p, r, j);

@@ -58,6 +58,7 @@ typedef struct sl_growth_step {
 /* Zero-initialise; release with sl_attribution_dispose. */
 typedef struct sl_attribution {
   int n_component, n_mask, n_earlier; /* p, M, of which so many came from the earlier run */
+  int n_stored;                       /* masks that the earlier run had */
   uint8_t *masks;                     /* [M, p] */
   double *target;                     /* [M] */
   int n_live;                         /* components that are not dropped */

@@ -112,10 +112,12 @@ static sl_status measure(sl_curves *c, const sl_evaluate *evaluate, const int *o
 
 json_t *sl_curves_refused(double all, double none, double least) {
   const double effect = fabs(all - none);
-  if (effect == 0) return json_string("t(all) and t(none) are the same: the picture gives nothing that could be shared out");
-  if (effect >= least) return NULL;
-  return json_sprintf("|t(all) - t(none)| is %.4g, below --min-effect %g: the picture changes too little for shares of it "
-                      "to mean anything", effect, least);
+  if (effect == 0)
+    return json_string("t(all) and t(none) are the same: the picture gives nothing that could be shared out");
+  if (effect >= least) return json_null();
+  return json_sprintf("|t(all) - t(none)| is %.4g, below --min-effect %g: the picture changes too little for shares of "
+                      "it to mean anything",
+                      effect, least);
 }
 
 sl_status sl_curves_run(sl_curves *c, const sl_evaluate *evaluate, int n_component, const int *orders, int n_ranking,

@@ -31,7 +31,8 @@ int sl_curve_steps(int n_component, int32_t *steps);
 /* Orders of so many rankings, of which the last n_chance are by chance. */
 static inline int sl_curve_orders(int n_ranking, int n_chance) { return n_ranking + (SL_CURVE_CHANCE - 1) * n_chance; }
 
-/* Why there are no shares of the effect all - none (a new string for run.json); NULL when it is `least` or more. */
+/* Why there are no shares of the effect all - none, for run.json (new; JSON null when there are: the effect is `least`
+ * or more, and not 0); NULL without memory. */
 json_t *sl_curves_refused(double all, double none, double least);
 
 /* Measures both curves of rankings orders[sl_curve_orders(), n_component] (component numbers, best first; a ranking by

@@ -112,23 +112,25 @@ static sl_status add_words(sl_text *text, const char *words) {
 static sl_status write_note(sl_text *text, const sl_attribution *a) {
   char words[160];
   const double rise = a->steps[a->n_step - 1].rise;
-  const int n_constant = a->fit.n_constant - (a->n_component - a->n_live), n_unused = a->n_earlier - a->n_mask;
+  const int n_constant = a->fit.n_constant - (a->n_component - a->n_live), n_unused = a->n_stored - a->n_mask;
   if (rise < -SL_GROWTH_RISE) {
     snprintf(words, sizeof words, "the last masks lowered the correlation on the validation masks by %.3f", -rise);
     SL_TRY(add_words(text, words));
   }
   if (a->penalty_edge > 0)
-    SL_TRY(add_words(text, "the penalty is the largest that was tried: the masks predict next to nothing of the target"));
+    SL_TRY(add_words(text, "the penalty is the largest that was tried: the masks predict next to nothing of the "
+                           "target"));
   if (a->penalty_edge < 0)
     SL_TRY(add_words(text, "the penalty is the smallest that was tried: one below might predict better"));
   if (!a->fit.converged) SL_TRY(add_words(text, "the descent to the lasso's minimum stopped before it was there"));
   if (n_constant > 0) {
-    snprintf(words, sizeof words, "%d components are the same in every training mask and have no score", n_constant);
+    snprintf(words, sizeof words, "%d component%s the same in every training mask and %s no score", n_constant,
+             n_constant == 1 ? " is" : "s are", n_constant == 1 ? "has" : "have");
     SL_TRY(add_words(text, words));
   }
   if (n_unused <= 0) return SL_OK;
-  snprintf(words, sizeof words, "%d masks of the earlier run are left out (--all-samples and its --samples take them)",
-           n_unused);
+  snprintf(words, sizeof words, "masks of the earlier run that are left out: %d (--all-samples and its --samples take "
+           "them)", n_unused);
   return add_words(text, words);
 }
 

@@ -182,7 +182,7 @@ static sl_status measure_curves(heads *w) {
     return sl_context_say(w->context, "curves_skipped",
                           json_string("the time was over before every head was ablated alone"));
   json_t *refused = sl_curves_refused(w->all, w->none, sl_context_real(w->context, "min-effect"));
-  if (refused) return sl_context_say(w->context, "curves_skipped", refused);
+  if (!json_is_null(refused)) return sl_context_say(w->context, "curves_skipped", refused);
   int *orders = NULL;
   SL_TRY(SL_ALLOC(orders, (size_t)N_ORDER * (size_t)w->n, "rankings"));
   sl_status status = make_orders(w, orders);

@@ -150,7 +150,7 @@ static sl_status measure_curves(work *w) {
     sl_rank_random(w->orders + (k + 1) * n, n, w->request.seed, w->request.stream + CHANCE_OFFSET + (uint64_t)k);
   if (w->attribution.end == SL_GROWTH_INTERRUPTED) return SL_OK;
   json_t *refused = sl_curves_refused(w->all, w->none, sl_context_real(w->of->context, "min-effect"));
-  if (refused) return say(w, "curves_skipped", refused);
+  if (!json_is_null(refused)) return say(w, "curves_skipped", refused);
   const sl_status status =
       sl_curves_run(&w->curves, &w->request.evaluate, n, w->orders, N_RANKING, N_CHANCE, w->all, w->none);
   w->has_curves = status == SL_OK;

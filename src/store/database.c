@@ -70,10 +70,13 @@ static sl_status make_uri(sl_text *uri, const char *path) {
 
 static sl_status open_handle(sl_database *d, int flags, bool immutable) {
   sl_text uri = {0};
-  if (immutable) SL_TRY(make_uri(&uri, d->path));
+  int code = SQLITE_OK;
+  const sl_status status = immutable ? make_uri(&uri, d->path) : SL_OK;
   if (immutable) flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_URI;
-  const int code = sqlite3_open_v2(immutable ? uri.data : d->path, &d->handle, flags | SQLITE_OPEN_NOMUTEX, NULL);
+  if (status == SL_OK)
+    code = sqlite3_open_v2(immutable ? uri.data : d->path, &d->handle, flags | SQLITE_OPEN_NOMUTEX, NULL);
   sl_text_dispose(&uri);
+  SL_TRY(status);
   return d->handle ? check(d, code) : sl_fail(SL_ERROR_MEMORY, "%s: no memory", d->path);
 }
 

@@ -53,6 +53,8 @@ static int lock_folder(const char *path, int how) {
   return -1;
 }
 
+#define MOVED "sightline-old" /* nobody else's folder has that in its name */
+
 /* One that was being built. Without a lock nobody can tell whether its process lives: it stays. */
 static void remove_partial(const char *path, const char *target) {
   (void)target;
@@ -66,6 +68,9 @@ static void remove_partial(const char *path, const char *target) {
  * too, so that what is not known to be held is taken. */
 static void restore_old(const char *path, const char *target) {
   struct stat info;
+  const char *pid = strrchr(path, '-') + 1;
+  const size_t n_digit = strspn(pid, "0123456789");
+  if (n_digit == 0 || pid[n_digit]) return; /* not made here */
   const int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   if (fd < 0) return;
   const bool held = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
@@ -97,7 +102,7 @@ static void each_hidden(const char *parent, const char *base, const char *kind,
 }
 
 void sl_folder_remove_stale(const char *parent, const char *base) {
-  each_hidden(parent, base, "old", restore_old);
+  each_hidden(parent, base, MOVED, restore_old);
   each_hidden(parent, base, "partial", remove_partial);
 }
 
@@ -169,7 +174,7 @@ static sl_status swap_in_two(const char *from, const char *to) {
   char *clean = NULL, *parent = NULL;
   const char *base;
   sl_status status = sl_folder_split(to, &clean, &parent, &base);
-  if (status == SL_OK) status = sl_text_format(&aside, "%s/.%s.old-%d", parent, base, (int)getpid());
+  if (status == SL_OK) status = sl_text_format(&aside, "%s/.%s." MOVED "-%d", parent, base, (int)getpid());
   if (status == SL_OK) status = swap_through(from, to, aside.data);
   sl_text_dispose(&aside);
   free(parent);

@@ -88,7 +88,7 @@ static double partial(void *user, const int *index, int n) {
   const test *t = user;
   int n_pair = 0, n_different = 0;
   for (int a = 0; a < n; a++) {
-    const bool first = is_first(index, a);
+    const bool first = n_different < LEAST_PAIRS && is_first(index, a);
     for (int b = 0; b < a; b++) {
       const int i = index[a], j = index[b];
       const size_t pair = (size_t)i * (size_t)t->n + (size_t)j;
@@ -97,7 +97,7 @@ static double partial(void *user, const int *index, int n) {
       t->x[n_pair] = t->like[pair];
       t->same[n_pair] = t->class[i] == t->class[j];
       t->z[n_pair++] = visual;
-      n_different += first && is_first(index, b);
+      if (n_different < LEAST_PAIRS) n_different += first && is_first(index, b);
     }
   }
   if (n_different < LEAST_PAIRS) return NAN;

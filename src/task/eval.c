@@ -87,7 +87,9 @@ static sl_status make_settings(sl_evaluation *e) {
                           e->benchmark->styles[e->style], "max_tokens", e->max_token, "examples", e->examples.n, "cliff",
                           e->n_layer > 0, "decoding", "greedy");
   if (!e->settings) SL_FAIL(SL_ERROR_MEMORY, "no memory for the settings");
-  if (!e->model) return sl_metric_set(e->settings, "predictions", sl_json_text(e->request->predictions, strlen(e->request->predictions)));
+  const char *predictions = e->request->predictions;
+  if (!e->model)
+    return sl_metric_set(e->settings, "predictions", sl_json_text(predictions, strlen(predictions)));
   SL_TRY(sl_model_to_json(e->model, &part));
   SL_TRY(sl_metric_set(e->settings, "model", part));
   SL_TRY(add_files_hash(e->settings, part));

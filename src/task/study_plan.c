@@ -360,7 +360,7 @@ static sl_status add_key(sl_study_plan *p, const key *k, const json_t *given, co
                          const char *where, const char *base) {
   json_t *value = NULL, *typed = NULL;
   const char *text = setting_for(q, k);
-  if (!text && !given && strcmp(k->name, "model") == 0) text = q->default_model;
+  if (!text && (!given || json_is_null(given)) && strcmp(k->name, "model") == 0) text = q->default_model;
   sl_status status = SL_OK;
   if (text) status = from_text(&typed, k, text);
   if (status == SL_OK)
