@@ -222,7 +222,7 @@ static sl_status stands_alone(const sl_tok_addeds *addeds, const char *name, con
 }
 
 static bool is_blank(const sl_tok_addeds *addeds, uint32_t c) {
-  return addeds->python ? sl_tok_is_python_space(c) : sl_tok_is_space(c);
+  return addeds->python ? sl_is_python_space(c) : sl_is_space(c);
 }
 
 static size_t spaces_before(const sl_tok_addeds *addeds, const char *text, size_t at, size_t floor) {

@@ -98,10 +98,8 @@ bool sl_tok_regex_has_property(const char *property);
 
 /* ---- characters (tokenizer_normalize.c) ---- */
 
-bool sl_tok_is_space(uint32_t c); /* White_Space */
 bool sl_tok_is_numeric(uint32_t c);
 bool sl_tok_is_punctuation(uint32_t c);
-bool sl_tok_is_python_space(uint32_t c); /* str.isspace(): White_Space and U+001C..U+001F */
 #define SL_TOK_BLANK "\xe2\x96\x81" /* U+2581, which SentencePiece writes for a blank */
 enum { SL_TOK_N_BLANK = sizeof SL_TOK_BLANK - 1 };
 bool sl_tok_starts_with_blank(const char *text, size_t n_bytes);

@@ -9,10 +9,6 @@
 
 /* ---- characters ---- */
 
-bool sl_tok_is_space(uint32_t c) { return sl_is_space(c); }
-
-bool sl_tok_is_python_space(uint32_t c) { return sl_is_python_space(c); }
-
 bool sl_tok_is_numeric(uint32_t c) {
   utf8proc_category_t category = utf8proc_category((int32_t)c);
   return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL || category == UTF8PROC_CATEGORY_NO;
@@ -253,14 +249,14 @@ static sl_status run_strip(const sl_tok_normalizer *step, const sl_tok_string *i
   uint32_t c;
   while (step->strip_left && begin < end) {
     size_t n = sl_utf8_decode(text + begin, end - begin, &c);
-    if (!sl_tok_is_space(c)) break;
+    if (!sl_is_space(c)) break;
     begin += n;
   }
   while (step->strip_right && begin < end) {
     size_t last = end - 1;
     while (last > begin && ((uint8_t)text[last] & 0xc0) == 0x80) last--;
     sl_utf8_decode(text + last, end - last, &c);
-    if (!sl_tok_is_space(c)) break;
+    if (!sl_is_space(c)) break;
     end = last;
   }
   size_t cut = in->n_first < begin ? begin : in->n_first < end ? in->n_first : end;
@@ -283,7 +279,7 @@ static sl_status filter_char(enum filter filter, uint32_t c, bool first, sl_tok_
     case NONSPACING:
       return utf8proc_category((int32_t)c) == UTF8PROC_CATEGORY_MN ? SL_OK : add_char(out, c, first);
     case CLEAN:
-      if (sl_tok_is_space(c) && (!is_other(c) || c == '\t' || c == '\n' || c == '\r')) return add_char(out, ' ', first);
+      if (sl_is_space(c) && (!is_other(c) || c == '\t' || c == '\n' || c == '\r')) return add_char(out, ' ', first);
       return c == 0 || c == 0xfffd || is_other(c) ? SL_OK : add_char(out, c, first);
     case CHINESE:
       if (!is_chinese(c)) return add_char(out, c, first);

@@ -252,7 +252,7 @@ static sl_status find_spans(const sl_tok_splitter *step, const sl_tok_string *pi
   switch ((enum kind)step->kind) {
     case DIGITS: return class_spans(sl_tok_is_numeric, text, n, spans);
     case PUNCTUATION: return class_spans(sl_tok_is_punctuation, text, n, spans);
-    case WHITESPACE_SPLIT: case BERT: return class_spans(sl_tok_is_space, text, n, spans);
+    case WHITESPACE_SPLIT: case BERT: return class_spans(sl_is_space, text, n, spans);
     case METASPACE: case BYTE_LEVEL: case SPLIT: case WHITESPACE: break;
   }
   SL_TRY(sl_tok_pattern_spans(&step->pattern, text, n, name, spans));
