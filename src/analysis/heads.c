@@ -192,7 +192,7 @@ static sl_status measure_curves(heads *w) {
   free(orders);
   if (status != SL_ERROR_CANCELLED) return status;
   return sl_context_say(w->context, "interrupted",
-                        json_string("before the curves were whole; --resume goes on with the same masks"));
+                        json_string("interrupted before the curves were whole; --resume goes on with the same masks"));
 }
 
 /* Only the masks that another process asks for. */

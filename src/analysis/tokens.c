@@ -155,7 +155,7 @@ static sl_status measure_curves(work *w) {
       sl_curves_run(&w->curves, &w->request.evaluate, n, w->orders, N_RANKING, N_CHANCE, w->all, w->none);
   w->has_curves = status == SL_OK;
   if (status != SL_ERROR_CANCELLED) return status;
-  return say(w, "interrupted", json_string("before the curves were whole; --resume goes on with the same masks"));
+  return say(w, "interrupted", json_string("interrupted before the curves were whole; --resume goes on with the same masks"));
 }
 
 static sl_status measure_side(work *w) {
@@ -412,7 +412,8 @@ static sl_status run_sides(tokens *t) {
   if (status == SL_OK) status = run_text(t);
   if (!image || status != SL_ERROR_CANCELLED) return status;
   /* The image side is kept. */
-  return sl_context_say(c, "interrupted", json_string("before the text side was whole; --resume goes on with the same masks"));
+  return sl_context_say(c, "interrupted", json_string("interrupted before the text side was whole; --resume goes on with "
+                                                      "the same masks"));
 }
 
 static sl_status tokens_run(sl_analysis_context *c) {

@@ -261,13 +261,17 @@ def check_files(check):
     if check.has(".figure svg"):
         check.that(check.chrome.run("""[...document.querySelectorAll('.figure')].filter(f => f.querySelector('.body svg')).every(f => {
           const t = sl.svgText(f.querySelector('.body svg'), sl.surroundings(f)).text, drawn = new DOMParser().parseFromString(t, 'image/svg+xml');
-          return !t.includes('var(') && drawn.querySelector('parsererror') === null && drawn.querySelector('text').textContent === f.querySelector('h3').textContent
-            && [...f.querySelectorAll('.key > span')].every(one => drawn.documentElement.textContent.includes(one.textContent.trim())); })"""),
+          return !t.includes('var(') && drawn.querySelector('parsererror') === null && [f.querySelector('h3'), ...f.querySelectorAll('.key > span')].filter(one => !one.closest('[hidden]'))
+              .every(one => drawn.documentElement.textContent.replace(/\\s/g, '').includes(one.textContent.replace(/\\s/g, ''))); })"""),
                    "saved SVGs stand alone, with title and legend")
         check.that(check.chrome.run("""[...document.querySelectorAll('.figure')].filter(f => f.querySelector('.body svg')).every(f => {
           const svg = f.querySelector('.body svg'), box = svg.getBBox(), saved = sl.svgText(svg, sl.surroundings(f));
           const drawing = new DOMParser().parseFromString(saved.text, 'image/svg+xml').querySelector('[data-drawing]'), at = k => Number(drawing.getAttribute(k));
-          return at('x') + box.x >= 0 && at('y') + box.y >= 0 && at('x') + box.x + box.width <= saved.width && at('y') + box.y + box.height <= saved.height; })"""),
+          const holder = document.body.appendChild(document.createElement('div'));
+          holder.innerHTML = saved.text;
+          const inside = [...holder.querySelectorAll(':scope > svg > text')].every(t => { const b = t.getBBox(); return b.x >= 0 && b.x + b.width <= saved.width; });
+          holder.remove();
+          return inside && at('x') + box.x >= 0 && at('y') + box.y >= 0 && at('x') + box.x + box.width <= saved.width && at('y') + box.y + box.height <= saved.height; })"""),
                    "nothing of a drawing is cut off in its file")
     opened = check.chrome.run("(async () => { const all = [...document.querySelectorAll('details')]; all.forEach(d => { d.open = true; });"
                               "await new Promise(done => setTimeout(done, 200)); const good = all.every(d => d.querySelector('td, pre') !== null);"
@@ -303,7 +307,7 @@ def check_print(check):
     check.that(pdf.startswith(b"%PDF") and len(pdf) > 20000, "prints")
     check.chrome.call("Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     check.that(check.chrome.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)", "prints on white, also from dark")
-    check.that(check.chrome.run("[...document.querySelectorAll('.controls select, .controls input[type=range], .tools')].every(e => e.offsetParent === null)"),
+    check.that(check.chrome.run("[...document.querySelectorAll('.controls input[type=range], .controls button, .tools')].every(e => e.offsetParent === null)"),
                "controls are not printed")
     check.that(check.chrome.run("[...document.querySelectorAll('.controls .radios label')].every(e => (e.offsetParent !== null) === e.querySelector('input').checked)"),
                "but what they chose is")

@@ -103,7 +103,7 @@ sl.chart = (() => {
       }
       if (options.band) attributes(chart.append("rect"), {x: margin.left, width: width - margin.right - margin.left, y: y(options.band[1]),
         height: Math.max(1, y(options.band[0]) - y(options.band[1])), style: fill("undefined"), opacity: 0.6});
-      valueAxis(chart, y, margin.left, width - margin.right, options.ticks || y.ticks(4), options.format || sl.number);
+      valueAxis(chart, y, margin.left, width - margin.right, options.ticks || y.ticks(4), options.tickFormat || options.format || sl.number);
       if (options.baseline && sl.isNumber(options.baseline.value)) {
         line(chart, margin.left, y(options.baseline.value), width - margin.right, y(options.baseline.value), "stroke:var(--ink-2);stroke-width:1;stroke-dasharray:1 4;stroke-linecap:round");
       }

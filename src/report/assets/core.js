@@ -83,7 +83,8 @@ const sl = (() => {
   const percent = value => !isNumber(value) ? dash
     : (value === 0 ? "0" : Math.abs(value) < 0.00005 ? (value > 0 ? "< 0.01" : "> −0.01")
       : (value < 0 ? "−" : "") + percentFigures(Math.abs(value * 100))) + "\u202f%";
-  const percentTick = value => number(value * 100) + "\u202f%"; // on a logarithmic axis every tick is its own number
+  // On a logarithmic axis every tick, a power of ten, is its own number.
+  const percentTick = value => (value * 100).toFixed(Math.max(0, Math.round(-Math.log10(value * 100)))) + "\u202f%";
 
   const fixed = (value, digits) => isNumber(value) ? value.toFixed(digits).replace(/^-(?=0\.0*$)/, "").replace("-", "−") : dash;
 
@@ -145,7 +146,7 @@ sl.facts = (() => {
     mapName: i => mapIsSum(i) ? "whole answer (sum of its tokens)" : "“" + sl.word(maps[i]) + "”",
     // What an analysis measured, in words, of all answer tokens or of the first alone: whole: of how many tokens the run says.
     measured: (target, whole) => whole || tokens.filter(token => token.class === "generated").length < 2 ? `the answer’s ${target}`
-      : `the ${target} of “${word(text(tokens[(queries[0] ?? -2) + 1]))}”, the answer’s first token`,
+      : `the ${target} of the answer’s first token (“${word(text(tokens.find(token => token.class === "generated")))}”)`,
     isDefined: il => !defined || defined.values[il] !== 0,
     attentionCliff: layerOf(flow.attention_cliff), camCliff: layerOf(cam.cliff),
     cliffShare: sl.isNumber(flow.cliff_share) ? flow.cliff_share : 0.02,

@@ -15,31 +15,37 @@ sl.save = (blob, name) => {
 
 // What stands around a figure's drawing on the page, for a file that has to speak for itself: title, captions, legend.
 sl.surroundings = figure => {
-  const words = selector => [...figure.querySelectorAll(selector)].map(one => one.textContent.trim()).filter(text => text);
-  const entries = [...figure.querySelectorAll(".key > span, .legend .entry")].map(entry => ({sample: entry.querySelector("svg"),
+  const seen = selector => [...figure.querySelectorAll(selector)].filter(one => !one.closest("[hidden]"));
+  const words = selector => seen(selector).map(one => one.textContent.trim()).filter(text => text);
+  const chosen = [...seen("fieldset.radios").map(set => [set.querySelector("legend"), set.querySelector("input:checked + span")]),
+    ...seen("label.field select").map(select => [select.closest("label").querySelector("span"), select.selectedOptions[0]])]
+    .filter(pair => pair[0] && pair[1]).map(pair => `${pair[0].textContent}: ${pair[1].textContent}`);
+  const entries = seen(".key > span, .legend .entry").map(entry => ({sample: entry.querySelector("svg"),
     colour: entry.classList.contains("token") ? getComputedStyle(entry).backgroundColor : null, text: entry.textContent.trim()}));
-  const scale = [...figure.querySelectorAll(".legend")].filter(one => one.querySelector(".ramp")).map(one => [...one.children]
+  const scale = seen(".legend").filter(one => one.querySelector(".ramp")).map(one => [...one.children]
     .map(part => part.textContent.trim()).filter(text => text)).filter(ends => ends.length > 1)
     .map(ends => `dark ${ends[0]} to yellow ${ends[ends.length - 1]}`);
-  return {title: figure.querySelector(".head h3").textContent, lines: [...words(":scope > .caption, .body .caption"), ...scale], entries};
+  return {title: figure.querySelector(".head h3").textContent, lines: [...words(".body .strong"), ...chosen, ...words(":scope > .caption, .body .caption"), ...scale], entries};
 };
 
 // An SVG of the drawing, title above, legend and captions below, wide enough for everything that the drawing holds.
 sl.svgText = (svg, {title, lines, entries}) => {
   const box = svg.getBBox(), margin = 12, row = 18;
-  const left = Math.min(0, box.x), width = Math.max(Number(svg.getAttribute("width")), box.x + box.width) - left;
+  const wideness = entry => 46 + entry.text.length * 7, longest = Math.max(0, ...entries.map(wideness)) - margin;
+  const left = Math.min(0, box.x), width = Math.max(Number(svg.getAttribute("width")), box.x + box.width, longest) - left;
   const top = Math.min(0, box.y), height = Math.max(Number(svg.getAttribute("height")), box.y + box.height) - top;
   const outer = d3.select(document.createElementNS("http://www.w3.org/2000/svg", "svg"));
   const paper = outer.append("rect"), text = (x, y, string, style = "fill:var(--ink-2)") => outer.append("text").attr("x", x).attr("y", y)
     .attr("font-size", 12).attr("style", style).text(string);
-  text(margin, margin + 10, title, "fill:var(--ink);font-weight:600;font-size:14px");
+  const heading = sl.wrapped(title, width / 9), head = margin + row * heading.length + 6;
+  heading.forEach((part, i) => text(margin, margin + 10 + row * i, part, "fill:var(--ink);font-weight:600;font-size:14px"));
   const copy = svg.cloneNode(true);
   copy.querySelectorAll("[data-cursor]").forEach(cursor => cursor.remove());
-  for (const [key, value] of Object.entries({x: margin - left, y: margin + row + 6 - top, overflow: "visible", "data-drawing": ""})) copy.setAttribute(key, value);
+  for (const [key, value] of Object.entries({x: margin - left, y: head - top, overflow: "visible", "data-drawing": ""})) copy.setAttribute(key, value);
   outer.node().append(copy);
-  let x = margin, y = margin + row + 6 + height + row;
+  let x = margin, y = head + height + row;
   for (const entry of entries) {
-    const wide = 46 + entry.text.length * 7;
+    const wide = wideness(entry);
     if (x > margin && x + wide > margin + width) { x = margin; y += row; }
     if (entry.sample) {
       const sample = entry.sample.cloneNode(true);
@@ -180,6 +186,7 @@ sl.tip = (() => {
     tip.hidden = false;
   };
   document.addEventListener("keydown", event => { if (event.key === "Escape") tip.hidden = true; });
+  addEventListener("scroll", () => { tip.hidden = true; }, {passive: true, capture: true});
   return {
     at(event, lines) { fill(lines); place(event.clientX, event.clientY); },
     on(svg, lines, x, y) { // at a place of a drawing
@@ -194,7 +201,13 @@ sl.tip = (() => {
 // Redraws when the width changes; draw(width) empties and fills the element itself.
 sl.responsive = (element, draw) => {
   let last = 0;
-  const redraw = () => { if (last > 0) draw(last); };
+  // What is drawn anew keeps the keyboard's place.
+  const drawAt = width => {
+    const places = () => [...element.querySelectorAll("[tabindex]")], at = places().indexOf(document.activeElement);
+    draw(width);
+    if (at >= 0 && places()[at]) places()[at].focus({preventScroll: true});
+  };
+  const redraw = () => { if (last > 0) drawAt(last); };
   new ResizeObserver(entries => {
     const width = Math.floor(entries[0].contentRect.width);
     if (width > 0 && width !== last) { last = width; redraw(); }
@@ -206,7 +219,7 @@ sl.responsive = (element, draw) => {
     const figure = element.closest(".figure"), page = 690, gap = 13;
     if (last <= 0 || !figure) return;
     const room = element.closest(".grid") && !figure.classList.contains("wide") ? (page - gap) / 2 : page;
-    draw(Math.floor(last * room / figure.offsetWidth));
+    drawAt(Math.floor(last * room / figure.offsetWidth));
   });
   addEventListener("afterprint", redraw);
   return redraw;

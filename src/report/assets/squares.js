@@ -41,8 +41,7 @@ sl.squares = (() => {
         columns).paddingInner(0.04);
       const cell = Math.max(8, Math.min(30, x.step())), height = margin.top + rows * cell + margin.bottom, most = largest();
       const svg = sl.chart.svg(holder, width, height, ""), yOf = r => margin.top + r * cell, room = Math.min(x.bandwidth(), cell) - 1;
-      attributes(svg, {tabindex: 0, role: "application", "aria-roledescription": "map",
-        "aria-label": `${options.label} ${options.lines(...options.selected()).join(", ")}. Arrow keys move.`});
+      attributes(svg, {tabindex: 0, role: "application", "aria-roledescription": "map"});
       attributes(svg.append("rect"), {x: margin.left, y: margin.top, width: width - margin.right - margin.left, height: rows * cell,
         style: "fill:var(--plate)"});
       for (let c = 0; c < columns; c++) {
@@ -65,6 +64,7 @@ sl.squares = (() => {
         style: "fill:none;stroke:var(--focus);stroke-width:2.5;pointer-events:none"});
       move = () => {
         const [c, r] = options.selected();
+        svg.attr("aria-label", `${options.label} ${options.lines(c, r).join(", ")}. Arrow keys move.`);
         if (c < columns && r < rows) attributes(frame, {x: x(c) - 2, y: yOf(r) - 1, width: x.bandwidth() + 4, height: cell + 2});
       };
       move();
@@ -75,7 +75,6 @@ sl.squares = (() => {
         const [c, r] = options.selected(), to = [Math.min(columns - 1, Math.max(0, c + step[0])), Math.min(rows - 1,
           Math.max(0, r + step[1]))];
         options.choose(to[0], to[1]);
-        svg.attr("aria-label", `${options.label} ${options.lines(to[0], to[1]).join(", ")}. Arrow keys move.`);
         sl.tip.on(svg.node(), options.lines(to[0], to[1]), x(to[0]) + x.bandwidth(), yOf(to[1]) + cell);
         sl.say(options.lines(to[0], to[1]).join(", "));
       });

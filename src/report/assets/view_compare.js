@@ -94,8 +94,8 @@ sl.view("compare", section => {
     const widest = 28 + GLYPH * d3.max(order, i => label(i).length + String(n).length), room = Math.min(widest, width * 0.36);
     const named = (width - room) / n >= 13, left = named ? room : classes.length > 1 ? Math.min(150, width * 0.3) : 34;
     const top = 22, cell = Math.min(90, (width - left - 2) / n), side = cell * n, height = top + side + 42;
-    const svg = chart.attributes(chart.svg(holder, width, height, ""), {id: "likeness-map", tabindex: 0, role: "group",
-      "aria-label": `Likeness of ${n} ${many} by ${view.kind.title}. Arrow keys move.`});
+    const svg = chart.attributes(chart.svg(holder, width, height, ""), {id: "likeness-map", tabindex: 0, role: "application",
+      "aria-roledescription": "map", "aria-label": `Likeness of ${n} ${many} by ${view.kind.title}. Arrow keys move.`});
     const floor = least();
     drawCells(svg, floor).attr("transform", `translate(${left},${top}) scale(${cell})`);
     const blocks = drawBlocks(svg, left, top, cell, side);

@@ -28,7 +28,7 @@ sl.view("converge", section => {
     const shares = d3.range(nLayer).map(il => facts.isDefined(il) && most > 0 && mass.values[il] > 0 ? mass.values[il] / most : NaN);
     const least = Math.pow(10, Math.floor(Math.log10(Math.max(1e-6, Math.min(0.01, d3.min(shares) || 0.01)))));
     add("cam_mass", "How strong is the CAM?", [{name: "CAM", values: shares, colour: "--s-cam", dash: "5 3", shape: "square", hollow: true, hatched: true}],
-      {scale: "log", domain: [least, 1], ticks: d3.range(Math.round(Math.log10(least)), 1).map(p => Math.pow(10, p)), format: sl.percentTick, baseline: {value: facts.cliffMass, label: `limit of the cliff, ${sl.percent(facts.cliffMass)}`}},
+      {scale: "log", domain: [least, 1], ticks: d3.range(Math.round(Math.log10(least)), 1).map(p => Math.pow(10, p)), format: sl.percent, tickFormat: sl.percentTick, baseline: {value: facts.cliffMass, label: `limit of the cliff, ${sl.percent(facts.cliffMass)}`}},
       ["Sum of the map as a share of the strongest layer’s, on a logarithmic scale. The CAM cliff is the first layer from which it stays under the limit.", "Where a map is weak, its shape in the figures below says little."]);
   }
   add("entropy", "Entropy over image tokens", series(0), {domain: [0, Math.log(n) * 1.04], baseline: {value: Math.log(n), label: `evenly spread, ${sl.number(Math.log(n))} = ln ${n}`}},

@@ -7,7 +7,8 @@ sl.evaluation = (() => {
     length: "words", count: "questions", parse_failed: "not understood"};
   const count = n => String(n).replace(/\B(?=(\d{3})+$)/g, "\u202f");
   const many = (n, word) => `${count(n)} ${n === 1 ? word : word + "s"}`;
-  const points = value => isNumber(value) ? String((value * 100).toFixed(1)).replace("-", "−") : sl.dash;
+  const points = value => !isNumber(value) ? sl.dash : value > 0.9995 && value < 1 ? "99.9" : value > 0 && value < 0.0005 ? "< 0.1"
+    : (value * 100).toFixed(1).replace(/^-0\.0$/, "0.0").replace("-", "−");
   const percent = value => isNumber(value) ? points(value) + "\u202f%" : sl.dash;
   const shown = (key, value) => !isNumber(value) ? sl.dash : key === "count" || key === "parse_failed" ? count(value) : key === "length" ? value.toFixed(1) : percent(value);
   const name = key => names[key] || key.replace(/_/g, " ");

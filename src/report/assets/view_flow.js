@@ -94,7 +94,7 @@ sl.view("flow", section => {
     read: "The same numbers as the bottom part above, on a logarithmic scale: each step down is ten times less.",
     table: () => ({head: ["layer", "image share"], rows: d3.range(nLayer).map(il => [il, sl.percent(share.at(il, state.query, 1))])})}));
   const drawAlone = chart.lines(alone.body, [imageShare], {height: 216, scale: "log", domain: [low, 1], ticks: d3.range(Math.round(Math.log10(low)), 1).map(p => Math.pow(10, p)),
-    format: sl.percent, label: "Share of attention on the image over layers, logarithmic", baseline: {value: facts.cliffShare, label: `limit of the cliff, ${sl.percent(facts.cliffShare)}`}, plainTop: true});
+    format: sl.percent, tickFormat: sl.percentTick, label: "Share of attention on the image over layers, logarithmic", baseline: {value: facts.cliffShare, label: `limit of the cliff, ${sl.percent(facts.cliffShare)}`}, plainTop: true});
   sl.on("query", () => { fillImage(); drawAlone(); });
 
   if (heads) addHeads();

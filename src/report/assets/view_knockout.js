@@ -33,7 +33,7 @@ sl.view("knockout", section => {
     const narrow = width < 760, label = narrow ? 0 : 236, margin = {left: label + 46, right: 14, top: 8, bottom: 38}, pitch = narrow ? 112
       : 84, plot = 56;
     const height = margin.top + rows.length * pitch + margin.bottom, svg = chart.svg(figure.body, width, height,
-      "Change of the answer’s probability by way cut and layer");
+      `Change of ${facts.measured("probability", false)} by way cut and layer`);
     const x = chart.layers(margin.left, width - margin.right, nLayer), centre = il => x(il) + x.bandwidth() / 2;
     rows.forEach((row, e) => {
       const top = margin.top + e * pitch + (narrow ? 40 : 8), y = d3.scaleLinear().domain([low, high]).range([top + plot, top]);
@@ -70,8 +70,8 @@ sl.view("knockout", section => {
 
   const order = rows.filter(row => row.centre !== null).sort((a, b) => a.centre - b.centre);
   section.append(el("p", {}, order.length === 0
-    ? "No single way costs the answer 1 % of its probability or more: what it needs reaches it on several."
-    : order.length === 1 ? `Only one way costs the answer more than 1 %: ${order[0].title}, around layer ${fixed(order[0].centre, 1)}.`
+    ? `No single way costs 1 % of ${facts.measured("probability", false)} or more: what it needs reaches it on several.`
+    : order.length === 1 ? `Only one way costs 1 % of ${facts.measured("probability", false)} or more: ${order[0].title}, around layer ${fixed(order[0].centre, 1)}.`
       : `In order of where their losses lie: ${order.map(row => `${row.title} (layer ${fixed(row.centre, 1)}, up to ${signed(row.lowest)})`).join("; ")}.`
         + (order.length < rows.length ? " The others cost less than 1 %." : "")));
   const left = Array.isArray(said.left_out) ? said.left_out : [];

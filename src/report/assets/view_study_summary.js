@@ -86,8 +86,9 @@ sl.study = (() => {
     sl.on("split", again);
   }
 
-  const points = value => isNumber(value) ? String(Number((value * 100).toFixed(1))).replace("-", "−") + "\u202f%"
-    : sl.dash;
+  // What is not all is never 100 %, and what is something never 0.
+  const points = value => !isNumber(value) ? sl.dash : (value > 0.9995 && value < 1 ? "99.9" : value > 0 && value < 0.0005 ? "< 0.1"
+    : String(Number((value * 100).toFixed(1)) || 0).replace("-", "−")) + "\u202f%";
   const range = one => one && isNumber(one.low) && isNumber(one.high) ? `${one.low} to ${one.high}` : "no interval";
   return {said, groups, labels, series, curveOf, control, follow, wilson, student, count, many, points, range, inSplit, nameOf,
     styleOf};
