@@ -2,6 +2,7 @@
 
     python3 tests/test_study.py path/to/sightline [unittest arguments]
 """
+import fcntl
 import json
 import os
 import random
@@ -48,6 +49,18 @@ def small_disk(limit):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     return before
+
+
+def is_held(folder):
+    """Whether a process holds the folder's lock."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
 
 
 class Study(test_cli.Cli):
@@ -686,22 +699,29 @@ class Shards(Study):
         self.fails(r, 1, "part1/study.sqlite: ", "damaged: ")
         self.fails(self.run_it("study", "resume", "part1"), 1, "part1/study.sqlite: damaged: ")
 
+    def stopped_at_work(self, args, hidden, out):
+        """A process that stands still while it builds a hidden folder and holds it; too quick ones are begun again."""
+        for _ in range(50):
+            p = subprocess.Popen([test_cli.PROGRAM, *args], cwd=self.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            while p.poll() is None and not hidden():
+                pass
+            if p.returncode is None:
+                p.send_signal(signal.SIGSTOP)
+                state = os.waitid(os.P_PID, p.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+                if state.si_code == os.CLD_STOPPED and hidden() and is_held(self.path(hidden()[0])):
+                    return p
+                p.send_signal(signal.SIGCONT)
+            p.communicate()
+            shutil.rmtree(self.path(out), ignore_errors=True)
+        self.fail("no process stood still in time")
+
     def test_merges_into_one_place(self):
         """One that is at it is not disturbed by another, and does not replace what the other made."""
         self.parts(2)
         for i in range(2):
             shutil.copytree(self.path(f"part{i}"), self.path(f"copy{i}"))  # the first merge may hold a part
         hidden = lambda: [n for n in os.listdir(self.dir) if n.startswith(".merged.partial-")]
-        for _ in range(20):
-            p = subprocess.Popen([test_cli.PROGRAM, "study", "merge", "--quiet", "merged", "part0", "part1"], cwd=self.dir, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            while p.poll() is None and not hidden():
-                pass
-            p.send_signal(signal.SIGSTOP)
-            if hidden():
-                break
-            p.send_signal(signal.SIGCONT)  # too quick for us
-            p.communicate()
-            shutil.rmtree(self.path("merged"))
+        p = self.stopped_at_work(["study", "merge", "--quiet", "merged", "part0", "part1"], hidden, "merged")
         stopped = hidden()
         self.assertEqual(len(stopped), 1)
         self.assertEqual(self.run_it("study", "merge", "--quiet", "merged", "copy0", "copy1").returncode, 0)
