@@ -57,7 +57,7 @@ sl.svgText = (svg, {title, lines, entries}) => {
     x += wide;
   }
   if (entries.length) y += row;
-  for (const line of lines) for (const part of sl.wrapped(line, width / 6.2)) { text(margin, y, part); y += row; }
+  for (const line of lines) for (const part of sl.wrapped(line, width / 7)) { text(margin, y, part); y += row; }
   const size = {width: width + 2 * margin, height: y - row + margin};
   for (const [key, value] of Object.entries({...size, viewBox: `0 0 ${size.width} ${size.height}`, "font-family": "system-ui, sans-serif"})) outer.attr(key, value);
   paper.attr("width", size.width).attr("height", size.height).attr("style", "fill:var(--surface)");
