@@ -25,22 +25,25 @@ static bool integer_too_big(const char *literal, size_t n_bytes) {
   return false;
 }
 
+/* Where the next number of a JSON text begins, from `at`, a place outside strings, on; n_bytes: there is none. */
+static size_t next_number(const char *bytes, size_t n_bytes, size_t at) {
+  bool in_string = false;
+  for (; at < n_bytes; at++) {
+    const char c = bytes[at];
+    if (in_string && c == '\\') at++;
+    else if (c == '"') in_string = !in_string;
+    else if (!in_string && (c == '-' || (c >= '0' && c <= '9'))) return at;
+  }
+  return n_bytes;
+}
+
 /* Copies a JSON text with ".0" after every integer literal that does not fit 64 bits. Python writes such numbers
  * (model_max_length = 10^30 stands in many tokenizer_config.json) and jansson refuses the whole text; as reals they
  * do no harm until somebody asks for an integer there. */
 static sl_status widen_integers(const char *bytes, size_t n_bytes, sl_text *wide) {
-  bool in_string = false;
-  size_t copied = 0;
-  for (size_t i = 0; i < n_bytes; i++) {
-    char c = bytes[i];
-    if (in_string) {
-      if (c == '\\') i++;
-      if (c == '"') in_string = false;
-      continue;
-    }
-    if (c == '"') in_string = true;
-    if (c != '-' && !(c >= '0' && c <= '9')) continue;
-    size_t end = i + 1;
+  size_t copied = 0, end;
+  for (size_t i = next_number(bytes, n_bytes, 0); i < n_bytes; i = next_number(bytes, n_bytes, end)) {
+    end = i + 1;
     while (end < n_bytes && bytes[end] >= '0' && bytes[end] <= '9') end++;
     bool whole = end == n_bytes || !strchr(".eE", bytes[end]) || bytes[end] == '\0';
     if (whole && integer_too_big(bytes + i, end - i)) {
@@ -50,7 +53,6 @@ static sl_status widen_integers(const char *bytes, size_t n_bytes, sl_text *wide
     } else if (!whole) { /* skip fraction and exponent: their digits are no integers */
       while (end < n_bytes && bytes[end] != '\0' && strchr("+-.eE0123456789", bytes[end])) end++;
     }
-    i = end - 1;
   }
   return sl_text_append(wide, bytes + copied, n_bytes - copied);
 }
@@ -209,18 +211,10 @@ static size_t shortest(const char *literal, size_t n_bytes, char out[REAL_BYTES]
 
 /* Copies a JSON text with every real number as short as it can be. */
 static sl_status shorten_reals(const char *bytes, size_t n_bytes, sl_text *out) {
-  bool in_string = false;
-  size_t copied = 0;
-  for (size_t i = 0; i < n_bytes; i++) {
-    char c = bytes[i], own[REAL_BYTES];
-    if (in_string) {
-      if (c == '\\') i++;
-      if (c == '"') in_string = false;
-      continue;
-    }
-    if (c == '"') in_string = true;
-    if (c != '-' && !(c >= '0' && c <= '9')) continue;
-    const size_t length = strspn(bytes + i, "+-.eE0123456789");
+  size_t copied = 0, length;
+  for (size_t i = next_number(bytes, n_bytes, 0); i < n_bytes; i = next_number(bytes, n_bytes, i + length)) {
+    char own[REAL_BYTES];
+    length = strspn(bytes + i, "+-.eE0123456789");
     const bool real = strcspn(bytes + i, ".eE") < length;
     const size_t n_own = real ? shortest(bytes + i, length, own) : 0;
     if (n_own > 0) {
@@ -228,7 +222,6 @@ static sl_status shorten_reals(const char *bytes, size_t n_bytes, sl_text *out) 
       SL_TRY(sl_text_append(out, own, n_own));
       copied = i + length;
     }
-    i += length - 1;
   }
   return sl_text_append(out, bytes + copied, n_bytes - copied);
 }
