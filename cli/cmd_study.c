@@ -160,9 +160,9 @@ static int run_study(const cli_args *args, const char *out, bool resume) {
     if (value) given[q.n_setting++] = (sl_option_value){settings[i].key, flag ? "true" : value};
   }
   if (q.plan_path && !args->value[OPT_MODEL]) {
-    const bool once = is_read_once(q.plan_path);
-    if (once || lacks_model(q.plan_path)) q.default_model = cli_model_path(args, model, sizeof model);
-    if (!once && !q.default_model && lacks_model(q.plan_path)) return EXIT_FAILED;
+    const bool once = is_read_once(q.plan_path), lacks = !once && lacks_model(q.plan_path);
+    if (once || lacks) q.default_model = cli_model_path(args, model, sizeof model);
+    if (lacks && !q.default_model) return EXIT_FAILED;
   }
   char *summary = NULL;
   const sl_status status = sl_study_run(&q, &summary);
