@@ -1,4 +1,5 @@
 /* Cliff, heads, tokens, knockout and lens for people. Everything printed here is in the summary's JSON as well. */
+#include <math.h>
 #include <string.h>
 
 #include "cli.h"
@@ -104,8 +105,9 @@ static void print_knockout(const json_t *knockout) {
   printf("knockout (window %d layers)        lowest   at layer   centroid\n", whole(knockout, "window"));
   for (size_t i = 0; i < json_array_size(edges); i++) {
     const json_t *edge = json_array_get(edges, i);
-    printf("  %-28s %8.1f %%", json_string_value(json_object_get(edge, "edge")), 100 * number(edge, "lowest"));
-    const bool says = number(edge, "lowest") <= -LEAST_CHANGE; /* an edge that changes nothing has no place */
+    const double lowest = number(edge, "lowest");
+    printf("  %-28s %8.1f %%", json_string_value(json_object_get(edge, "edge")), fabs(lowest) < 5e-4 ? 0 : 100 * lowest);
+    const bool says = lowest <= -LEAST_CHANGE; /* an edge that changes nothing has no place */
     print_value(says ? json_object_get(edge, "peak") : NULL, 11, "%11.0f");
     print_value(says ? json_object_get(edge, "centroid") : NULL, 11, "%11.1f");
     putchar('\n');
