@@ -166,6 +166,7 @@ class Cliffs(Report):
         self.assertEqual(one["eps"], 0.01)
         logit = self.cliff()["cat", "logit"]
         self.assertAlmostEqual(logit["eps"], 0.05 * abs(logit["mean"][12] - logit["mean"][0]), places=6)
+        self.assertEqual(self.report()["study"]["cliff"]["share"], 0.05)
 
     def few(self, n):
         folder = self.path("few")

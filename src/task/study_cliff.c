@@ -304,13 +304,14 @@ static sl_status take_share(void *user, sl_statement *row) {
 
 sl_status sl_study_say_cliff(sl_study_view *v) {
   json_t *cliff = json_object(), *single = json_array();
-  double share = 0.05;
+  double share = NAN; /* no example has a cliff */
   SL_TRY(sl_run_json_set(v->said, "cliff", cliff));
   SL_TRY(sl_run_json_set(cliff, "single", single));
   SL_TRY(sl_study_each_row(v, "SELECT layer, n FROM cliff_layer ORDER BY 1", NULL, take_single, single));
   SL_TRY(sl_study_each_row(
       v, "SELECT value FROM scalar WHERE analysis = 'cliff' AND name = 'eps' AND value IS NOT NULL LIMIT 1", NULL,
       take_share, &share));
+  if (!isnan(share)) SL_TRY(sl_run_json_set(cliff, "share", json_real(share)));
   SL_TRY(say_score(v, cliff, "logit", false, share));
   return say_score(v, cliff, "correct", true, share);
 }

@@ -114,9 +114,8 @@ sl.view("study", section => {
     add(`${points(said.correct / said.scored)} of ${many(said.scored, "answer")} ${said.scored === 1 ? "is" : "are"} the `
       + `expected one (95 % interval ${points(low)} to ${points(high)}).`);
   }
-  const limit = Number((said.plan.analyses.cliff || {})["cliff-eps"] ?? 0.05); // task/study_cliff.c has the same
   for (const [key, name, costs] of [["correct", "accuracy", "at most one point of accuracy"], ["logit", "target",
-    `the answer’s target at most ${percent(limit)} of the picture’s whole effect on it`]]) {
+    `the answer’s target at most ${percent(said.cliff.share)} of the picture’s whole effect on it`]]) {
     const one = ofAll(said.cliff[key]);
     if (!one) continue;
     const last = one.mean.length - 1, {value, low, high} = one.estimate;
